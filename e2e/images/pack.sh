@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Packs images into .build/images/IMAGE.tar, without a Docker engine, and prints their sizes.
+#
+#   pack.sh [IMAGE...]     operator, device-agent, simulated-gpus, busybox, pause (default: all)
+#
+# Environment:
+#   PROFILE      dev (default) or release: which of cargo's outputs to pack
+#   TAG          tag of our images (default: dev)
+#   IMAGES_DIR   where the archives go (default: .build/images)
+set -euo pipefail
+
+here=$(dirname "$(readlink -f "$0")")
+checkout=$(readlink -f "$here/../..")
+profile=${PROFILE:-dev}
+case $profile in
+  dev) folder=debug ;;
+  release) folder=release ;;
+  *) echo "pack.sh: PROFILE=$profile; it must be dev or release" >&2 && exit 1 ;;
+esac
+binaries=${CARGO_TARGET_DIR:-$checkout/target}/$folder
+archives=${IMAGES_DIR:-$checkout/.build/images}
+rootfs=$(mktemp -d)
+trap 'rm -rf "$rootfs"' EXIT
+mkdir -p "$archives"
+
+pack() { # IMAGE NAME:TAG [ARCHIVE_OPTION...]
+  local image=$1 name=$2
+  shift 2
+  "$here/rootfs.sh" "$image" "$binaries" "$rootfs/$image"
+  python3 "$here/archive.py" "$rootfs/$image" "$archives/$image.tar" "$name" "$@"
+  printf '%-16s %6.1f MB  %s\n' "$image" "$(stat -c %s "$archives/$image.tar" | awk '{ print $1 / 1e6 }')" "$name"
+}
+
+if (($# == 0)); then set -- operator device-agent simulated-gpus busybox pause; fi
+for image; do
+  case $image in
+    operator) pack operator "localhost/gridstake-operator:${TAG:-dev}" --entrypoint /usr/bin/gridstake-operator --user 65532:65532 ;;
+    device-agent) pack device-agent "localhost/gridstake-device-agent:${TAG:-dev}" --entrypoint /usr/bin/gridstake-device-agent ;;
+    simulated-gpus) pack simulated-gpus "localhost/gridstake-simulated-gpus:${TAG:-dev}" --entrypoint /usr/bin/gridstake-simulated-gpus ;;
+    busybox) pack busybox localhost/busybox:1 ;;
+    pause) pack pause localhost/pause:1 --entrypoint /bin/busybox --entrypoint sleep --entrypoint 2147483647 ;;
+    *) echo "pack.sh: no image '$image'; there are operator, device-agent, simulated-gpus, busybox and pause" >&2 && exit 1 ;;
+  esac
+done
