@@ -1,0 +1,717 @@
+//! `ComputeJob`: a batch job, or a gang of members, that needs GPUs.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema, core::duration::Duration};
+use serde::{Deserialize, Serialize};
+
+use crate::{amount::TokenAmount, closed_enum, pod_template::PodTemplate};
+
+/// What a tenant wants to have run.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "gridstake.dev",
+    version = "v1alpha1",
+    kind = "ComputeJob",
+    plural = "computejobs",
+    singular = "computejob",
+    namespaced,
+    shortname = "cj",
+    category = "gridstake",
+    status = "ComputeJobStatus",
+    derive = "PartialEq",
+    doc = "A batch job, or a gang of members, that needs GPUs. It runs to completion once; failed attempts are repeated within its retry budgets.",
+    validation = Rule::new("self.metadata.name.size() <= 52 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must be at most 52 lower-case letters, digits and hyphens: pods are named <job>-<attempt>-<member>"),
+    printcolumn(name = "GPUs", type_ = "integer", json_path = ".spec.gpu.count"),
+    printcolumn(name = "Members", type_ = "integer", json_path = ".spec.members"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.placement.attempt"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.placement.nodes[*].node"),
+    printcolumn(name = "GPU-ms", type_ = "integer", json_path = ".status.usage.gpuMillis"),
+    printcolumn(name = "Complete", type_ = "string", json_path = ".status.conditions[?(@.type==\"Complete\")].status", priority = 1),
+    printcolumn(name = "Failed", type_ = "string", json_path = ".status.conditions[?(@.type==\"Failed\")].status", priority = 1),
+    printcolumn(name = "Settled", type_ = "string", json_path = ".status.conditions[?(@.type==\"Settled\")].status", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.topology) == has(oldSelf.topology) && (!has(self.topology) || self.topology == oldSelf.topology)")
+        .message("spec.topology cannot be changed: delete the job and create a new one"),
+    validation = Rule::new("has(self.pricing) == has(oldSelf.pricing) && (!has(self.pricing) || self.pricing == oldSelf.pricing)")
+        .message("spec.pricing cannot be changed: delete the job and create a new one"),
+    validation = Rule::new("has(self.policy) == has(oldSelf.policy) && (!has(self.policy) || self.policy == oldSelf.policy)")
+        .message("spec.policy cannot be changed: delete the job and create a new one"),
+    validation = Rule::new("has(self.verification) == has(oldSelf.verification) && (!has(self.verification) || self.verification == oldSelf.verification)")
+        .message("spec.verification cannot be changed: delete the job and create a new one"),
+)]
+pub struct ComputeJobSpec {
+    /// The GPUs that each member needs.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.gpu cannot be changed: delete the job and create a new one"))]
+    pub gpu: GpuRequest,
+
+    /// How many pods make up the job. More than one makes a gang: all members start, or none.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 256), schema_with = "members")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.members cannot be changed: delete the job and create a new one"))]
+    pub members: u32,
+
+    /// Whether the members of a gang must, or should, be close to one another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Topology>,
+
+    /// The pod that each member runs, as in a Job. Each container names its share of GPUs in
+    /// `resources.limits["nvidia.com/gpu"]`; they must add up to `gpu.count`. If no container names any, the first one
+    /// gets all.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.template cannot be changed: delete the job and create a new one"))]
+    pub template: PodTemplate,
+
+    /// A PriorityClass whose value orders the queue: higher goes first. It gives no right to evict pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+
+    /// Stops the job (its pods get their termination grace) or keeps it from starting. Unset to go on: a new attempt
+    /// begins.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+
+    /// How long the job may wait, start and run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+
+    /// How often a failed attempt is repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+
+    /// How pods are told to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination: Option<Termination>,
+
+    /// What the tenant will pay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pricing: Option<JobPricing>,
+
+    /// Where the job may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PlacementPolicy>,
+
+    /// Whether results are checked by running members more than once. Default: `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+
+    /// Deletes the job this many seconds after it has finished. Without it the job stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 31_536_000))]
+    pub ttl_seconds_after_finished: Option<u32>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn members(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 256, "default": 1 })
+}
+
+/// The GPUs that one member needs, all on one node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuRequest {
+    /// How many GPUs.
+    #[schemars(range(min = 1, max = 64))]
+    pub count: u32,
+    /// Models that will do; any one of them. A model matches when its words occur in the product name, regardless of
+    /// case: `H100` and `H100 80GB` both match `NVIDIA H100 80GB HBM3`. Empty: any model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 96)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub models: Vec<String>,
+    /// The least memory per GPU, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16_777_216))]
+    pub min_memory_mib: Option<u64>,
+    /// The least CUDA compute capability, such as `"8.0"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{1,2}[.][0-9]{1,2}$')").message("write major.minor, such as \"8.0\""))]
+    pub min_compute_capability: Option<String>,
+}
+
+/// Closeness of a gang's members.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Topology {
+    /// The Node label whose value the members' nodes share, such as `topology.kubernetes.io/zone`.
+    #[schemars(length(min = 1, max = 316))]
+    pub key: String,
+    /// `Required`: they must share it. `Preferred`: they do where that is possible.
+    pub policy: TopologyPolicy,
+}
+
+closed_enum! {
+    /// How binding a topology is.
+    pub enum TopologyPolicy {
+        /// All members share the label's value, or none starts.
+        Required,
+        /// They share it where that is possible.
+        Preferred,
+    }
+}
+
+/// How long a job may wait, start and run.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// The longest wait for a first placement, such as `24h`; then the job fails with `QueueTimeout`. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::duration")]
+    pub queue: Option<Duration>,
+    /// From a placement until all members' containers have started; then the attempt is rolled back. It includes
+    /// pulling images. Default: `5m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::duration")]
+    pub start: Option<Duration>,
+    /// The longest run of one attempt, such as `12h`; then the job fails with `RunTimeout`. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::duration")]
+    pub run: Option<Duration>,
+}
+
+/// How often a failed attempt is repeated. The two budgets are separate: a lost node never costs a tenant its own retries.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    /// Repetitions after a failure that is not the program's: a lost node or GPU, an eviction. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub infrastructure: Option<u32>,
+    /// Repetitions after a failure of the program: an exit code other than 0, out of memory, an image that cannot be
+    /// pulled. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub user: Option<u32>,
+}
+
+/// How pods are told to end.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Termination {
+    /// Seconds between SIGTERM and SIGKILL. Default: the template's `terminationGracePeriodSeconds`, else 30.
+    #[schemars(range(min = 0, max = 3600))]
+    pub grace_seconds: u32,
+}
+
+/// What the tenant will pay.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct JobPricing {
+    /// The highest price of one GPU for one second, in whole tokens as a decimal string with at most 9 decimals, such
+    /// as `"0.00072"`. Dearer nodes are not considered.
+    pub max_per_gpu_second: TokenAmount,
+}
+
+/// Where a job may run.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PlacementPolicy {
+    /// Regions that will do; compared with what providers declare. Empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub regions: Vec<String>,
+    /// Jurisdictions that will do, as ISO 3166-1 country codes; compared with what providers declare. Empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 2, max = 2)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub jurisdictions: Vec<String>,
+    /// The least reputation of a node, in thousandths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub min_reputation: Option<u32>,
+    /// Whether only nodes with sufficient stake will do. Default: yes where a chain is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require_bond: Option<bool>,
+}
+
+/// Whether and how results are checked.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.mode != 'Sampled' || has(self.samplePermille)")
+        .message("mode Sampled needs samplePermille: the share of jobs that is checked, in thousandths, such as 50"),
+    validation = Rule::new("self.mode != 'Redundant' || has(self.replicas)")
+        .message("mode Redundant needs replicas: how often each member runs, such as 2"),
+)]
+pub struct Verification {
+    /// `None`, `Redundant` (every member runs several times and the digests must agree) or `Sampled` (some jobs do).
+    pub mode: VerificationMode,
+    /// For `Redundant` and `Sampled`: how often each member runs, on nodes of different providers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 5))]
+    pub replicas: Option<u32>,
+    /// For `Sampled`: the share of jobs that is checked, in thousandths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub sample_permille: Option<u32>,
+}
+
+closed_enum! {
+    /// How results are checked.
+    pub enum VerificationMode {
+        /// They are not.
+        None,
+        /// Every member runs several times and the digests must agree.
+        Redundant,
+        /// Some jobs are checked as with `Redundant`.
+        Sampled,
+    }
+}
+
+/// What has become of the job.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ComputeJobStatus {
+    /// The generation of the spec that the operator has acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// `Validated`, `Admitted`, `Scheduled`, `Running`, `Complete`, `Failed`, `Metered`, `Settled` and the summary `Ready`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+
+    /// Where the newest attempt was placed, and the decision that can be replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+
+    /// The last 10 attempts that have ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["attempt".into()]))]
+    pub attempts: Vec<Attempt>,
+
+    /// How often attempts have failed, by whose fault; compared with `spec.retry`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<Failures>,
+
+    /// What the job has used so far: the attempts that have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<JobUsage>,
+
+    /// How far the payment is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settlement: Option<JobSettlement>,
+
+    /// What the program left as its result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<JobResult>,
+
+    /// Why the job ended. Absent while it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_reason: Option<JobEndReason>,
+
+    /// When the job ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+}
+
+/// Where an attempt was placed. Written before any pod of it exists.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// The attempt, counted from 1.
+    #[schemars(range(min = 1))]
+    pub attempt: u32,
+    /// Each member's node.
+    #[schemars(length(min = 1, max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["member".into()]))]
+    pub nodes: Vec<MemberNode>,
+    /// When it was decided; `timeouts.start` counts from here.
+    pub decided_at: Time,
+    /// What is needed to replay the decision.
+    pub decision: Decision,
+}
+
+/// A member's node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberNode {
+    /// The member (rank), counted from 0.
+    pub member: u32,
+    /// The node.
+    #[schemars(length(min = 1, max = 253))]
+    pub node: String,
+}
+
+/// A draw, with everything that is needed to replay it from the archive.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Decision {
+    /// The version of the draw, such as `gridstake-draw/1`.
+    #[schemars(length(max = 32))]
+    pub draw: String,
+    /// The newest finalized block's hash that was known at admission; all zeros if no chain was ever seen.
+    #[schemars(schema_with = "crate::schema::hash")]
+    pub block_hash: String,
+    /// The hash of the decision before this one; all zeros for the first.
+    #[schemars(schema_with = "crate::schema::hash")]
+    pub previous: String,
+    /// The hash of this decision.
+    #[schemars(schema_with = "crate::schema::hash")]
+    pub hash: String,
+    /// The sequence number of the snapshot on which it was made.
+    pub snapshot: u64,
+    /// How many nodes could take the job.
+    pub candidates: u32,
+    /// The sum of their weights, in decimal.
+    #[schemars(length(max = 40))]
+    pub total_weight: String,
+    /// The numbers drawn below the total weight, one per draw, in decimal.
+    #[schemars(length(max = 256), inner(length(max = 40)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub drawn: Vec<String>,
+    /// How many nodes could not take it, by the first reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["reason".into()]))]
+    pub rejections: Vec<RejectionCount>,
+}
+
+/// How many nodes a reason ruled out.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectionCount {
+    /// The reason.
+    #[schemars(length(max = 63))]
+    pub reason: String,
+    /// How many nodes.
+    pub nodes: u32,
+}
+
+/// An attempt that has ended.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// The attempt, counted from 1.
+    #[schemars(range(min = 1))]
+    pub attempt: u32,
+    /// The nodes it was on, without repetition.
+    #[schemars(length(max = 256), inner(length(max = 253)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub nodes: Vec<String>,
+    /// When the first container started; absent if none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    pub ended_at: Time,
+    /// Why it ended.
+    pub end_reason: AttemptEndReason,
+    /// The exit code of the member that decided the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// What a person should read, in the kubelet's or scheduler's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// GPU-milliseconds that its members held: Σ GPUs × (end − start of the member's containers).
+    pub gpu_millis: u64,
+    /// At whose door the end is laid, once evidence has been weighed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+}
+
+closed_enum! {
+    /// Why an attempt ended.
+    pub enum AttemptEndReason {
+        /// Every member ended with exit code 0.
+        Succeeded,
+        /// A container ended with another exit code.
+        ExitedNonZero,
+        /// A container was killed for using more memory than its limit.
+        OutOfMemory,
+        /// An image could not be pulled within `timeouts.start`.
+        ImagePullFailed,
+        /// A container could not be started, such as for a missing secret or command.
+        ContainerStartFailed,
+        /// A member could not be bound to its node within `timeouts.start`, since something else took its place.
+        PlacementLost,
+        /// A member was bound and did not start within `timeouts.start`.
+        StartTimeout,
+        /// The kubelet refused the pod although the scheduler had bound it.
+        AdmissionFailed,
+        /// The pod was evicted or preempted.
+        Evicted,
+        /// The node is gone or its kubelet does not answer.
+        NodeLost,
+        /// The GPU was lost.
+        DeviceLost,
+        /// The pod was deleted by somebody else.
+        PodDeleted,
+        /// The attempt ran longer than `timeouts.run`.
+        RunTimeout,
+        /// The job was suspended.
+        Suspended,
+        /// The job was deleted.
+        Deleted,
+    }
+}
+
+closed_enum! {
+    /// At whose door a failure is laid.
+    pub enum Verdict {
+        /// The provider's hardware or node.
+        Host,
+        /// The tenant's program.
+        Tenant,
+        /// The network, the control plane or Gridstake itself.
+        Infrastructure,
+        /// The evidence does not tell. It never costs anybody stake.
+        Ambiguous,
+    }
+}
+
+/// How often attempts have failed, by whose fault.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Failures {
+    /// Not the program's fault; compared with `spec.retry.infrastructure`.
+    #[serde(default)]
+    pub infrastructure: u32,
+    /// The program's fault; compared with `spec.retry.user`.
+    #[serde(default)]
+    pub user: u32,
+    /// Placements that were lost to something else before the job started. They cost no retry.
+    #[serde(default)]
+    pub placement: u32,
+}
+
+/// What a job has used.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct JobUsage {
+    /// Allocated GPU-milliseconds.
+    pub gpu_millis: u64,
+    /// Energy in millijoules, where the devices measure it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_millijoules: Option<u64>,
+    /// What it costs, in whole tokens; absent without a chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<TokenAmount>,
+}
+
+/// How far the payment is.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct JobSettlement {
+    /// The chain's name in the operator's configuration.
+    #[schemars(length(max = 63))]
+    pub chain: String,
+    /// The lane.
+    #[schemars(length(max = 66))]
+    pub lane: String,
+    /// Slices that are sealed.
+    pub sealed: u32,
+    /// Slices whose payment is final.
+    #[serde(rename = "final")]
+    pub finalized: u32,
+    /// The last transaction that paid for this job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::hash")]
+    pub last_transaction: Option<String>,
+}
+
+/// What a program left as its result.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct JobResult {
+    /// What member 0 wrote to its termination message, at most 256 characters: usually the digest of its output.
+    #[schemars(length(max = 256))]
+    pub digest: String,
+}
+
+closed_enum! {
+    /// Why a job ended.
+    pub enum JobEndReason {
+        /// Every member of an attempt ended with exit code 0.
+        Succeeded,
+        /// The program failed more often than `retry.user` allows.
+        ProgramFailed,
+        /// Attempts failed for other reasons more often than `retry.infrastructure` allows.
+        InfrastructureFailed,
+        /// No placement within `timeouts.queue`.
+        QueueTimeout,
+        /// An attempt ran longer than `timeouts.run`.
+        RunTimeout,
+        /// The payer's escrow is empty.
+        EscrowExhausted,
+    }
+}
+
+closed_enum! {
+    /// The conditions of a ComputeJob.
+    pub enum ComputeJobCondition {
+        /// The spec is sound and the API server would take its pods.
+        Validated,
+        /// The job may wait for a place: it can be satisfied, and paid for.
+        Admitted,
+        /// The newest attempt has its nodes.
+        Scheduled,
+        /// All members run.
+        Running,
+        /// Every member has ended with exit code 0.
+        Complete,
+        /// The job has ended without success.
+        Failed,
+        /// The use of every ended attempt is recorded.
+        Metered,
+        /// Every slice's payment is final.
+        Settled,
+        /// The summary: `True` while the job makes the progress that it should, and when it is complete. Its reason is
+        /// the job's state in one word.
+        Ready,
+    }
+}
+
+closed_enum! {
+    /// Reasons of a ComputeJob's conditions.
+    pub enum ComputeJobReason {
+        /// Not looked at yet.
+        Pending,
+        /// The spec is sound.
+        Valid,
+        /// The spec contradicts itself or asks for what tenants may not have; the message names the field.
+        InvalidTemplate,
+        /// The spec asks for a feature that this version does not have; the message names the field.
+        Unsupported,
+        /// The API server refuses the pod; the message is its own.
+        PodRefused,
+        /// The API server could not be asked; it will be asked again.
+        ValidationUnavailable,
+        /// The job may wait for a place.
+        Admitted,
+        /// No node could ever take the job, free or not; the message names the nearest miss.
+        Unsatisfiable,
+        /// There is no PriorityClass of that name.
+        PriorityClassMissing,
+        /// `spec.suspend` is set.
+        Suspended,
+        /// The namespace has no payer that consents.
+        PayerNotConsenting,
+        /// The payer's escrow cannot carry the job.
+        EscrowExhausted,
+        /// The chain has been away for too long.
+        ChainUnavailable,
+        /// Waiting: nodes could take the job, but not now; the message counts the reasons.
+        InsufficientCapacity,
+        /// Waiting: an attempt ended and the next one is held back for a moment.
+        BackingOff,
+        /// The attempt has its nodes.
+        Placed,
+        /// Pods are being created, bound or started.
+        Starting,
+        /// A container waits for its image; the message is the kubelet's.
+        WaitingForImage,
+        /// A pod waits to be bound; the message is the scheduler's.
+        WaitingForBinding,
+        /// All members run.
+        Running,
+        /// Pods are being stopped.
+        Stopping,
+        /// The job has ended.
+        Ended,
+        /// Every member has ended with exit code 0.
+        Succeeded,
+        /// The program failed more often than allowed.
+        ProgramFailed,
+        /// Attempts failed for other reasons more often than allowed.
+        InfrastructureFailed,
+        /// No placement in time.
+        QueueTimeout,
+        /// An attempt ran too long.
+        RunTimeout,
+        /// The job has not ended.
+        NotEnded,
+        /// The use is recorded.
+        Recorded,
+        /// Nothing has been used yet.
+        NothingUsed,
+        /// An attempt is in progress.
+        InProgress,
+        /// No chain is configured, so nothing is owed.
+        NoChainConfigured,
+        /// Slices wait to be paid.
+        Unsettled,
+        /// Every slice is paid.
+        Settled,
+        /// The operator could not do what it wants; it tries again. The message says what.
+        Retrying,
+    }
+}
+
+/// `timeouts.start` where the job does not say: enough to pull a large image.
+pub const DEFAULT_START_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(5);
+/// `retry.infrastructure` where the job does not say.
+pub const DEFAULT_INFRASTRUCTURE_RETRIES: u32 = 3;
+/// Entries that `status.attempts` keeps.
+pub const ATTEMPTS_KEPT: usize = 10;
+
+impl ComputeJobSpec {
+    /// `timeouts.start`, or its default.
+    #[must_use]
+    pub fn start_timeout(&self) -> std::time::Duration {
+        self.timeouts
+            .as_ref()
+            .and_then(|t| t.start)
+            .map_or(DEFAULT_START_TIMEOUT, std::time::Duration::from)
+    }
+
+    /// `timeouts.queue`, if set.
+    #[must_use]
+    pub fn queue_timeout(&self) -> Option<std::time::Duration> {
+        self.timeouts
+            .as_ref()
+            .and_then(|t| t.queue)
+            .map(std::time::Duration::from)
+    }
+
+    /// `timeouts.run`, if set.
+    #[must_use]
+    pub fn run_timeout(&self) -> Option<std::time::Duration> {
+        self.timeouts
+            .as_ref()
+            .and_then(|t| t.run)
+            .map(std::time::Duration::from)
+    }
+
+    /// `retry.infrastructure`, or its default.
+    #[must_use]
+    pub fn infrastructure_retries(&self) -> u32 {
+        self.retry
+            .as_ref()
+            .and_then(|r| r.infrastructure)
+            .unwrap_or(DEFAULT_INFRASTRUCTURE_RETRIES)
+    }
+
+    /// `retry.user`, or its default.
+    #[must_use]
+    pub fn user_retries(&self) -> u32 {
+        self.retry.as_ref().and_then(|r| r.user).unwrap_or(0)
+    }
+}
+
+impl ComputeJobStatus {
+    /// The attempt that has been placed and has not ended, if any.
+    #[must_use]
+    pub fn active_placement(&self) -> Option<&Placement> {
+        self.placement.as_ref().filter(|p| {
+            self.end_reason.is_none() && !self.attempts.iter().any(|a| a.attempt == p.attempt)
+        })
+    }
+
+    /// Whether the job has ended, with success or without.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.end_reason.is_some()
+    }
+}

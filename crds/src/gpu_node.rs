@@ -1,0 +1,604 @@
+//! `GpuNode`: one Node and its GPUs as capacity on offer. It has the Node's name.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use kube::{CustomResource, KubeSchema, core::duration::Duration};
+use serde::{Deserialize, Serialize};
+
+use crate::{amount::TokenAmount, closed_enum};
+
+/// What a provider says about one Node and its GPUs. Every field has a default, so an empty spec offers the node.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "gridstake.dev",
+    version = "v1alpha1",
+    kind = "GpuNode",
+    plural = "gpunodes",
+    singular = "gpunode",
+    shortname = "gn",
+    category = "gridstake",
+    status = "GpuNodeStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "A Node and its GPUs as capacity on offer. It has the Node's name. The device agent creates it; the provider sets mode, prices and windows in its spec.",
+    printcolumn(
+        name = "Model",
+        type_ = "string",
+        json_path = ".status.devices[0].model"
+    ),
+    printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.capacity"),
+    printcolumn(name = "Free", type_ = "integer", json_path = ".status.free"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(name = "Offer", type_ = "string", json_path = ".status.offer.state"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.offer.reason"),
+    printcolumn(
+        name = "Price",
+        type_ = "string",
+        json_path = ".spec.pricing.perGpuSecond",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Driver",
+        type_ = "string",
+        json_path = ".status.driver.version",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Provider",
+        type_ = "string",
+        json_path = ".status.providerId",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.mode) && self.mode == 'Scheduled') || (has(self.windows) && self.windows.size() > 0)")
+        .message("mode Scheduled needs at least one window: set spec.windows, such as [{cron: \"0 20 * * *\", duration: \"10h\", timeZone: \"Europe/Berlin\"}]"),
+)]
+pub struct GpuNodeSpec {
+    /// When the GPUs are offered: `Always`, `IdleOnly` (while no local pod wants them), `Scheduled` (in the windows
+    /// below) or `Drained` (never; running jobs finish).
+    #[serde(default)]
+    #[schemars(schema_with = "offer_mode")]
+    pub mode: OfferMode,
+
+    /// For mode `Scheduled`: when the GPUs are on offer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub windows: Vec<OfferWindow>,
+
+    /// For mode `IdleOnly`: when the node counts as idle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<IdleRule>,
+
+    /// What the provider asks. Without it the node is free of charge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pricing: Option<GpuPricing>,
+
+    /// The provider's own costs. They only serve its reports and never change what a tenant pays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub economics: Option<Economics>,
+
+    /// The region, as the provider declares it (nobody verifies it), such as `eu-central`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub region: Option<String>,
+
+    /// The jurisdiction whose law applies, as the provider declares it (nobody verifies it): an ISO 3166-1 country
+    /// code such as `DE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Z]{2}$')").message("write an ISO 3166-1 country code in capitals, such as \"DE\""))]
+    pub jurisdiction: Option<String>,
+
+    /// Only jobs in namespaces with these labels may run here. Without it every namespace may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+
+    /// Announced maintenance. In such a span the node is not offered, and its absence counts against nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub maintenance: Vec<MaintenanceWindow>,
+}
+
+closed_enum! {
+    /// When a node's GPUs are offered.
+    pub enum OfferMode {
+        /// At any time.
+        Always,
+        /// While no local pod wants the GPUs.
+        IdleOnly,
+        /// In the windows of `spec.windows`.
+        Scheduled,
+        /// Never. Running jobs finish.
+        Drained,
+    }
+}
+
+#[allow(
+    clippy::derivable_impls,
+    reason = "the variants are declared through closed_enum"
+)]
+impl Default for OfferMode {
+    fn default() -> Self {
+        Self::Always
+    }
+}
+
+fn offer_mode(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "enum": ["Always", "IdleOnly", "Scheduled", "Drained"], "default": "Always" })
+}
+
+/// A span that begins at the times of a cron expression.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct OfferWindow {
+    /// When the window opens: a cron expression of five fields, such as `0 20 * * 1-5`.
+    #[schemars(length(min = 9, max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^[^ ]+( [^ ]+){4}$')").message("write five fields separated by single spaces: minute hour day month weekday, such as \"0 20 * * 1-5\""))]
+    pub cron: String,
+    /// How long it stays open, such as `10h`.
+    #[schemars(schema_with = "crate::schema::duration")]
+    pub duration: Duration,
+    /// The IANA time zone in which the expression is read, such as `Europe/Berlin`. Default: UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: Option<String>,
+}
+
+/// When a node counts as idle.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct IdleRule {
+    /// Utilisation in percent at or below which a GPU counts as idle.
+    #[schemars(range(min = 0, max = 100))]
+    pub max_utilization_percent: u8,
+    /// For how many seconds all GPUs must have been idle before the node is offered.
+    #[schemars(range(min = 10, max = 86400))]
+    pub window_seconds: u32,
+}
+
+/// What a provider asks.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuPricing {
+    /// The price of one GPU for one second, in whole tokens as a decimal string with at most 9 decimals, such as
+    /// `"0.00072"`.
+    pub per_gpu_second: TokenAmount,
+}
+
+/// A provider's own costs, for its reports.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Economics {
+    /// The price of one kilowatt-hour, in whole tokens as a decimal string, such as `"0.25"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_tariff_per_kwh: Option<TokenAmount>,
+    /// What the node cost to buy, in whole tokens as a decimal string.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capital_cost: Option<TokenAmount>,
+}
+
+/// An announced span of maintenance.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.from < self.to").message("a maintenance span must end after it begins: set to later than from"))]
+pub struct MaintenanceWindow {
+    /// When it begins (RFC 3339, such as `2027-01-31T22:00:00Z`).
+    pub from: Time,
+    /// When it ends (RFC 3339).
+    pub to: Time,
+    /// What is done, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub reason: Option<String>,
+}
+
+/// What the agent found and what the operator made of it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuNodeStatus {
+    /// The generation of the spec that the operator has acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The GPUs that NVML shows. Written by the device agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".into()]))]
+    pub devices: Vec<Device>,
+
+    /// The driver's versions. Written by the device agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<Driver>,
+
+    /// The device agent itself. Written by the device agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+
+    /// GPUs that can be allocated on the node: the smaller of what the kubelet allocates and what NVML shows healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub capacity: Option<u32>,
+
+    /// GPUs that no pod holds or has been promised. Refreshed at most every 5 seconds; who holds what stands in the
+    /// ComputeJobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub free: Option<u32>,
+
+    /// Whether jobs may be placed here, and if not, why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offer: Option<Offer>,
+
+    /// The on-chain provider to which a StakeBinding binds this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 66))]
+    pub provider_id: Option<String>,
+
+    /// Reputation in thousandths: 1000 is spotless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub reputation: Option<u32>,
+
+    /// Hash over the node's device UUIDs and models, as it is posted on chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::hash")]
+    pub inventory_hash: Option<String>,
+
+    /// `Reporting`, `Healthy`, `Bonded`, `Offered`, `Quarantined` and the summary `Ready`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One GPU.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// NVML's UUID, such as `GPU-5a3c0f6e-…`; the kubelet allocates by it.
+    #[schemars(length(min = 1, max = 63))]
+    pub uuid: String,
+    /// NVML's index on this node; it may change at reboot.
+    pub index: u32,
+    /// The product name, such as `NVIDIA H100 80GB HBM3`.
+    #[schemars(length(max = 96))]
+    pub model: String,
+    /// The architecture, such as `Hopper`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub architecture: Option<String>,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// CUDA compute capability, such as `9.0`.
+    #[schemars(length(max = 8))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{1,2}[.][0-9]{1,2}$')").message("write major.minor, such as \"9.0\""))]
+    pub compute_capability: String,
+    /// The PCI address, such as `00000000:1B:00.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub pci_bus_id: Option<String>,
+    /// Multi-instance GPU: whether it is on, and the instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<Mig>,
+    /// How the device plugin shares the device among pods. Absent: one pod at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<Sharing>,
+    /// UUIDs or PCI addresses of the devices that NVLink connects to this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub nvlink_peers: Vec<String>,
+    /// Whether the device can be used.
+    pub health: DeviceHealth,
+    /// Why it cannot, or what is to be watched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub reasons: Vec<DeviceReason>,
+}
+
+closed_enum! {
+    /// Whether a device can be used.
+    pub enum DeviceHealth {
+        /// It answers and nothing speaks against it.
+        Healthy,
+        /// It works, with a reason to watch it.
+        Degraded,
+        /// It must not be given to a job.
+        Unhealthy,
+        /// NVML does not say.
+        Unknown,
+    }
+}
+
+closed_enum! {
+    /// Why a device is not healthy.
+    pub enum DeviceReason {
+        /// NVML lost the device: it fell off the bus or needs a reset.
+        GpuLost,
+        /// A call that every healthy device answers fails on this one.
+        CallFailing,
+        /// Uncorrectable memory errors since the last reset.
+        EccUncorrectable,
+        /// Remapping of memory rows failed or awaits a reset.
+        RowRemapPending,
+        /// An Xid event that speaks against the hardware.
+        XidFatal,
+        /// The clocks are lowered because the device is too hot.
+        ThermalThrottling,
+        /// The clocks are lowered because of the power supply.
+        PowerThrottling,
+    }
+}
+
+/// Multi-instance GPU state of a device.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Mig {
+    /// Whether MIG mode is on.
+    pub enabled: bool,
+    /// The instances that exist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".into()]))]
+    pub instances: Vec<MigInstance>,
+}
+
+/// One MIG instance.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MigInstance {
+    /// NVML's UUID of the instance: `MIG-…`.
+    #[schemars(length(min = 1, max = 63))]
+    pub uuid: String,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Compute slices of the instance; a whole device has 7 on current models.
+    pub compute_slices: u32,
+}
+
+/// How a device is shared among pods.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Sharing {
+    /// By which means.
+    pub strategy: SharingStrategy,
+    /// Into how many replicas; each is billed as 1/replicas of the device.
+    #[schemars(range(min = 1, max = 64))]
+    pub replicas: u32,
+}
+
+closed_enum! {
+    /// By which means pods share a device.
+    pub enum SharingStrategy {
+        /// The device plugin advertises replicas and the driver switches between them.
+        TimeSlicing,
+        /// NVIDIA's multi-process service.
+        Mps,
+    }
+}
+
+/// Versions of the driver on the node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Driver {
+    /// The driver's version, such as `580.95.05`.
+    #[schemars(length(max = 80))]
+    pub version: String,
+    /// NVML's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 80))]
+    pub nvml: Option<String>,
+    /// The newest CUDA version that the driver supports, such as `13.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub cuda: Option<String>,
+}
+
+/// The device agent on the node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// The agent's version.
+    #[schemars(length(max = 64))]
+    pub version: String,
+    /// Whether it can see the GPUs.
+    pub state: AgentState,
+    /// What a person should read: which library, call or symbol is the trouble.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// The address of the key with which this agent signs its checkpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<AgentKey>,
+}
+
+/// The key with which an agent signs.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentKey {
+    /// The key's EVM address.
+    #[schemars(schema_with = "crate::schema::address")]
+    pub address: String,
+    /// How often this node's key has been made anew.
+    pub epoch: u64,
+    /// The provider's signature over `AgentKey(provider, node, key, epoch, notAfter)`, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 132))]
+    pub certificate: Option<String>,
+    /// When the certificate ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Time>,
+}
+
+closed_enum! {
+    /// Whether the device agent can see the GPUs.
+    pub enum AgentState {
+        /// NVML answers.
+        Ok,
+        /// There is no `libnvidia-ml.so.1` on the node.
+        LibraryMissing,
+        /// The library is there, but the driver is not loaded.
+        DriverNotLoaded,
+        /// The driver lacks a call that the agent needs; the message names it.
+        DriverTooOld,
+        /// The driver answers and shows no GPU.
+        NoDevices,
+        /// A call fails on the whole node; the message names it and NVML's error.
+        CallFailing,
+        /// A call has not returned for longer than it may take; the message names it.
+        CallStuck,
+    }
+}
+
+/// Whether jobs may be placed on the node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Offer {
+    /// `Offered` or `Withheld`.
+    pub state: OfferState,
+    /// Why.
+    pub reason: OfferReason,
+}
+
+closed_enum! {
+    /// Whether a node's free GPUs may be given to jobs.
+    pub enum OfferState {
+        /// They may.
+        Offered,
+        /// They may not.
+        Withheld,
+    }
+}
+
+closed_enum! {
+    /// Why a node is or is not offered. The first that applies is given, in this order.
+    pub enum OfferReason {
+        /// Nothing speaks against it.
+        Available,
+        /// There is no Node of this name.
+        NodeMissing,
+        /// The Node is not Ready.
+        NodeNotReady,
+        /// The Node is cordoned: `spec.unschedulable` is set.
+        NodeCordoned,
+        /// The agent has not renewed its Lease for three heartbeats.
+        AgentSilent,
+        /// The agent has no NVML; see `status.agent`.
+        NvmlUnavailable,
+        /// NVML shows no GPU.
+        NoDevices,
+        /// No GPU is healthy.
+        NoHealthyDevices,
+        /// The kubelet allocates no `nvidia.com/gpu`: no device plugin is at work.
+        NoDevicePlugin,
+        /// An announced maintenance span is running.
+        Maintenance,
+        /// `spec.mode` is `Drained`.
+        Drained,
+        /// `spec.mode` is one that this version does not offer yet.
+        ModeUnavailable,
+        /// `spec.mode` is `Scheduled` and no window is open.
+        OutsideWindow,
+        /// `spec.mode` is `IdleOnly` and the node is in local use.
+        InLocalUse,
+        /// No StakeBinding gives the node the stake that the lane asks for.
+        Unbonded,
+        /// Too many failures lately.
+        Quarantined,
+    }
+}
+
+closed_enum! {
+    /// The conditions of a GpuNode.
+    pub enum GpuNodeCondition {
+        /// The agent renews its Lease and sees NVML.
+        Reporting,
+        /// All devices are healthy.
+        Healthy,
+        /// A StakeBinding gives the node the stake that the lane asks for.
+        Bonded,
+        /// Free GPUs may be given to jobs.
+        Offered,
+        /// Too many failures lately: nothing is placed here until clean time has passed. The one condition for which
+        /// `True` is bad.
+        Quarantined,
+        /// The summary: the node can take jobs.
+        Ready,
+    }
+}
+
+closed_enum! {
+    /// Reasons of `Reporting`, `Healthy`, `Bonded`, `Quarantined` and `Ready`; `Offered` uses [`OfferReason`].
+    pub enum GpuNodeReason {
+        /// The agent reports.
+        AgentReporting,
+        /// The agent has never renewed a Lease.
+        AgentMissing,
+        /// The agent has not renewed its Lease for three heartbeats.
+        AgentSilent,
+        /// The agent lives and cannot use NVML; the message says why.
+        NvmlUnavailable,
+        /// Every device is healthy.
+        AllDevicesHealthy,
+        /// Some devices are not healthy; the message names them.
+        SomeDevicesUnhealthy,
+        /// No device is healthy.
+        NoHealthyDevices,
+        /// There is no device to judge.
+        NoDevices,
+        /// No chain is configured, so no bond is asked for.
+        NoChainConfigured,
+        /// A StakeBinding binds the node and its stake suffices.
+        Bonded,
+        /// No StakeBinding selects the node.
+        NoBinding,
+        /// More than one StakeBinding selects the node, so none counts.
+        ConflictingBindings,
+        /// The bound stake is too small.
+        StakeTooSmall,
+        /// Nothing speaks against the node.
+        Clean,
+        /// Admission of pods failed too often.
+        AdmissionFailures,
+        /// The node can take jobs.
+        Ready,
+        /// The node cannot take jobs; see the condition `Offered`.
+        NotOffered,
+    }
+}
+
+impl GpuNodeStatus {
+    /// Devices that may be given to jobs.
+    pub fn usable_devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices
+            .iter()
+            .filter(|d| matches!(d.health, DeviceHealth::Healthy | DeviceHealth::Degraded))
+    }
+
+    /// How many devices there are of each model.
+    #[must_use]
+    pub fn models(&self) -> BTreeMap<&str, usize> {
+        self.devices
+            .iter()
+            .fold(BTreeMap::new(), |mut models, device| {
+                *models.entry(device.model.as_str()).or_default() += 1;
+                models
+            })
+    }
+}
