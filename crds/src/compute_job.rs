@@ -285,6 +285,10 @@ pub struct ComputeJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
 
+    /// The attempt that is being stopped, and why. Written before the first pod of it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+
     /// The last 10 attempts that have ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
@@ -387,6 +391,26 @@ pub struct RejectionCount {
     pub reason: String,
     /// How many nodes.
     pub nodes: u32,
+}
+
+/// An attempt that is being stopped.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Ending {
+    /// The attempt, counted from 1.
+    #[schemars(range(min = 1))]
+    pub attempt: u32,
+    /// Why it is stopped.
+    pub reason: AttemptEndReason,
+    /// When that was decided.
+    pub since: Time,
+    /// The exit code of the member that decided it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// What a person should read, in the kubelet's or scheduler's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
 }
 
 /// An attempt that has ended.
@@ -602,6 +626,8 @@ closed_enum! {
         EscrowExhausted,
         /// The chain has been away for too long.
         ChainUnavailable,
+        /// The job waits for a place; the condition `Scheduled` says for what.
+        Queued,
         /// Waiting: nodes could take the job, but not now; the message counts the reasons.
         InsufficientCapacity,
         /// Waiting: an attempt ended and the next one is held back for a moment.
