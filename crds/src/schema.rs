@@ -3,6 +3,7 @@
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 /// A positive duration in Go's syntax, limited to whole units: `"90s"`, `"1h30m"`.
+#[must_use]
 pub fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
@@ -15,6 +16,7 @@ pub fn duration(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// An EVM address: `0x` and 40 hexadecimal digits.
+#[must_use]
 pub fn address(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
@@ -27,6 +29,7 @@ pub fn address(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// A 32-byte hash: `0x` and 64 hexadecimal digits in lower case.
+#[must_use]
 pub fn hash(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
