@@ -1,0 +1,44 @@
+# `make` lists what can be made. The recipes are scripts under e2e/ that can also be called by hand.
+.DEFAULT_GOAL := help
+.PHONY: help setup build images gen check test test-unit test-e2e world-up world-down demo demo-down bench
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install and build what the demo and the tests need
+	@e2e/setup.sh
+
+build: ## compile everything (profile dev)
+	cargo build --workspace --locked
+
+images: build ## pack the images into .build/images, without a Docker engine
+	e2e/images/pack.sh
+
+gen: ## write the generated manifests again
+	cargo run --locked --package gridstake-crds --bin crdgen
+
+check: ## formatting, lints, generated files, charts, scripts
+	@e2e/verify.sh check
+
+test: ## everything: check, unit and property tests, stories on a real cluster
+	@e2e/verify.sh all
+
+test-unit: ## unit and property tests
+	@e2e/verify.sh unit
+
+test-e2e: ## the stories on a real cluster; STORY=word chooses, KEEP=1 leaves the cluster running
+	@e2e/verify.sh stories
+
+world-up: setup images ## bring the tests' cluster up with Gridstake installed
+	@e2e/cluster/world.sh up
+	@e2e/cluster/world.sh images
+	@e2e/install.sh
+
+world-down: ## remove the tests' cluster
+	@e2e/cluster/world.sh down
+
+demo: ## a GPU job on a real cluster, from kubectl to its log; leaves the cluster running
+	@e2e/demo.sh
+
+demo-down: ## remove the demo's cluster
+	@e2e/demo.sh down

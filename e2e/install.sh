@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Installs Gridstake from the charts of this checkout into the world of e2e/cluster/world.sh, or upgrades it.
+#
+#   install.sh [HELM_OPTION...]    options go to the main chart, e.g. --set simulation.gpusPerNode=4
+#
+# Environment: E2E_CLUSTER, E2E_WORLD, E2E_VALUES as in world.sh
+#   NAMESPACE   where it is installed (default: gridstake-system)
+set -euo pipefail
+
+here=$(dirname "$(readlink -f "$0")")
+charts=$(readlink -f "$here/../charts")
+namespace=${NAMESPACE:-gridstake-system}
+values=(--values "$here/values-world.yaml")
+if [ -n "${E2E_VALUES:-}" ]; then values+=(--values "$E2E_VALUES"); fi
+run() { "$here/cluster/world.sh" run "$@"; }
+
+run helm upgrade --install gridstake-crds "$charts/gridstake-crds" --namespace "$namespace" --create-namespace
+run kubectl wait --for=condition=Established --timeout=60s \
+  crd/gpunodes.gridstake.dev crd/computejobs.gridstake.dev crd/stakebindings.gridstake.dev
+run helm upgrade --install gridstake "$charts/gridstake" --namespace "$namespace" "${values[@]}" --wait --timeout 180s "$@"

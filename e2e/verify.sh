@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# What `make test` runs, and its parts.
+#
+#   verify.sh all        everything below, in this order; a part that fails does not hide the others
+#   verify.sh check      formatting, lints, generated files, charts, scripts
+#   verify.sh unit       unit and property tests
+#   verify.sh stories    the user stories on a real cluster, made for them and removed after them
+#
+# Environment: E2E_CLUSTER, E2E_VALUES as in e2e/cluster/world.sh
+#   STORY   only the stories whose file name holds this word
+#   KEEP    not empty: leave the cluster running after the stories
+#
+# The last line counts the tests, from the lines that the test programs themselves print.
+# shellcheck disable=SC2317 # steps are called through their names
+set -euo pipefail
+
+self=$(readlink -f "$0")
+here=$(dirname "$self")
+checkout=$(readlink -f "$here/..")
+bin=$checkout/.build/bin
+export E2E_WORLD=${E2E_WORLD:-test}
+part=${1:-all}
+# shellcheck source=e2e/steps.sh
+. "$here/steps.sh"
+steps_logs=$checkout/.build/logs/verify/$part
+rm -rf "$steps_logs"
+cd "$checkout"
+world() { "$here/cluster/world.sh" "$@"; }
+
+conform() { # FILE...: our own kinds are checked by the API server, in the stories
+  "$bin/kubeconform" -strict -summary -skip GpuNode,ComputeJob,StakeBinding,UsageRecord,SettlementBatch,Incident \
+    -schema-location "$checkout/.build/schemas/{{.ResourceKind}}{{.KindSuffix}}.json" "$@"
+}
+
+check_chart() { # CHART [VALUES]
+  "$bin/helm" lint --strict "$1" ${2:+--values "$2"}
+  "$bin/helm" template gridstake "$1" --namespace gridstake-system ${2:+--values "$2"} | conform
+}
+
+check_charts() {
+  check_chart charts/gridstake-crds
+  check_chart charts/gridstake
+  check_chart charts/gridstake "$here/values-world.yaml"
+  conform manifests
+}
+
+check_scripts() {
+  local scripts
+  mapfile -t scripts < <(find e2e -name '*.sh' && echo .ci/run)
+  shellcheck --external-sources --source-path="$checkout" "${scripts[@]}"
+}
+
+check_go() {
+  local unformatted
+  unformatted=$(gofmt -l e2e/cluster)
+  if [ -n "$unformatted" ]; then
+    echo "not formatted; run gofmt -w: $unformatted"
+    return 1
+  fi
+}
+
+check() {
+  steps_go_on=yes
+  step "formatting" cargo fmt --all --check
+  step "lints" cargo clippy --workspace --all-targets --locked -- --deny warnings
+  step "generated manifests are up to date" cargo run --quiet --locked --package gridstake-crds --bin crdgen -- --check
+  step "charts and manifests" check_charts
+  step "shell scripts" check_scripts
+  step "Go sources" check_go
+}
+
+# With one selection of packages, cargo builds each dependency once.
+compile() { step "compile" cargo build --workspace --all-targets --locked; }
+
+unit() { shown "unit and property tests" cargo test --workspace --exclude gridstake-e2e --locked; }
+
+story_programs() { # prints NAME PATH of each story's test program
+  cargo test --workspace --no-run --locked --message-format=json | python3 -c '
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    target = message.get("target", {})
+    if message.get("executable") and target.get("kind") == ["test"] and "#gridstake-e2e@" in message["package_id"]:
+        print(target["name"], message["executable"])' | sort
+}
+
+fresh_world() { if [ "$(world which)" = existing ]; then world up; else world up --fresh; fi; }
+
+stories() {
+  local name program
+  compile
+  step "pack the images" "$here/images/pack.sh"
+  step "bring the $(world which) cluster up" fresh_world
+  step "load the images into its nodes" world images
+  step "install Gridstake with helm" "$here/install.sh"
+  step "list the stories" story_programs
+  steps_go_on=yes
+  while read -r -u 3 name program; do
+    if [[ $name == *"${STORY:-}"* ]]; then
+      # As cargo would run it, but in the cluster's network.
+      shown "story: $name" world run env -C "$here" CARGO_MANIFEST_DIR="$here" "$program"
+    fi
+  done 3< <(grep -E '^[^ ]+ /[^ ]+$' "$step_log")
+  if ((steps_failed > 0)); then
+    say "the cluster is kept. To look around: E2E_WORLD=$E2E_WORLD e2e/cluster/world.sh run bash; to remove it: make world-down"
+  elif [ -z "${KEEP:-}" ]; then
+    step "remove the cluster" world down
+  fi
+}
+
+count_tests() { # FOLDER of logs
+  find "$1" -name '*.log' -exec cat {} + 2>/dev/null | awk '
+    /^test result: / { for (i = 1; i < NF; i++) { if ($(i + 1) == "passed;") passed += $i; if ($(i + 1) == "failed;") failed += $i } }
+    END { printf "%d passed, %d failed\n", passed, failed }'
+}
+
+all() {
+  local part status=0 failed=()
+  for part in check unit stories; do
+    bash "$self" "$part" || { status=$? && failed+=("$part"); }
+  done
+  if ((status != 0)); then say "failed: ${failed[*]}; logs: $checkout/.build/logs/verify"; fi
+  count_tests "$checkout/.build/logs/verify"
+  exit "$status"
+}
+
+case $part in
+  all)
+    rm -rf "$checkout/.build/logs/verify"
+    all
+    ;;
+  check | unit | stories)
+    bash "$here/setup.sh"
+    "$part"
+    ;;
+  *)
+    sed -n '2,/^# shellcheck/{/^# shellcheck/d;s/^# \{0,1\}//p}' "$self" >&2
+    exit 2
+    ;;
+esac
+if ((steps_failed > 0)); then exit 1; fi
