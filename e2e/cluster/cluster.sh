@@ -79,7 +79,7 @@ on_node() { # NAME CMD...
   process=$(node_process "$1")
   shift
   # nsenter leaves the working directory behind with the mounts.
-  PATH=/run/kubernetes/bin:$PATH nsenter --target "$process" --net --pid --mount -- "$@"
+  PATH=/run/kubernetes/bin:$PATH nsenter --target "$process" --net --uts --pid --mount -- "$@"
 }
 
 has_no_processes() { [ -z "$(cgroup_pids "$id")" ]; }

@@ -31,7 +31,7 @@ start_nodes() {
 supervise_node() { # NAME NUMBER: switches the node on, and again after it went down, unless it is to stay off
   while :; do
     until [ ! -e "$dir/run/$1.off" ]; do sleep 0.1; done
-    unshare --net --mount --propagation private --pid --fork --kill-child=KILL --mount-proc \
+    unshare --net --uts --mount --propagation private --pid --fork --kill-child=KILL --mount-proc \
       bash "$here/node.sh" "$1" "$2" || true
     echo "$1 went down" >&2
     sleep 0.5

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Process 1 of a node: containerd, kubelet and kube-proxy in network, mount and PID namespaces of their own.
+# Process 1 of a node: containerd, kubelet and kube-proxy in network, mount, host name and PID namespaces of their own.
 # control-plane.sh starts it; killing it is the node's power cut.
 #
 #   node.sh NAME NUMBER
@@ -151,6 +151,7 @@ copy_identity() {
 cgroup_create "$id/$name" inner
 cgroup_create "$id/$name/system" leaf
 cgroup_enter "$id/$name/system" "$BASHPID"
+hostname "$name"
 rm -rf "$root/run" # as a real /run, it does not survive a power cut
 mkdir -p "$root"/{run/kubernetes,var/lib,var/log}
 join_network
