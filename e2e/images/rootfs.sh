@@ -18,6 +18,7 @@ if (($# != 3)); then
   exit 2
 fi
 image=$1 binaries=$2 out=$3
+umask 022 # modes are part of the image
 
 fail() {
   echo "rootfs.sh: $*" >&2
