@@ -75,8 +75,7 @@ build_kubernetes() { # PROGRAM PACKAGE: builds it unless the sources are those o
   version=$(kubernetes_version)
   stamp=$(cd "$here/cluster" && { cat go.mod go.sum main.go kubectl/main.go && go env GOVERSION GOARCH; } | sha256sum)
   if [ -x "$bin/$program" ] && [ "$(cat "$bin/.$program.stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
-  minor=${version#v1.}
-  minor=${minor%%.*}
+  minor=$(cut -d. -f2 <<<"$version")
   # The version is what `kubectl get nodes` shows and what a chart's kubeVersion is held to.
   flags="-s -w"
   for variable in gitVersion="$version" gitMajor=1 gitMinor="$minor" gitTreeState=clean; do
@@ -98,9 +97,20 @@ build_cluster_programs() { # WORLD
   for name in $("$bin/kube-all" --list); do ln -sfn kube-all "$bin/$name"; done
 }
 
-install_go_program() { # NAME MODULE_PATH VERSION
-  if [ -x "$bin/$1" ] && go version -m "$bin/$1" 2>/dev/null | grep -qE "^\s+mod\s+\S+\s+$3\s"; then return; fi
-  step "install $1 $3" env GOBIN="$bin" CGO_ENABLED=0 GOFLAGS=-trimpath go install -ldflags "-s -w" "$2@$3"
+install_go_program() { # NAME PACKAGE VERSION [LINKER_FLAGS]
+  local stamp="$2@$3 ${4:-}"
+  if [ -x "$bin/$1" ] && [ "$(cat "$bin/.$1.stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
+  step "install $1 $3" env GOBIN="$bin" CGO_ENABLED=0 GOFLAGS=-trimpath go install -ldflags "-s -w ${4:-}" "$2@$3"
+  echo "$stamp" >"$bin/.$1.stamp"
+}
+
+install_helm() {
+  local minor helm=helm.sh/helm/v3
+  minor=$(kubernetes_version | cut -d. -f2)
+  # As in helm's own Makefile. Without them `helm template` and `helm lint` take Kubernetes for version 1.20.
+  install_go_program helm "$helm/cmd/helm" "$helm_version" "-X $helm/internal/version.version=$helm_version \
+-X $helm/pkg/lint/rules.k8sVersionMajor=1 -X $helm/pkg/lint/rules.k8sVersionMinor=$minor \
+-X $helm/pkg/chartutil.k8sVersionMajor=1 -X $helm/pkg/chartutil.k8sVersionMinor=$minor"
 }
 
 make_schemas() { # what kubeconform checks manifests against; it has no network in a test
@@ -126,7 +136,7 @@ need_debian_packages $(debian_packages "$world")
 check_rust
 check_go
 build_cluster_programs "$world"
-install_go_program helm helm.sh/helm/v3/cmd/helm "$helm_version"
+install_helm
 install_go_program kubeconform github.com/yannh/kubeconform/cmd/kubeconform "$kubeconform_version"
 make_schemas
 say "everything is in place: $bin"
