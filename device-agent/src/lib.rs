@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The Gridstake device agent: one process on each GPU node that says which GPUs there are, in what health, and who
+//! uses them. It reads, and changes nothing on the node.
+//!
+//! ```text
+//! nvml (own thread) ──┐
+//! holders (kubelet) ──┼─► observer ─┬─► metrics ──► http      /metrics, /healthz
+//! process (procfs) ───┘             └─► report ───► publish   GpuNode/<node> status, only on change
+//!                                       heartbeat             Lease agent-<node>, every 10 s
+//! ```
+//!
+//! Pure, tested without a node: [`nvml::inventory`], [`attribution`], [`report`], [`device_id`], [`process::cgroup`],
+//! [`backoff`]. Edges: [`nvml::thread`], [`pod_resources`], [`process::table`], [`publish`], [`heartbeat`], [`http`].
+//!
+//! Nothing that may mend itself ends the process: no library, no driver, no GPU, a failing call, a silent kubelet or API
+//! server are states that are shown and tried again.
+
+pub mod attribution;
+pub mod backoff;
+pub mod cli;
+pub mod device_id;
+pub mod heartbeat;
+pub mod holders;
+pub mod http;
+pub mod metrics;
+pub mod nvml;
+pub mod observer;
+pub mod outcome;
+pub mod pod_resources;
+pub mod process;
+pub mod publish;
+pub mod report;
+pub mod run;

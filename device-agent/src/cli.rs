@@ -1,0 +1,99 @@
+//! The command line. Every flag can also be set by the environment variable that its help names.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+/// Reports the GPUs of one Kubernetes node, their health and who uses them.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "gridstake-device-agent", version, about)]
+pub struct Args {
+    /// Name of the Node that this agent runs on; its `GpuNode` has the same name.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+
+    /// Namespace of the heartbeat Lease.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+
+    /// Path of NVIDIA's management library; without it `libnvidia-ml.so.1` is searched for as dlopen does.
+    #[arg(long, env = "GRIDSTAKE_NVML_LIBRARY")]
+    pub nvml_library: Option<PathBuf>,
+
+    /// The kubelet's PodResources socket.
+    #[arg(
+        long,
+        env = "GRIDSTAKE_POD_RESOURCES_SOCKET",
+        default_value = "/var/lib/kubelet/pod-resources/kubelet.sock"
+    )]
+    pub pod_resources_socket: PathBuf,
+
+    /// Where the host's procfs is mounted. The agent must see the host's process ids.
+    #[arg(long, env = "GRIDSTAKE_PROC_ROOT", default_value = "/proc")]
+    pub proc_root: PathBuf,
+
+    /// Address of `/healthz` and `/metrics`.
+    #[arg(long, env = "GRIDSTAKE_LISTEN", default_value = "0.0.0.0:9400")]
+    pub listen: SocketAddr,
+
+    /// Time between two samples of every GPU, as in `1s` or `500ms`; from 100ms to 1m.
+    #[arg(
+        long,
+        env = "GRIDSTAKE_SAMPLE_INTERVAL",
+        default_value = "1s",
+        value_parser = sample_interval
+    )]
+    pub sample_interval: Duration,
+}
+
+const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(100);
+const SAMPLE_INTERVAL_MAX: Duration = Duration::from_mins(1);
+
+/// Reads a whole number followed by `ms`, `s` or `m`.
+fn sample_interval(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a duration; write one like 1s or 500ms"))?;
+    let interval = match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.saturating_mul(60)),
+        _ => {
+            return Err(format!(
+                "`{text}` has no unit of ms, s or m; write one like 1s or 500ms"
+            ));
+        }
+    };
+    if !(SAMPLE_INTERVAL_MIN..=SAMPLE_INTERVAL_MAX).contains(&interval) {
+        return Err(format!("`{text}` is outside 100ms to 1m"));
+    }
+    Ok(interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_interval_is_a_number_with_a_unit_within_its_bounds() {
+        assert_eq!(sample_interval("1s"), Ok(Duration::from_secs(1)));
+        assert_eq!(sample_interval("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(sample_interval("1m"), Ok(Duration::from_mins(1)));
+        for bad in ["", "s", "1", "1h", "99ms", "61s", "-1s", "1.5s"] {
+            assert!(sample_interval(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_a_kubelet_node() {
+        let args = Args::parse_from(["agent", "--node-name", "a", "--namespace", "b"]);
+        assert_eq!(args.proc_root, PathBuf::from("/proc"));
+        assert_eq!(args.nvml_library, None);
+        assert_eq!(args.listen.port(), 9400);
+        assert_eq!(args.sample_interval, Duration::from_secs(1));
+    }
+}

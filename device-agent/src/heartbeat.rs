@@ -1,0 +1,183 @@
+//! Says that the agent lives: a Lease, renewed every [`RENEW_EVERY`]. It does not depend on NVML: a node whose GPUs are
+//! silent and one whose agent is gone are different things.
+//!
+//! A renewal is one merge patch of a few bytes, the cheapest write there is; only where the Lease is missing is it created.
+
+use std::time::Duration;
+
+use gridstake_crds::names::heartbeat_lease;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+    core::ObjectMeta,
+};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{backoff::Backoff, outcome::Outcomes};
+
+/// Time between two renewals.
+pub const RENEW_EVERY: Duration = Duration::from_secs(10);
+
+/// After so many seconds without a renewal the agent counts as silent: three renewals.
+pub const LEASE_SECONDS: i32 = 30;
+
+/// A renewal that takes longer is late anyway, and the next one tells the same.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the Lease could not be renewed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused, or could not be reached.
+    #[error("{verb} Lease {name}")]
+    Request {
+        /// What was tried.
+        verb: &'static str,
+        /// Which Lease.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The API server did not answer.
+    #[error("renew Lease {name}: no answer in {} s", REQUEST_TIMEOUT.as_secs())]
+    NoAnswer {
+        /// Which Lease.
+        name: String,
+    },
+}
+
+/// Renews one node's Lease.
+pub struct Heartbeat {
+    api: Api<Lease>,
+    node: String,
+    name: String,
+}
+
+impl Heartbeat {
+    /// The heartbeat of `node`, in `namespace`.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, node: &str) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            node: node.to_owned(),
+            name: heartbeat_lease(node),
+        }
+    }
+
+    /// Renews until `stop`. The Lease is left to run out: the next agent on the node takes it over at once.
+    pub async fn run(self, mut outcomes: Outcomes, stop: CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_secs(1), RENEW_EVERY);
+        loop {
+            let wait = match timeout(REQUEST_TIMEOUT, self.renew(Timestamp::now())).await {
+                Ok(Ok(())) => {
+                    outcomes.success();
+                    backoff.reset();
+                    RENEW_EVERY
+                }
+                Ok(Err(error)) => {
+                    outcomes.failure(&error);
+                    backoff.after_failure()
+                }
+                Err(_) => {
+                    outcomes.failure(&Error::NoAnswer {
+                        name: self.name.clone(),
+                    });
+                    backoff.after_failure()
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn renew(&self, now: Timestamp) -> Result<(), Error> {
+        let failed = |verb| {
+            move |source| Error::Request {
+                verb,
+                name: self.name.clone(),
+                source: Box::new(source),
+            }
+        };
+        let renewal = lease(&self.name, &self.node, now);
+        let patch = Patch::Merge(&renewal);
+        match self
+            .api
+            .patch(&self.name, &PatchParams::default(), &patch)
+            .await
+        {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                let mut first = renewal;
+                if let Some(spec) = &mut first.spec {
+                    spec.acquire_time = Some(MicroTime(now));
+                }
+                self.api
+                    .create(&PostParams::default(), &first)
+                    .await
+                    .map_err(failed("create"))?;
+            }
+            answer => {
+                answer.map_err(failed("renew"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The Lease as a renewal at `now` wants it: everything the operator reads, so that a renewal also mends it.
+fn lease(name: &str, node: &str, now: Timestamp) -> Lease {
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(
+                [
+                    ("app.kubernetes.io/component", "device-agent"),
+                    ("app.kubernetes.io/part-of", "gridstake"),
+                ]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            ),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(node.to_owned()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time: Some(MicroTime(now)),
+            ..LeaseSpec::default()
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_outlives_two_missed_renewals() {
+        let seconds = u64::try_from(LEASE_SECONDS).unwrap();
+        assert!(seconds > 2 * RENEW_EVERY.as_secs());
+    }
+
+    #[test]
+    fn a_renewal_says_whose_lease_it_is_and_since_when() {
+        let now: Timestamp = "2027-01-31T22:00:00Z".parse().unwrap();
+        let body = serde_json::to_value(lease("agent-a", "a", now)).unwrap();
+        assert_eq!(body["spec"]["holderIdentity"], "a");
+        assert_eq!(body["spec"]["renewTime"], "2027-01-31T22:00:00.000000Z");
+        assert_eq!(
+            body["metadata"]["labels"]["app.kubernetes.io/component"],
+            "device-agent"
+        );
+        assert!(
+            body["spec"].get("acquireTime").is_none(),
+            "a renewal leaves it as it is"
+        );
+    }
+}

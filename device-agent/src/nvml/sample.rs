@@ -1,0 +1,235 @@
+//! What a device does at one moment. A value that the device does not tell is `None`, never 0.
+
+use nvml_wrapper::{
+    Device, Nvml, enum_wrappers::device::TemperatureSensor, enums::device::UsedGpuMemory,
+    error::NvmlError, struct_wrappers::device::ProcessInfo,
+};
+
+use super::call::{CallFailure, Calls, FailureKind};
+
+/// One device at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Share of the last sampling period in which a kernel was running, in percent. Not told under MIG.
+    pub utilization_percent: Option<u32>,
+    /// Allocated memory in bytes, without what the driver reserves.
+    pub memory_used_bytes: Option<u64>,
+    /// Energy since the driver was loaded, in millijoules.
+    pub energy_millijoules: Option<u64>,
+    /// Power draw in milliwatts.
+    pub power_milliwatts: Option<u32>,
+    /// Temperature of the die in degrees Celsius.
+    pub temperature_celsius: Option<u32>,
+    /// The processes that hold a context on the device, by pid, each once.
+    pub processes: Option<Vec<GpuProcess>>,
+    /// The calls that failed although the device should answer them.
+    pub failures: Vec<CallFailure>,
+}
+
+impl Sample {
+    /// The call that showed that the device is gone.
+    #[must_use]
+    pub fn lost(&self) -> Option<&CallFailure> {
+        self.failures
+            .iter()
+            .find(|failure| failure.kind == FailureKind::Lost)
+    }
+}
+
+/// A process on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuProcess {
+    /// Its id on the host.
+    pub pid: u32,
+    /// Memory of the device that it holds, in bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Which optional lists of processes the driver's library has.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessLists {
+    graphics: bool,
+    mps: bool,
+}
+
+impl ProcessLists {
+    /// Looks which symbols are there, once per session: asking for a missing one costs an error text each time.
+    #[must_use]
+    pub fn of(nvml: &Nvml) -> Self {
+        let lib = nvml.lib();
+        Self {
+            graphics: lib.nvmlDeviceGetGraphicsRunningProcesses_v3.is_ok(),
+            mps: lib.nvmlDeviceGetMPSComputeRunningProcesses_v3.is_ok(),
+        }
+    }
+}
+
+/// Fills in one part of a sample.
+type Step<'a> = &'a dyn Fn(&mut Sample) -> Result<(), CallFailure>;
+
+/// Takes a sample. A call that fails is noted and the others are still made, unless it shows that the device is gone:
+/// each call to a lost device may take long and answers the same.
+pub fn sample(calls: &Calls, device: &Device<'_>, lists: ProcessLists) -> Sample {
+    let mut sample = Sample::default();
+    // The order is that of importance: memory and processes are what a healthy device always answers.
+    let steps: [Step<'_>; 6] = [
+        &|sample| {
+            let memory = calls.run("nvmlDeviceGetMemoryInfo_v2", || device.memory_info())?;
+            sample.memory_used_bytes = Some(memory.used);
+            Ok(())
+        },
+        &|sample| {
+            sample.processes = Some(processes(calls, device, lists)?);
+            Ok(())
+        },
+        &|sample| {
+            let rates = calls.optional("nvmlDeviceGetUtilizationRates", || {
+                device.utilization_rates()
+            })?;
+            sample.utilization_percent = rates.map(|rates| rates.gpu);
+            Ok(())
+        },
+        &|sample| {
+            sample.energy_millijoules = calls
+                .optional("nvmlDeviceGetTotalEnergyConsumption", || {
+                    device.total_energy_consumption()
+                })?;
+            Ok(())
+        },
+        &|sample| {
+            sample.power_milliwatts =
+                calls.optional("nvmlDeviceGetPowerUsage", || device.power_usage())?;
+            Ok(())
+        },
+        &|sample| {
+            sample.temperature_celsius = calls.optional("nvmlDeviceGetTemperature", || {
+                device.temperature(TemperatureSensor::Gpu)
+            })?;
+            Ok(())
+        },
+    ];
+    for step in steps {
+        if let Err(failure) = step(&mut sample) {
+            let gone = matches!(failure.kind, FailureKind::Lost | FailureKind::SessionOver);
+            sample.failures.push(failure);
+            if gone {
+                break;
+            }
+        }
+    }
+    sample
+}
+
+fn processes(
+    calls: &Calls,
+    device: &Device<'_>,
+    lists: ProcessLists,
+) -> Result<Vec<GpuProcess>, CallFailure> {
+    let compute = calls.run("nvmlDeviceGetComputeRunningProcesses_v3", || {
+        retried(|| device.running_compute_processes())
+    })?;
+    let graphics = if lists.graphics {
+        calls.optional("nvmlDeviceGetGraphicsRunningProcesses_v3", || {
+            retried(|| device.running_graphics_processes())
+        })?
+    } else {
+        None
+    };
+    let mps = if lists.mps {
+        calls.optional("nvmlDeviceGetMPSComputeRunningProcesses_v3", || {
+            retried(|| device.mps_running_compute_processes())
+        })?
+    } else {
+        None
+    };
+    Ok(merge(
+        [Some(compute), graphics, mps]
+            .into_iter()
+            .flatten()
+            .flatten(),
+    ))
+}
+
+/// The list is read in two steps, its length and then itself; when processes start in between it does not fit.
+fn retried<T>(body: impl Fn() -> Result<T, NvmlError>) -> Result<T, NvmlError> {
+    match body() {
+        Err(NvmlError::InsufficientSize(_)) => body(),
+        answer => answer,
+    }
+}
+
+/// One entry for each process: with MIG, or with compute and graphics contexts, NVML lists a process more than once.
+fn merge(listed: impl Iterator<Item = ProcessInfo>) -> Vec<GpuProcess> {
+    let mut processes: Vec<GpuProcess> = listed
+        .map(|process| GpuProcess {
+            pid: process.pid,
+            memory_bytes: match process.used_gpu_memory {
+                UsedGpuMemory::Used(bytes) => Some(bytes),
+                UsedGpuMemory::Unavailable => None,
+            },
+        })
+        .collect();
+    processes.sort_unstable_by_key(|process| process.pid);
+    processes.dedup_by(|next, kept| {
+        let same = next.pid == kept.pid;
+        if same {
+            // The lists repeat the same memory, they do not divide it.
+            kept.memory_bytes = kept.memory_bytes.max(next.memory_bytes);
+        }
+        same
+    });
+    processes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(pid: u32, used: UsedGpuMemory) -> ProcessInfo {
+        ProcessInfo {
+            pid,
+            used_gpu_memory: used,
+            gpu_instance_id: None,
+            compute_instance_id: None,
+        }
+    }
+
+    #[test]
+    fn a_process_in_two_lists_counts_once() {
+        let merged = merge(
+            [
+                listed(9, UsedGpuMemory::Used(5)),
+                listed(7, UsedGpuMemory::Unavailable),
+                listed(9, UsedGpuMemory::Used(6)),
+            ]
+            .into_iter(),
+        );
+        assert_eq!(
+            merged,
+            [
+                GpuProcess {
+                    pid: 7,
+                    memory_bytes: None
+                },
+                GpuProcess {
+                    pid: 9,
+                    memory_bytes: Some(6)
+                },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_list_that_grew_between_its_two_steps_is_read_again() {
+        let tries = std::cell::Cell::new(0);
+        let answer = retried(|| {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 {
+                Err(NvmlError::InsufficientSize(Some(3)))
+            } else {
+                Ok(tries.get())
+            }
+        });
+        assert_eq!(answer.unwrap(), 2);
+    }
+}
