@@ -127,7 +127,11 @@ pub struct GpuRequest {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub models: Vec<String>,
     /// The least memory per GPU, in MiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "minMemoryMiB",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(range(min = 1, max = 16_777_216))]
     pub min_memory_mib: Option<u64>,
     /// The least CUDA compute capability, such as `"8.0"`.
@@ -277,8 +281,7 @@ pub struct ComputeJobStatus {
 
     /// `Validated`, `Admitted`, `Scheduled`, `Running`, `Complete`, `Failed`, `Metered`, `Settled` and the summary `Ready`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
 
     /// Where the newest attempt was placed, and the decision that can be replayed.

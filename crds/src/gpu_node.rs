@@ -105,6 +105,7 @@ pub struct GpuNodeSpec {
 
     /// Only jobs in namespaces with these labels may run here. Without it every namespace may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::label_selector")]
     pub namespace_selector: Option<LabelSelector>,
 
     /// Announced maintenance. In such a span the node is not offered, and its absence counts against nobody.
@@ -261,8 +262,7 @@ pub struct GpuNodeStatus {
 
     /// `Reporting`, `Healthy`, `Bonded`, `Offered`, `Quarantined` and the summary `Ready`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 
@@ -283,6 +283,7 @@ pub struct Device {
     #[schemars(length(max = 32))]
     pub architecture: Option<String>,
     /// Memory in MiB.
+    #[serde(rename = "memoryMiB")]
     pub memory_mib: u64,
     /// CUDA compute capability, such as `9.0`.
     #[schemars(length(max = 8))]
@@ -367,6 +368,7 @@ pub struct MigInstance {
     #[schemars(length(min = 1, max = 63))]
     pub uuid: String,
     /// Memory in MiB.
+    #[serde(rename = "memoryMiB")]
     pub memory_mib: u64,
     /// Compute slices of the instance; a whole device has 7 on current models.
     pub compute_slices: u32,

@@ -33,6 +33,17 @@ pub const MANAGER_COMPUTE_JOB: &str = "gridstake-operator/compute-job";
 pub const MANAGER_PLACEMENT: &str = "gridstake-operator/placement";
 /// Field manager of the operator's StakeBinding controller.
 pub const MANAGER_STAKE_BINDING: &str = "gridstake-operator/stake-binding";
+/// Field manager of the operator's metering: `status.sealed` and the conditions of UsageRecords.
+pub const MANAGER_USAGE_RECORD: &str = "gridstake-operator/usage-record";
+/// Field manager of the operator's settlement: SettlementBatches and `status.settlement` of UsageRecords.
+pub const MANAGER_SETTLEMENT: &str = "gridstake-operator/settlement";
+/// Field manager of the operator's Incident controller.
+pub const MANAGER_INCIDENT: &str = "gridstake-operator/incident";
+
+/// Annotation on a Namespace: the account number, on the operator's lane, of who pays for its jobs.
+pub const ANNOTATION_PAYER: &str = "gridstake.dev/payer";
+/// Annotation on a Namespace: the payer's EIP-712 signature that consents to pay for its jobs.
+pub const ANNOTATION_PAYER_CONSENT: &str = "gridstake.dev/payer-consent";
 
 /// The name of the heartbeat Lease that the agent on `node` renews.
 #[must_use]
@@ -44,4 +55,46 @@ pub fn heartbeat_lease(node: &str) -> String {
 #[must_use]
 pub fn pod_name(job: &str, attempt: u32, member: u32) -> String {
     format!("{job}-{attempt}-{member}")
+}
+
+/// The name of a slice's UsageRecord: `<job uid>-<attempt>-<member>-<slice>`.
+#[must_use]
+pub fn usage_record(job_uid: &str, attempt: u32, member: u32, slice: u32) -> String {
+    format!("{job_uid}-{attempt}-{member}-{slice}")
+}
+
+/// The name of a lane's SettlementBatch with this sequence number: the name is the lock on the number.
+#[must_use]
+pub fn settlement_batch(lane: u32, sequence: u64) -> String {
+    format!("lane-{lane}-{sequence:020}")
+}
+
+/// The name of an Incident, from the hash of its evidence (`0x` and hexadecimal digits): the same offence, found twice,
+/// is one object.
+#[must_use]
+pub fn incident(evidence_hash: &str) -> String {
+    let digits: String = evidence_hash
+        .trim_start_matches("0x")
+        .chars()
+        .take(32)
+        .collect();
+    format!("incident-{digits}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_of_a_lane_sort_by_their_sequence_number() {
+        assert_eq!(settlement_batch(7, 42), "lane-7-00000000000000000042");
+        assert!(settlement_batch(7, 9) < settlement_batch(7, 10));
+        assert_eq!(settlement_batch(u32::MAX, u64::MAX).len(), 36);
+    }
+
+    #[test]
+    fn the_same_evidence_gives_the_same_incident() {
+        let hash = format!("0x{}", "ab".repeat(32));
+        assert_eq!(incident(&hash), format!("incident-{}", "ab".repeat(16)));
+    }
 }

@@ -67,7 +67,7 @@ pub struct StakeBindingSpec {
     pub node_names: Vec<String>,
     /// The nodes, by the labels of their Node objects; all must match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("minProperties" = 1, "maxProperties" = 16))]
+    #[schemars(schema_with = "crate::schema::match_labels")]
     pub node_selector: Option<BTreeMap<String, String>>,
     /// The address that owns the stake.
     #[schemars(schema_with = "crate::schema::address")]
@@ -129,8 +129,7 @@ pub struct StakeBindingStatus {
     pub observed_block: Option<BlockReference>,
     /// `Resolved`, `ContractMatch`, `ChainSynced`, `Bonded` and the summary `Ready`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use gridstake_crds::{
-    closed_enum::ClosedEnum, compute_job as job, gpu_node as node, stake_binding as binding,
+    closed_enum::ClosedEnum, compute_job as job, gpu_node as node, incident,
+    settlement_batch as batch, stake_binding as binding, usage_record as record,
 };
 
 use crate::COMMAND;
@@ -87,6 +88,52 @@ fn kinds() -> Vec<(&'static str, Vec<List>)> {
                 list::<binding::StakeBindingCondition>("Conditions", "`status.conditions[].type`"),
                 list::<binding::StakeBindingReason>("Reasons", "`status.conditions[].reason`"),
                 list::<binding::StakeRole>("Roles", "`spec.role`"),
+            ],
+        ),
+        (
+            "UsageRecord",
+            vec![
+                list::<record::UsageRecordCondition>("Conditions", "`status.conditions[].type`"),
+                list::<record::UsageRecordReason>("Reasons", "`status.conditions[].reason`"),
+                list::<record::GapReason>(
+                    "Gaps in the evidence",
+                    "`status.evidence.gaps[].reason`",
+                ),
+                list::<record::SealCause>("Why a slice ended", "`status.sealed.cause`"),
+                list::<record::RecordState>("States of the payment", "`status.settlement.state`"),
+                list::<record::SkipReason>(
+                    "Why a payment was left out",
+                    "`status.settlement.skipped`, and `status.outcome` of the SettlementBatch",
+                ),
+            ],
+        ),
+        (
+            "SettlementBatch",
+            vec![
+                list::<batch::SettlementBatchCondition>("Conditions", "`status.conditions[].type`"),
+                list::<batch::SettlementBatchReason>(
+                    "Reasons",
+                    "`status.conditions[].reason`; `Ready` also gives the states and what blocks the batch",
+                ),
+                list::<batch::BatchState>("States", "`status.state`"),
+                list::<batch::BlockedReason>("What blocks a batch", "`status.blocked`"),
+            ],
+        ),
+        (
+            "Incident",
+            vec![
+                list::<incident::IncidentCondition>("Conditions", "`status.conditions[].type`"),
+                list::<incident::IncidentReason>(
+                    "Reasons",
+                    "`status.conditions[].reason`; `Ready` also gives the states",
+                ),
+                list::<incident::Offence>("Offences", "`spec.offence`"),
+                list::<incident::Sanction>("Sanctions", "`spec.sanction`"),
+                list::<incident::IncidentState>("States", "`status.state`"),
+                list::<incident::CancellationReason>(
+                    "Why nothing was cut",
+                    "`status.cancellation`",
+                ),
             ],
         ),
     ]
