@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Checks both charts without a cluster: lint, the objects that they give against the API's schemas, values that must be
+# refused, and the plain install. charts/gridstake/tests/policies.py tries the admission policies on a cluster.
+#
+# Needs helm and kubeconform (HELM, KUBECONFORM; default .build/bin) and the schemas of e2e/setup.sh (SCHEMAS; default
+# .build/schemas).
+set -euo pipefail
+
+here=$(dirname "$(readlink -f "$0")")
+checkout=$(readlink -f "$here/..")
+helm=${HELM:-$checkout/.build/bin/helm}
+kubeconform=${KUBECONFORM:-$checkout/.build/bin/kubeconform}
+schemas=${SCHEMAS:-$checkout/.build/schemas}
+oldest=1.34.0 # the oldest Kubernetes that Chart.yaml allows
+chart=$here/gridstake
+mistakes=0
+
+mistake() {
+  echo "check.sh: $*" >&2
+  mistakes=$((mistakes + 1))
+}
+
+conform() { # our own kinds and the Prometheus operator's are checked by the API server that has them
+  "$kubeconform" -strict -skip GpuNode,ComputeJob,StakeBinding,UsageRecord,SettlementBatch,Incident,ServiceMonitor \
+    -schema-location "$schemas/{{.ResourceKind}}{{.KindSuffix}}.json" "$@"
+}
+
+check() { # CHART [VALUES]
+  local lint
+  lint=$("$helm" lint --strict --quiet --kube-version "$oldest" "$1" ${2:+--values "$2"} 2>&1) ||
+    mistake "helm lint ${1##*/} ${2##*/}: $lint"
+  "$helm" template gridstake "$1" --namespace gridstake-system --kube-version "$oldest" ${2:+--values "$2"} | conform ||
+    mistake "${1##*/} ${2:+with ${2##*/} }gives objects that the API would refuse, see above"
+}
+
+is_refused() { # VALUES, whose first line is "# refused: WORDS OF THE MESSAGE"
+  local expected message
+  expected=$(sed -n '1s/^# refused: //p' "$1")
+  [ -n "$expected" ] || { mistake "$1: the first line must be '# refused: ' and words of the message" && return; }
+  if message=$("$helm" template gridstake "$chart" --kube-version "$oldest" --values "$1" 2>&1 >/dev/null); then
+    mistake "${1##*/} is accepted; it should be refused: $expected"
+  elif [[ $message != *"$expected"* ]]; then
+    mistake "${1##*/} is refused with other words than '$expected': $message"
+  fi
+}
+
+check "$here/gridstake-crds"
+check "$chart"
+for values in "$checkout/e2e/values-world.yaml" "$chart"/tests/accepted/*.yaml; do check "$chart" "$values"; done
+for values in "$chart"/tests/refused/*.yaml; do is_refused "$values"; done
+conform "$checkout/manifests" || mistake "manifests: see above"
+"$here/render.sh" --check || mistake "manifests/install has drifted from the chart"
+if ((mistakes > 0)); then exit 1; fi
+echo "charts: $(find "$chart/tests/accepted" -name '*.yaml' | wc -l) sets of values accepted, $(find "$chart/tests/refused" -name '*.yaml' | wc -l) refused"
