@@ -16,6 +16,7 @@ images: build ## pack the images into .build/images, without a Docker engine
 
 gen: ## write the generated manifests again
 	cargo run --locked --package gridstake-crds --bin crdgen
+	charts/render.sh
 
 check: ## formatting, lints, generated files, charts, scripts
 	@e2e/verify.sh check

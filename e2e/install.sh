@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs Gridstake from the charts of this checkout into the world of e2e/cluster/world.sh, or upgrades it.
 #
-#   install.sh [HELM_OPTION...]    options go to the main chart, e.g. --set simulation.gpusPerNode=4
+#   install.sh [HELM_OPTION...]    options go to the main chart, e.g. --set simulation.gpus=4
 #
 # Environment: E2E_CLUSTER, E2E_WORLD, E2E_VALUES as in world.sh
 #   NAMESPACE   where it is installed (default: gridstake-system)

@@ -27,26 +27,9 @@ rm -rf "$steps_logs"
 cd "$checkout"
 world() { "$here/cluster/world.sh" "$@"; }
 
-conform() { # FILE...: our own kinds are checked by the API server, in the stories
-  "$bin/kubeconform" -strict -summary -skip GpuNode,ComputeJob,StakeBinding,UsageRecord,SettlementBatch,Incident \
-    -schema-location "$checkout/.build/schemas/{{.ResourceKind}}{{.KindSuffix}}.json" "$@"
-}
-
-check_chart() { # CHART [VALUES]
-  "$bin/helm" lint --strict "$1" ${2:+--values "$2"}
-  "$bin/helm" template gridstake "$1" --namespace gridstake-system ${2:+--values "$2"} | conform
-}
-
-check_charts() {
-  check_chart charts/gridstake-crds
-  check_chart charts/gridstake
-  check_chart charts/gridstake "$here/values-world.yaml"
-  conform manifests
-}
-
 check_scripts() {
   local scripts
-  mapfile -t scripts < <(find e2e -name '*.sh' && echo .ci/run)
+  mapfile -t scripts < <(find e2e charts -name '*.sh' && echo .ci/run)
   shellcheck --external-sources --source-path="$checkout" "${scripts[@]}"
 }
 
@@ -64,7 +47,7 @@ check() {
   step "formatting" cargo fmt --all --check
   step "lints" cargo clippy --workspace --all-targets --locked -- --deny warnings
   step "generated manifests are up to date" cargo run --quiet --locked --package gridstake-crds --bin crdgen -- --check
-  step "charts and manifests" check_charts
+  step "charts and manifests" charts/check.sh
   step "shell scripts" check_scripts
   step "Go sources" check_go
 }
