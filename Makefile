@@ -43,3 +43,6 @@ demo: ## a GPU job on a real cluster, from kubectl to its log; leaves the cluste
 
 demo-down: ## remove the demo's cluster
 	@e2e/demo.sh down
+
+bench: ## measure what docs/benchmarks.md records, on release builds (about 15 min)
+	@e2e/bench.sh

@@ -52,8 +52,10 @@ follow_job() {
   local line condition end=failed
   declare -A seen=()
   # A watch ends with its time or with a failure, not with the job: it runs beside the loop that reads it.
-  exec 3< <(timeout 300 "$here/cluster/world.sh" run kubectl get computejob "$job" --watch --output \
-    'jsonpath={range .status.conditions[*]}{.type}={.status}:{.reason} {end}{.status.placement.nodes[*].node}{"\n"}')
+  # (No jsonpath: kubectl 1.36 ends a watch at the second event when it has a range in it.)
+  exec 3< <(timeout 300 "$here/cluster/world.sh" run kubectl get computejob "$job" --watch --output 'go-template=
+    {{- range .status.conditions}}{{.type}}={{.status}}:{{.reason}} {{end}}
+    {{- with .status.placement}}{{range .nodes}}{{.node}} {{end}}{{end}}{{"\n"}}')
   local watcher=$!
   while read -r -u 3 line; do
     for condition in $line; do

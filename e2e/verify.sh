@@ -17,7 +17,6 @@ set -euo pipefail
 self=$(readlink -f "$0")
 here=$(dirname "$self")
 checkout=$(readlink -f "$here/..")
-bin=$checkout/.build/bin
 export E2E_WORLD=${E2E_WORLD:-test}
 part=${1:-all}
 # shellcheck source=e2e/steps.sh
