@@ -1,0 +1,261 @@
+//! Which nodes can take one member of a request, and for each other node the one reason why not.
+//!
+//! The filters run in the order in which [`Rejection`] lists them and the first that fails is the reason, so every node
+//! is counted exactly once. First come the properties of a node, which no waiting changes; then its state; then room.
+
+use std::fmt;
+
+use gridstake_crds::closed_enum::ClosedEnum as _;
+use gridstake_crds::compute_job::TopologyPolicy;
+use gridstake_crds::gpu_node::OfferReason;
+use kube::core::SelectorExt as _;
+
+use super::gpu_model;
+use super::node_facts::{DeviceFacts, NodeFacts};
+use super::request::Request;
+use super::resources::{Resources, Shortage};
+use super::snapshot::NodeCapacity;
+
+/// Why a node cannot take a member. The order is that of the filters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rejection {
+    /// Its GPUs are of no model that was asked for.
+    ModelMismatch,
+    /// Its GPUs have too little memory.
+    GpuMemoryTooSmall,
+    /// Its GPUs' compute capability is too low.
+    ComputeCapabilityTooLow,
+    /// Its region is not among those asked for.
+    RegionMismatch,
+    /// Its jurisdiction is not among those asked for.
+    JurisdictionMismatch,
+    /// Its provider does not serve the job's namespace.
+    NamespaceExcluded,
+    /// The template's node selector or node affinity does not accept it.
+    SelectorMismatch,
+    /// It lacks the label by which the members must be close.
+    TopologyLabelMissing,
+    /// It costs more than the job would pay.
+    PriceTooHigh,
+    /// Its GPUs are withheld.
+    NotOffered(OfferReason),
+    /// It is cordoned or has a taint that the template does not tolerate.
+    Tainted,
+    /// It has too little stake for a job that asks for a bond.
+    Unbonded,
+    /// Its reputation is too low.
+    ReputationTooLow,
+    /// Its weight in the draw is zero: no stake or no reputation.
+    NoWeight,
+    /// A placement of this job there has failed.
+    Suspect,
+    /// Too few free GPUs.
+    InsufficientGpus,
+    /// Too little free CPU.
+    InsufficientCpu,
+    /// Too little free memory.
+    InsufficientMemory,
+    /// Too little free scratch space.
+    InsufficientEphemeralStorage,
+    /// No free pod slot.
+    InsufficientPods,
+    /// Too little of another resource that the template asks for.
+    InsufficientResource(String),
+    /// It could take a member, but not all members find room together.
+    GangDoesNotFit,
+}
+
+impl Rejection {
+    /// The reason in one word, without particulars.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ModelMismatch => "ModelMismatch",
+            Self::GpuMemoryTooSmall => "GpuMemoryTooSmall",
+            Self::ComputeCapabilityTooLow => "ComputeCapabilityTooLow",
+            Self::RegionMismatch => "RegionMismatch",
+            Self::JurisdictionMismatch => "JurisdictionMismatch",
+            Self::NamespaceExcluded => "NamespaceExcluded",
+            Self::SelectorMismatch => "SelectorMismatch",
+            Self::TopologyLabelMissing => "TopologyLabelMissing",
+            Self::PriceTooHigh => "PriceTooHigh",
+            Self::NotOffered(_) => "NotOffered",
+            Self::Tainted => "Tainted",
+            Self::Unbonded => "Unbonded",
+            Self::ReputationTooLow => "ReputationTooLow",
+            Self::NoWeight => "NoWeight",
+            Self::Suspect => "Suspect",
+            Self::InsufficientGpus => "InsufficientGpus",
+            Self::InsufficientCpu => "InsufficientCpu",
+            Self::InsufficientMemory => "InsufficientMemory",
+            Self::InsufficientEphemeralStorage => "InsufficientEphemeralStorage",
+            Self::InsufficientPods => "InsufficientPods",
+            Self::InsufficientResource(_) => "InsufficientResource",
+            Self::GangDoesNotFit => "GangDoesNotFit",
+        }
+    }
+
+    /// The particular that tells rejections of one reason apart, if there is one.
+    #[must_use]
+    pub fn particular(&self) -> Option<&str> {
+        match self {
+            Self::NotOffered(reason) => Some(reason.as_str()),
+            Self::InsufficientResource(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())?;
+        self.particular()
+            .map_or(Ok(()), |particular| write!(f, " ({particular})"))
+    }
+}
+
+impl From<Shortage> for Rejection {
+    fn from(shortage: Shortage) -> Self {
+        match shortage {
+            Shortage::Gpus => Self::InsufficientGpus,
+            Shortage::Cpu => Self::InsufficientCpu,
+            Shortage::Memory => Self::InsufficientMemory,
+            Shortage::EphemeralStorage => Self::InsufficientEphemeralStorage,
+            Shortage::Pods => Self::InsufficientPods,
+            Shortage::Other(name) => Self::InsufficientResource(name),
+        }
+    }
+}
+
+/// A property of a node that no waiting changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Property {
+    Model,
+    GpuMemory,
+    ComputeCapability,
+    Region,
+    Jurisdiction,
+    Namespace,
+    Selector,
+    TopologyLabel,
+    Price,
+}
+
+impl Property {
+    /// Every property, in the order of the filters.
+    pub(super) const ALL: [Self; 9] = [
+        Self::Model,
+        Self::GpuMemory,
+        Self::ComputeCapability,
+        Self::Region,
+        Self::Jurisdiction,
+        Self::Namespace,
+        Self::Selector,
+        Self::TopologyLabel,
+        Self::Price,
+    ];
+
+    /// Whether the node has what is asked for. A node that shows no GPUs passes the wishes about them: why it shows
+    /// none stands in its offer.
+    pub(super) fn suits(self, node: &NodeFacts, request: &Request) -> bool {
+        let every = |wish: &dyn Fn(&DeviceFacts) -> bool| node.devices.iter().all(wish);
+        match self {
+            Self::Model => {
+                let models = &request.gpu.models;
+                models.is_empty()
+                    || every(&|device| {
+                        models
+                            .iter()
+                            .any(|model| gpu_model::matches(model, &device.model))
+                    })
+            }
+            Self::GpuMemory => request
+                .gpu
+                .min_memory_mib
+                .is_none_or(|least| every(&|device| device.memory_mib >= least)),
+            Self::ComputeCapability => request.gpu.min_compute_capability.is_none_or(|least| {
+                every(&|device| device.compute_capability.is_some_and(|has| has >= least))
+            }),
+            Self::Region => one_of(&request.regions, node.region.as_deref()),
+            Self::Jurisdiction => one_of(&request.jurisdictions, node.jurisdiction.as_deref()),
+            Self::Namespace => node
+                .namespaces
+                .as_ref()
+                .is_none_or(|selector| selector.matches(&request.namespace_labels)),
+            Self::Selector => request.constraints.selects(&node.name, &node.labels),
+            Self::TopologyLabel => {
+                required_topology_key(request).is_none_or(|key| node.labels.contains_key(key))
+            }
+            Self::Price => request.max_price.is_none_or(|most| node.price <= most),
+        }
+    }
+
+    fn rejection(self) -> Rejection {
+        match self {
+            Self::Model => Rejection::ModelMismatch,
+            Self::GpuMemory => Rejection::GpuMemoryTooSmall,
+            Self::ComputeCapability => Rejection::ComputeCapabilityTooLow,
+            Self::Region => Rejection::RegionMismatch,
+            Self::Jurisdiction => Rejection::JurisdictionMismatch,
+            Self::Namespace => Rejection::NamespaceExcluded,
+            Self::Selector => Rejection::SelectorMismatch,
+            Self::TopologyLabel => Rejection::TopologyLabelMissing,
+            Self::Price => Rejection::PriceTooHigh,
+        }
+    }
+}
+
+/// The first reason why the node cannot take one member, in the order of [`Rejection`]; `None` when it can. `member` is
+/// [`Request::per_member`], computed once for all nodes.
+#[must_use]
+pub fn first_rejection(
+    node: &NodeCapacity,
+    request: &Request,
+    member: &Resources,
+) -> Option<Rejection> {
+    let facts = node.facts();
+    if let Some(missing) = Property::ALL
+        .into_iter()
+        .find(|property| !property.suits(facts, request))
+    {
+        return Some(missing.rejection());
+    }
+    if let Err(reason) = facts.offer {
+        return Some(Rejection::NotOffered(reason));
+    }
+    if request.constraints.untolerated(&facts.taints).is_some()
+        || (facts.cordoned && !request.constraints.tolerates_cordon())
+    {
+        return Some(Rejection::Tainted);
+    }
+    if request.require_bond && !facts.bonded {
+        return Some(Rejection::Unbonded);
+    }
+    if facts.reputation < request.min_reputation {
+        return Some(Rejection::ReputationTooLow);
+    }
+    if node.weight() == 0 {
+        return Some(Rejection::NoWeight);
+    }
+    if request.avoid.contains(&facts.name) {
+        return Some(Rejection::Suspect);
+    }
+    node.free().first_shortage(member).map(Rejection::from)
+}
+
+/// The label that all members' nodes must share.
+pub(super) fn required_topology_key(request: &Request) -> Option<&str> {
+    request
+        .topology
+        .as_ref()
+        .filter(|topology| topology.policy == TopologyPolicy::Required)
+        .map(|topology| topology.key.as_str())
+}
+
+fn one_of(wanted: &[String], has: Option<&str>) -> bool {
+    wanted.is_empty()
+        || has.is_some_and(|has| wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(has)))
+}
+
+#[cfg(test)]
+mod tests;
