@@ -17,7 +17,8 @@ pub use model::{Clocks, Model, NvLink, Power, Temperature};
 pub use processes::{EnergyLedger, Process, ProcessKind, Processes};
 pub use return_code::ReturnCode;
 pub use state::{
-    CallFault, Device, DeviceFaults, Driver, DriverKind, MigInstance, Pci, State, Utilization, XidEvent,
+    CallFault, Device, DeviceFaults, Driver, DriverKind, MigInstance, Pci, State, Utilization,
+    XidEvent,
 };
 
 /// Name of the file that holds [`State`].

@@ -37,7 +37,9 @@ impl Default for Processes {
 impl Processes {
     /// The processes on a device, in the file's order.
     pub fn on<'a>(&'a self, uuid: &'a str) -> impl Iterator<Item = &'a Process> {
-        self.processes.iter().filter(move |process| process.device == uuid)
+        self.processes
+            .iter()
+            .filter(move |process| process.device == uuid)
     }
 }
 
@@ -118,7 +120,8 @@ impl EnergyLedger {
     pub fn millijoules_at(&self, boottime_nanoseconds: u64) -> u64 {
         let elapsed = boottime_nanoseconds.saturating_sub(self.since_nanoseconds);
         let drawn = u128::from(elapsed) * u128::from(self.milliwatts) / 1_000_000_000;
-        self.millijoules.saturating_add(u64::try_from(drawn).unwrap_or(u64::MAX))
+        self.millijoules
+            .saturating_add(u64::try_from(drawn).unwrap_or(u64::MAX))
     }
 
     /// From `boottime_nanoseconds` on the device draws `milliwatts`. Nothing changes where it already does, so

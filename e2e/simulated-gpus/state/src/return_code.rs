@@ -112,7 +112,10 @@ mod tests {
     #[test]
     fn a_name_that_is_no_code_is_refused_with_an_example() {
         let error = "GPU_IS_GONE".parse::<ReturnCode>().unwrap_err();
-        assert!(error.contains("GPU_IS_GONE") && error.contains("GPU_IS_LOST"), "{error}");
+        assert!(
+            error.contains("GPU_IS_GONE") && error.contains("GPU_IS_LOST"),
+            "{error}"
+        );
     }
 
     #[test]

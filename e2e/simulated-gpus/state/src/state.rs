@@ -16,6 +16,8 @@ pub struct State {
     pub node: String,
     /// The driver.
     pub driver: Driver,
+    /// The driver that the configuration asked for; `driver` may differ by command.
+    pub configured_driver: DriverKind,
     /// Faults of calls on any device and of calls that take no device, by the symbol's name; `*` is every call.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub calls: BTreeMap<String, CallFault>,
@@ -227,6 +229,7 @@ impl State {
             format: FORMAT,
             node: node.into(),
             driver: Driver::of(driver),
+            configured_driver: driver,
             calls: BTreeMap::new(),
             devices,
             xids: Vec::new(),
@@ -253,11 +256,20 @@ impl State {
     /// Says what does not hold.
     pub fn check(&self) -> Result<(), String> {
         if self.format != FORMAT {
-            return Err(format!("format is {}; this build reads {FORMAT}", self.format));
+            return Err(format!(
+                "format is {}; this build reads {FORMAT}",
+                self.format
+            ));
         }
         for (index, device) in self.devices.iter().enumerate() {
-            if self.devices[..index].iter().any(|other| other.uuid == device.uuid) {
-                return Err(format!("devices[{index}].uuid {} is there twice", device.uuid));
+            if self.devices[..index]
+                .iter()
+                .any(|other| other.uuid == device.uuid)
+            {
+                return Err(format!(
+                    "devices[{index}].uuid {} is there twice",
+                    device.uuid
+                ));
             }
         }
         Ok(())
@@ -278,7 +290,11 @@ impl Device {
     /// The energy counter in millijoules, given the device's ledger (or none, where nothing was recorded yet) and
     /// the time since the machine's boot.
     #[must_use]
-    pub fn energy_millijoules(&self, ledger: Option<&EnergyLedger>, boottime_nanoseconds: u64) -> u64 {
+    pub fn energy_millijoules(
+        &self,
+        ledger: Option<&EnergyLedger>,
+        boottime_nanoseconds: u64,
+    ) -> u64 {
         ledger
             .copied()
             .unwrap_or_else(|| EnergyLedger::idle_since_boot(self.milliwatts(false)))
@@ -287,12 +303,18 @@ impl Device {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_false(flag: &bool) -> bool {
     !*flag
 }
@@ -314,12 +336,15 @@ mod tests {
                 .windows(2)
                 .all(|pair| pair[1].sequence == pair[0].sequence + 1)
         );
-        assert_eq!(state.xids.last().map(|event| event.sequence), Some(XIDS_KEPT as u64 + 10));
+        assert_eq!(
+            state.xids.last().map(|event| event.sequence),
+            Some(XIDS_KEPT as u64 + 10)
+        );
     }
 
     #[test]
     fn a_misspelt_field_is_refused() {
-        let text = r#"{"format":1,"node":"n","driver":{"kind":"current","version":"1","nvmlVersion":"1","cudaVersion":1},"devices":[],"xidz":[]}"#;
+        let text = r#"{"format":1,"node":"n","driver":{"kind":"current","version":"1","nvmlVersion":"1","cudaVersion":1},"configuredDriver":"current","devices":[],"xidz":[]}"#;
         let error = serde_json::from_str::<State>(text).unwrap_err().to_string();
         assert!(error.contains("xidz"), "{error}");
     }
