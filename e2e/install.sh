@@ -16,5 +16,5 @@ run() { "$here/cluster/world.sh" run "$@"; }
 
 run helm upgrade --install gridstake-crds "$charts/gridstake-crds" --namespace "$namespace" --create-namespace
 run kubectl wait --for=condition=Established --timeout=60s \
-  crd/gpunodes.gridstake.dev crd/computejobs.gridstake.dev crd/stakebindings.gridstake.dev
+  crd/{gpunodes,computejobs,stakebindings,usagerecords,settlementbatches,incidents}.gridstake.dev
 run helm upgrade --install gridstake "$charts/gridstake" --namespace "$namespace" "${values[@]}" --wait --timeout 180s "$@"
