@@ -23,6 +23,9 @@ pub const FINALIZER_JOB: &str = "gridstake.dev/compute-job";
 /// Scheduling gate on the pods of a gang: lifted from all members in one go when all of them exist.
 pub const GATE_PLACEMENT: &str = "gridstake.dev/placement";
 
+/// The PriorityClass of all job pods: it never preempts. The chart installs it.
+pub const JOB_PRIORITY_CLASS: &str = "gridstake-job";
+
 /// Field manager of the device agent.
 pub const MANAGER_AGENT: &str = "gridstake-device-agent";
 /// Field manager of the operator's GpuNode controller.

@@ -15,8 +15,8 @@ use serde_json::{Map, Value};
 
 /// A PodTemplateSpec as the tenant wrote it.
 ///
-/// It is not parsed into typed structs: fields that this program does not know yet are passed on to the API server,
-/// which has the last word (a dry run of the first pod).
+/// In memory it stays raw JSON: as typed structs it would take several times the room, and it is read only while a job
+/// is validated, placed and started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PodTemplate(pub Map<String, Value>);

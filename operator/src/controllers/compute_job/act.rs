@@ -1,0 +1,297 @@
+//! Carries out what was decided about a job. Writes only; doing it twice is the same as doing it once.
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use gridstake_crds::{
+    ComputeJob,
+    names::{FINALIZER_JOB, FINALIZER_METERING, GATE_PLACEMENT, JOB_PRIORITY_CLASS, LABEL_JOB_UID},
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::json;
+
+use super::{build, decide::Write};
+use crate::{
+    context::Context,
+    error::{ReconcileError, is_conflict, is_not_found},
+};
+
+/// How many pods of one job are written at once.
+const AT_ONCE: usize = 8;
+
+/// Why a decision was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// The API server refused, or did not answer.
+    #[error("{verb} {object}")]
+    Kube {
+        /// What was tried, such as `create Pod`.
+        verb: &'static str,
+        /// On which object.
+        object: String,
+        /// What the API server said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The template is not one of a pod.
+    #[error("build Pod of {0}")]
+    Build(String, #[source] serde_json::Error),
+    /// Another object has the name that a pod must get.
+    #[error(
+        "create Pod {0}: a pod of that name exists that is not this job's; delete it or rename the job"
+    )]
+    NameTaken(String),
+}
+
+impl ReconcileError for ActError {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Kube { verb, .. } => verb,
+            Self::Build(..) => "build_pod",
+            Self::NameTaken(_) => "pod_name_taken",
+        }
+    }
+}
+
+fn failed(verb: &'static str, object: &str) -> impl FnOnce(kube::Error) -> ActError {
+    let object = object.to_owned();
+    move |source| ActError::Kube {
+        verb,
+        object,
+        source: Box::new(source),
+    }
+}
+
+/// What has been done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether anything was written.
+    pub wrote: bool,
+    /// The job's resourceVersion, if it was changed.
+    pub resource_version: Option<String>,
+    /// The job has changed since it was read: nothing more may be concluded from what was read.
+    pub outdated: bool,
+}
+
+/// Carries out `writes` in their order.
+pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Outcome, ActError> {
+    let namespace = job.namespace().unwrap_or_default();
+    let jobs: Api<ComputeJob> = Api::namespaced(ctx.client.clone(), &namespace);
+    let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &namespace);
+    let mut outcome = Outcome {
+        wrote: !writes.is_empty(),
+        ..Outcome::default()
+    };
+    for write in writes {
+        match write {
+            Write::CreatePods { attempt, members } => {
+                if !hold(&jobs, job, *attempt, &mut outcome).await? {
+                    outcome.outdated = true;
+                    return Ok(outcome);
+                }
+                let member = |member: &(u32, String)| {
+                    create(
+                        &pods,
+                        job,
+                        build::Member {
+                            attempt: *attempt,
+                            member: member.0,
+                        },
+                        member.1.clone(),
+                    )
+                };
+                together(members.iter().map(member).collect()).await?;
+            }
+            Write::LiftGates(names) => {
+                together(
+                    names
+                        .iter()
+                        .map(|name| lift_gate(&pods, name.clone()))
+                        .collect(),
+                )
+                .await?
+            }
+            Write::DeletePods(names) => {
+                together(
+                    names
+                        .iter()
+                        .map(|name| delete(&pods, name.clone()))
+                        .collect(),
+                )
+                .await?
+            }
+            Write::ReleasePods(names) => {
+                together(
+                    names
+                        .iter()
+                        .map(|name| release(&pods, name.clone()))
+                        .collect(),
+                )
+                .await?
+            }
+            Write::ReleaseJob => release_job(&jobs, job).await?,
+            Write::DeleteJob => delete_job(&jobs, job).await?,
+        }
+    }
+    Ok(outcome)
+}
+
+async fn together<F: Future<Output = Result<(), ActError>>>(
+    writes: Vec<F>,
+) -> Result<(), ActError> {
+    stream::iter(writes)
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await
+}
+
+/// Makes sure, against the API server and not the cache, that `attempt` is still the one to be started, and that the
+/// job cannot vanish before its pods are recorded. A cache that lags behind must not start an attempt twice.
+async fn hold(
+    jobs: &Api<ComputeJob>,
+    job: &ComputeJob,
+    attempt: u32,
+    outcome: &mut Outcome,
+) -> Result<bool, ActError> {
+    let name = job.name_any();
+    let Some(live) = jobs
+        .get_opt(&name)
+        .await
+        .map_err(failed("get ComputeJob", &name))?
+    else {
+        return Ok(false);
+    };
+    let status = live.status.clone().unwrap_or_default();
+    let same = live.uid() == job.uid() && live.resource_version() == job.resource_version();
+    let wanted = status
+        .active_placement()
+        .is_some_and(|p| p.attempt == attempt)
+        && status.ending.is_none();
+    if !same || !wanted || live.metadata.deletion_timestamp.is_some() {
+        return Ok(false);
+    }
+    if live.finalizers().iter().any(|f| f == FINALIZER_JOB) {
+        return Ok(true);
+    }
+    let finalizers: Vec<_> = live
+        .finalizers()
+        .iter()
+        .map(String::as_str)
+        .chain([FINALIZER_JOB])
+        .collect();
+    let body =
+        json!({"metadata": {"finalizers": finalizers, "resourceVersion": live.resource_version()}});
+    match jobs
+        .patch(&name, &PatchParams::default(), &Patch::Merge(body))
+        .await
+    {
+        Ok(held) => {
+            outcome.resource_version = held.resource_version();
+            Ok(true)
+        }
+        Err(error) if is_conflict(&error) || is_not_found(&error) => Ok(false),
+        Err(error) => Err(failed("patch ComputeJob", &name)(error)),
+    }
+}
+
+async fn create(
+    pods: &Api<Pod>,
+    job: &ComputeJob,
+    member: build::Member,
+    node: String,
+) -> Result<(), ActError> {
+    let pod = build::pod(job, member, Some(&node), JOB_PRIORITY_CLASS)
+        .map_err(|source| ActError::Build(job.name_any(), source))?;
+    let name = pod.name_any();
+    match pods.create(&PostParams::default(), &pod).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            let there = pods
+                .get_opt(&name)
+                .await
+                .map_err(failed("get Pod", &name))?;
+            let ours = there
+                .is_none_or(|pod| pod.labels().get(LABEL_JOB_UID) == job.metadata.uid.as_ref());
+            if ours {
+                Ok(())
+            } else {
+                Err(ActError::NameTaken(name))
+            }
+        }
+        Err(error) => Err(failed("create Pod", &name)(error)),
+    }
+}
+
+/// Success if the pod is gone: it has nothing left to be changed.
+fn unless_gone<T>(
+    result: Result<T, kube::Error>,
+    verb: &'static str,
+    name: &str,
+) -> Result<(), ActError> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(error) if is_not_found(&error) => Ok(()),
+        Err(error) => Err(failed(verb, name)(error)),
+    }
+}
+
+async fn lift_gate(pods: &Api<Pod>, name: String) -> Result<(), ActError> {
+    let body = json!({"spec": {"schedulingGates": [{"name": GATE_PLACEMENT, "$patch": "delete"}]}});
+    unless_gone(
+        pods.patch(&name, &PatchParams::default(), &Patch::Strategic(body))
+            .await,
+        "ungate Pod",
+        &name,
+    )
+}
+
+async fn delete(pods: &Api<Pod>, name: String) -> Result<(), ActError> {
+    unless_gone(
+        pods.delete(&name, &DeleteParams::default()).await,
+        "delete Pod",
+        &name,
+    )
+}
+
+async fn release(pods: &Api<Pod>, name: String) -> Result<(), ActError> {
+    let body = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": [FINALIZER_METERING]}});
+    unless_gone(
+        pods.patch(&name, &PatchParams::default(), &Patch::Strategic(body))
+            .await,
+        "release Pod",
+        &name,
+    )
+}
+
+async fn release_job(jobs: &Api<ComputeJob>, job: &ComputeJob) -> Result<(), ActError> {
+    let name = job.name_any();
+    let finalizers: Vec<_> = job
+        .finalizers()
+        .iter()
+        .filter(|f| *f != FINALIZER_JOB)
+        .collect();
+    let body =
+        json!({"metadata": {"finalizers": finalizers, "resourceVersion": job.resource_version()}});
+    unless_gone(
+        jobs.patch(&name, &PatchParams::default(), &Patch::Merge(body))
+            .await,
+        "release ComputeJob",
+        &name,
+    )
+}
+
+async fn delete_job(jobs: &Api<ComputeJob>, job: &ComputeJob) -> Result<(), ActError> {
+    let name = job.name_any();
+    let preconditions = Preconditions {
+        uid: job.uid(),
+        resource_version: None,
+    };
+    let params = DeleteParams::background().preconditions(preconditions);
+    match jobs.delete(&name, &params).await {
+        // A namesake has taken its place.
+        Err(error) if is_conflict(&error) => Ok(()),
+        result => unless_gone(result, "delete ComputeJob", &name),
+    }
+}

@@ -1,0 +1,190 @@
+//! A job's conditions as a function of its phase. Pure. `Scheduled` is not here: the placement controller owns it.
+
+use gridstake_crds::{
+    closed_enum::ClosedEnum as _,
+    compute_job::{
+        AttemptEndReason, ComputeJobCondition as C, ComputeJobReason as R, ComputeJobStatus,
+        JobEndReason,
+    },
+    condition::{self, Fact, Status},
+};
+use k8s_openapi::jiff::Timestamp;
+
+/// How far a job is, and what keeps it there. Derived in each pass, never stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The spec is not sound, or its pod is refused.
+    Invalid(R, String),
+    /// The API server could not be asked about it.
+    NotValidated(String),
+    /// It may not wait for a place.
+    NotAdmitted(R, String),
+    /// It waits for a place.
+    Queued,
+    /// It has a place and is being started.
+    Starting(R, String),
+    /// All members run or have ended well.
+    Running,
+    /// It is being stopped.
+    Stopping(AttemptEndReason),
+    /// It has ended.
+    Ended(JobEndReason, String),
+}
+
+/// The facts that a job in `phase` states; `status` tells what it has used.
+#[must_use]
+pub fn facts(status: &ComputeJobStatus, phase: &Phase) -> Vec<Fact> {
+    vec![
+        validated(status, phase),
+        admitted(status, phase),
+        running(phase),
+        complete(phase),
+        failed(phase),
+        metered(status),
+        settled(),
+        ready(phase),
+    ]
+}
+
+/// Since when the job has been admitted, if it is.
+#[must_use]
+pub fn admitted_since(status: &ComputeJobStatus) -> Option<Timestamp> {
+    condition::find(&status.conditions, C::Admitted)
+        .filter(|c| c.status == "True")
+        .map(|c| c.last_transition_time.0)
+}
+
+/// Whether the attempt in progress has been seen running.
+#[must_use]
+pub fn has_run(status: &ComputeJobStatus) -> bool {
+    condition::is_true(&status.conditions, C::Running)
+}
+
+fn fact(condition: C, status: impl Into<Status>, reason: R, message: impl Into<String>) -> Fact {
+    Fact::new(condition, status, reason, message)
+}
+
+/// What the status says already about a condition that this phase does not touch.
+fn unchanged(status: &ComputeJobStatus, condition: C) -> Option<Fact> {
+    let stated = condition::find(&status.conditions, condition)?;
+    let reason = R::ALL.iter().find(|r| r.as_str() == stated.reason)?;
+    let holds = match stated.status.as_str() {
+        "True" => Status::True,
+        "False" => Status::False,
+        _ => Status::Unknown,
+    };
+    Some(fact(condition, holds, *reason, stated.message.clone()))
+}
+
+fn validated(status: &ComputeJobStatus, phase: &Phase) -> Fact {
+    match phase {
+        Phase::Invalid(reason, message) => fact(C::Validated, false, *reason, message),
+        Phase::NotValidated(message) => fact(
+            C::Validated,
+            Status::Unknown,
+            R::ValidationUnavailable,
+            message,
+        ),
+        Phase::Stopping(_) | Phase::Ended(..) => unchanged(status, C::Validated)
+            .unwrap_or_else(|| fact(C::Validated, Status::Unknown, R::Pending, "")),
+        _ => fact(C::Validated, true, R::Valid, ""),
+    }
+}
+
+fn admitted(status: &ComputeJobStatus, phase: &Phase) -> Fact {
+    match phase {
+        Phase::Invalid(..) | Phase::NotValidated(_) => {
+            fact(C::Admitted, false, R::Pending, "waits for Validated")
+        }
+        Phase::NotAdmitted(reason, message) => fact(C::Admitted, false, *reason, message),
+        Phase::Stopping(_) | Phase::Ended(..) => unchanged(status, C::Admitted)
+            .unwrap_or_else(|| fact(C::Admitted, false, R::Pending, "")),
+        _ => fact(C::Admitted, true, R::Admitted, ""),
+    }
+}
+
+fn running(phase: &Phase) -> Fact {
+    match phase {
+        Phase::Running => fact(C::Running, true, R::Running, ""),
+        Phase::Starting(reason, message) => fact(C::Running, false, *reason, message),
+        Phase::Stopping(_) => fact(C::Running, false, R::Stopping, ""),
+        Phase::Ended(..) => fact(C::Running, false, R::Ended, ""),
+        Phase::Queued => fact(C::Running, false, R::Queued, ""),
+        _ => fact(C::Running, false, R::Pending, ""),
+    }
+}
+
+fn end_reason(reason: JobEndReason) -> R {
+    match reason {
+        JobEndReason::Succeeded => R::Succeeded,
+        JobEndReason::ProgramFailed => R::ProgramFailed,
+        JobEndReason::InfrastructureFailed => R::InfrastructureFailed,
+        JobEndReason::QueueTimeout => R::QueueTimeout,
+        JobEndReason::RunTimeout => R::RunTimeout,
+        JobEndReason::EscrowExhausted => R::EscrowExhausted,
+    }
+}
+
+fn complete(phase: &Phase) -> Fact {
+    match phase {
+        Phase::Ended(JobEndReason::Succeeded, _) => fact(C::Complete, true, R::Succeeded, ""),
+        Phase::Ended(reason, _) => fact(C::Complete, false, end_reason(*reason), ""),
+        _ => fact(C::Complete, false, R::NotEnded, ""),
+    }
+}
+
+fn failed(phase: &Phase) -> Fact {
+    match phase {
+        Phase::Ended(JobEndReason::Succeeded, _) => fact(C::Failed, false, R::Succeeded, ""),
+        Phase::Ended(reason, message) => fact(C::Failed, true, end_reason(*reason), message),
+        _ => fact(C::Failed, false, R::NotEnded, ""),
+    }
+}
+
+fn metered(status: &ComputeJobStatus) -> Fact {
+    if status.active_placement().is_some() {
+        fact(C::Metered, false, R::InProgress, "")
+    } else if status.attempts.is_empty() {
+        fact(C::Metered, status.has_ended(), R::NothingUsed, "")
+    } else {
+        fact(C::Metered, true, R::Recorded, "")
+    }
+}
+
+fn settled() -> Fact {
+    fact(
+        C::Settled,
+        Status::Unknown,
+        R::NoChainConfigured,
+        "no chain is configured, so nothing is owed",
+    )
+}
+
+/// The summary. Its reason is the column STATE of `kubectl get computejobs`.
+fn ready(phase: &Phase) -> Fact {
+    match phase {
+        Phase::Running => fact(C::Ready, true, R::Running, ""),
+        Phase::Ended(reason, message) => fact(
+            C::Ready,
+            *reason == JobEndReason::Succeeded,
+            end_reason(*reason),
+            message,
+        ),
+        Phase::Invalid(reason, message)
+        | Phase::NotAdmitted(reason, message)
+        | Phase::Starting(reason, message) => fact(C::Ready, false, *reason, message),
+        Phase::NotValidated(message) => fact(C::Ready, false, R::ValidationUnavailable, message),
+        Phase::Queued => fact(
+            C::Ready,
+            false,
+            R::Queued,
+            "waits for a place; see the condition Scheduled",
+        ),
+        Phase::Stopping(reason) => fact(
+            C::Ready,
+            false,
+            R::Stopping,
+            format!("the attempt ends: {reason}"),
+        ),
+    }
+}

@@ -1,0 +1,597 @@
+//! What is to be done about a job. Pure: no client, no clock, no randomness.
+//!
+//! An attempt that must stop is first written down (`status.ending`), then its pods are deleted, then its end is
+//! recorded (`status.attempts`), and only then are its pods let go. Each step reads what the step before has written,
+//! so an operator that dies in between goes on where it was.
+
+use gridstake_crds::{
+    ComputeJob,
+    compute_job::{
+        ATTEMPTS_KEPT, Attempt, AttemptEndReason, ComputeJobReason, ComputeJobStatus, Ending,
+        JobEndReason, JobResult, Placement,
+    },
+    condition::Fact,
+    names::FINALIZER_JOB,
+};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::ResourceExt as _;
+
+use super::{
+    conditions::{self, Phase},
+    member::{End, Member, StartTrouble, State},
+    retry,
+};
+
+/// What was found out about the job's spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Validation {
+    /// It is sound and the API server would take its pods.
+    Sound,
+    /// It is not; every fault in one text.
+    Faulty(ComputeJobReason, String),
+    /// The API server refuses the pod, in its words.
+    Refused(String),
+    /// The API server could not be asked.
+    Unavailable(String),
+    /// Nobody has asked, since nothing depends on it now.
+    NotAsked,
+}
+
+/// Whether the job may wait for a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Admitted,
+    /// It may not, and why.
+    Refused(ComputeJobReason, String),
+    /// Nobody has asked, since nothing depends on it now.
+    NotAsked,
+}
+
+/// What the job's surroundings look like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// Every pod of this job that exists, of any attempt.
+    pub pods: Vec<Member>,
+    /// What is known about the spec.
+    pub validation: Validation,
+    /// Whether it may wait for a place.
+    pub admission: Admission,
+}
+
+/// A change to be made in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Create the pods of these members of the placed attempt, each on its node.
+    CreatePods {
+        /// The attempt.
+        attempt: u32,
+        /// Members and their nodes.
+        members: Vec<(u32, String)>,
+    },
+    /// Lift the scheduling gate from these pods.
+    LiftGates(Vec<String>),
+    /// Delete these pods; they get their termination grace.
+    DeletePods(Vec<String>),
+    /// Take our finalizer off these pods: their end is recorded.
+    ReleasePods(Vec<String>),
+    /// Take our finalizer off the job.
+    ReleaseJob,
+    /// Delete the job: its time to live is over.
+    DeleteJob,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Changes to be made, in this order.
+    pub writes: Vec<Write>,
+    /// The status to be written, less what the placement controller owns. `None` on a job that is being let go.
+    pub status: Option<ComputeJobStatus>,
+    /// The facts for its conditions.
+    pub facts: Vec<Fact>,
+    /// When to look again, if nothing happens before.
+    pub wake: Option<Timestamp>,
+}
+
+/// How long after a refusal the API server is asked again: quota may have been raised.
+const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+
+/// What is to be done about `job`.
+#[must_use]
+pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
+    let mut turn = Turn {
+        job,
+        seen,
+        now,
+        next: job.status.clone().unwrap_or_default(),
+        writes: Vec::new(),
+        wake: None,
+    };
+    turn.next.observed_generation = job.metadata.generation;
+    let phase = turn.phase();
+    turn.settle_leftovers();
+    let deleting = job.metadata.deletion_timestamp.is_some();
+    if deleting && turn.may_be_let_go() {
+        return Plan {
+            writes: vec![Write::ReleaseJob],
+            status: None,
+            facts: Vec::new(),
+            wake: None,
+        };
+    }
+    let facts = conditions::facts(&turn.next, &phase);
+    Plan {
+        writes: turn.writes,
+        status: Some(turn.next),
+        facts,
+        wake: turn.wake,
+    }
+}
+
+/// One turn of thought about one job.
+struct Turn<'a> {
+    job: &'a ComputeJob,
+    seen: &'a Observed,
+    now: Timestamp,
+    next: ComputeJobStatus,
+    writes: Vec<Write>,
+    wake: Option<Timestamp>,
+}
+
+impl Turn<'_> {
+    fn phase(&mut self) -> Phase {
+        if self.next.has_ended() {
+            return self.ended();
+        }
+        match self
+            .job
+            .status
+            .as_ref()
+            .and_then(ComputeJobStatus::active_placement)
+            .cloned()
+        {
+            Some(placement) => self.attempt(&placement),
+            None => self.queued(),
+        }
+    }
+
+    fn wake_at(&mut self, at: Option<Timestamp>) {
+        self.wake = self.wake.into_iter().chain(at).min();
+    }
+
+    // ---- a job that has ended -----------------------------------------------------------------
+
+    fn ended(&mut self) -> Phase {
+        let ttl = self
+            .job
+            .spec
+            .ttl_seconds_after_finished
+            .map(|s| std::time::Duration::from_secs(s.into()));
+        let expires = ttl
+            .zip(self.next.finished_at.as_ref())
+            .and_then(|(ttl, at)| after(at.0, ttl));
+        match expires {
+            Some(at) if at <= self.now && self.job.metadata.deletion_timestamp.is_none() => {
+                self.writes.push(Write::DeleteJob)
+            }
+            at => self.wake_at(at),
+        }
+        let message = self
+            .next
+            .attempts
+            .iter()
+            .max_by_key(|a| a.attempt)
+            .and_then(|a| a.message.clone());
+        Phase::Ended(
+            self.next.end_reason.unwrap_or(JobEndReason::Succeeded),
+            message.unwrap_or_default(),
+        )
+    }
+
+    fn end(&mut self, reason: JobEndReason) {
+        self.next.end_reason = Some(reason);
+        self.next.finished_at = Some(Time(self.now));
+    }
+
+    // ---- a job that waits for a place ---------------------------------------------------------
+
+    fn queued(&mut self) -> Phase {
+        if self.job.metadata.deletion_timestamp.is_some() {
+            return Phase::Stopping(AttemptEndReason::Deleted);
+        }
+        match &self.seen.validation {
+            Validation::Faulty(reason, message) => return Phase::Invalid(*reason, message.clone()),
+            Validation::Refused(message) => {
+                self.wake_at(self.now.checked_add(ASK_AGAIN).ok());
+                return Phase::Invalid(ComputeJobReason::PodRefused, message.clone());
+            }
+            Validation::Unavailable(message) => {
+                self.wake_at(self.now.checked_add(ASK_AGAIN).ok());
+                return Phase::NotValidated(message.clone());
+            }
+            Validation::Sound | Validation::NotAsked => {}
+        }
+        if self.job.spec.suspend {
+            return Phase::NotAdmitted(ComputeJobReason::Suspended, "spec.suspend is set".into());
+        }
+        if self.queue_time_is_over() {
+            self.end(JobEndReason::QueueTimeout);
+            return Phase::Ended(
+                JobEndReason::QueueTimeout,
+                "no place was found within spec.timeouts.queue".into(),
+            );
+        }
+        match &self.seen.admission {
+            Admission::Refused(reason, message) => Phase::NotAdmitted(*reason, message.clone()),
+            Admission::Admitted | Admission::NotAsked => Phase::Queued,
+        }
+    }
+
+    /// The wait for a first place counts from the admission, or from the creation of a job that was never admitted.
+    fn queue_time_is_over(&mut self) -> bool {
+        let (Some(limit), None) = (self.job.spec.queue_timeout(), &self.next.placement) else {
+            return false;
+        };
+        let since = conditions::admitted_since(&self.next).or(self
+            .job
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map(|t| t.0));
+        let deadline = since.and_then(|since| after(since, limit));
+        self.wake_at(deadline);
+        deadline.is_some_and(|deadline| deadline <= self.now)
+    }
+
+    // ---- an attempt ---------------------------------------------------------------------------
+
+    fn attempt(&mut self, placement: &Placement) -> Phase {
+        let members = self.members(placement);
+        if let Some(ending) = self
+            .next
+            .ending
+            .clone()
+            .filter(|e| e.attempt == placement.attempt)
+        {
+            return self.stop(placement, &members, &ending);
+        }
+        if let Some(ending) = self.why_it_ends(placement, &members) {
+            if members.iter().all(Member::is_at_rest) {
+                return self.record(placement, &members, &ending);
+            }
+            let reason = ending.reason;
+            self.next.ending = Some(ending);
+            return Phase::Stopping(reason);
+        }
+        self.go_on(placement, &members)
+    }
+
+    /// The placed members in order, each with its pod or without one.
+    fn members(&self, placement: &Placement) -> Vec<Member> {
+        let name = self.job.name_any();
+        let of = |member| {
+            self.seen
+                .pods
+                .iter()
+                .find(|p| p.attempt == placement.attempt && p.member == member)
+                .cloned()
+        };
+        placement
+            .nodes
+            .iter()
+            .map(|n| {
+                of(n.member).unwrap_or_else(|| {
+                    Member::missing(
+                        placement.attempt,
+                        n.member,
+                        gridstake_crds::names::pod_name(&name, placement.attempt, n.member),
+                    )
+                })
+            })
+            .collect()
+    }
+
+    /// Why the attempt cannot go on or need not; the first that applies.
+    fn why_it_ends(&mut self, placement: &Placement, members: &[Member]) -> Option<Ending> {
+        let now = self.now;
+        let ending = |reason, exit_code, message| {
+            Some(Ending {
+                attempt: placement.attempt,
+                reason,
+                since: Time(now),
+                exit_code,
+                message,
+            })
+        };
+        if self.job.metadata.deletion_timestamp.is_some() {
+            return ending(AttemptEndReason::Deleted, None, None);
+        }
+        let failed = |m: &&Member| matches!(&m.state, State::Ended(end) if end.reason != AttemptEndReason::Succeeded);
+        if let Some(Member {
+            state:
+                State::Ended(End {
+                    reason,
+                    exit_code,
+                    message,
+                }),
+            ..
+        }) = members
+            .iter()
+            .filter(failed)
+            .min_by_key(|m| (m.finished_at, m.member))
+        {
+            return ending(*reason, *exit_code, message.clone());
+        }
+        if members.iter().all(|m| matches!(m.state, State::Ended(_))) {
+            return ending(AttemptEndReason::Succeeded, Some(0), None);
+        }
+        if self.job.spec.suspend {
+            return ending(AttemptEndReason::Suspended, None, None);
+        }
+        let unfinished = |m: &&Member| !matches!(m.state, State::Ended(_));
+        if members.iter().filter(unfinished).any(|m| m.terminating) {
+            return ending(
+                AttemptEndReason::PodDeleted,
+                None,
+                Some("a pod of the job was deleted by somebody else".into()),
+            );
+        }
+        if conditions::has_run(&self.next) && members.iter().any(|m| m.state == State::Missing) {
+            return ending(
+                AttemptEndReason::PodDeleted,
+                None,
+                Some("a pod of the job vanished while it ran".into()),
+            );
+        }
+        if members
+            .iter()
+            .all(|m| m.has_started() || matches!(m.state, State::Ended(_)))
+        {
+            return self
+                .run_time_is_over(members)
+                .then(|| ending(AttemptEndReason::RunTimeout, None, None))
+                .flatten();
+        }
+        let deadline = after(placement.decided_at.0, self.job.spec.start_timeout());
+        if deadline.is_some_and(|d| d <= self.now) {
+            let (reason, message) = why_not_started(members);
+            return ending(reason, None, Some(message).filter(|m| !m.is_empty()));
+        }
+        self.wake_at(deadline);
+        None
+    }
+
+    fn run_time_is_over(&mut self, members: &[Member]) -> bool {
+        let since = members.iter().filter_map(|m| m.started_at).min();
+        let deadline = since
+            .zip(self.job.spec.run_timeout())
+            .and_then(|(since, limit)| after(since, limit));
+        self.wake_at(deadline);
+        deadline.is_some_and(|d| d <= self.now)
+    }
+
+    fn go_on(&mut self, placement: &Placement, members: &[Member]) -> Phase {
+        let missing: Vec<_> = members
+            .iter()
+            .zip(&placement.nodes)
+            .filter(|(m, _)| m.state == State::Missing)
+            .map(|(m, n)| (m.member, n.node.clone()))
+            .collect();
+        if !missing.is_empty() {
+            self.writes.push(Write::CreatePods {
+                attempt: placement.attempt,
+                members: missing,
+            });
+            return Phase::Starting(ComputeJobReason::Starting, String::new());
+        }
+        let gated: Vec<_> = members
+            .iter()
+            .filter(|m| m.state == State::Gated)
+            .map(|m| m.pod.clone())
+            .collect();
+        if !gated.is_empty() {
+            self.writes.push(Write::LiftGates(gated));
+            return Phase::Starting(ComputeJobReason::Starting, String::new());
+        }
+        if members
+            .iter()
+            .all(|m| m.has_started() || matches!(m.state, State::Ended(_)))
+        {
+            return Phase::Running;
+        }
+        let (reason, message) = what_it_waits_for(members);
+        Phase::Starting(reason, message)
+    }
+
+    fn stop(&mut self, placement: &Placement, members: &[Member], ending: &Ending) -> Phase {
+        if members.iter().all(Member::is_at_rest) {
+            return self.record(placement, members, ending);
+        }
+        let to_delete: Vec<_> = members
+            .iter()
+            .filter(|m| !m.is_at_rest() && !m.terminating)
+            .map(|m| m.pod.clone())
+            .collect();
+        if !to_delete.is_empty() {
+            self.writes.push(Write::DeletePods(to_delete));
+        }
+        Phase::Stopping(ending.reason)
+    }
+
+    /// The attempt is over and nothing of it runs: its use and end are written down.
+    fn record(&mut self, placement: &Placement, members: &[Member], ending: &Ending) -> Phase {
+        let gpu_millis: u64 = members.iter().map(|m| self.gpu_millis(m, ending)).sum();
+        let mut nodes: Vec<_> = placement.nodes.iter().map(|n| n.node.clone()).collect();
+        nodes.sort();
+        nodes.dedup();
+        let attempt = Attempt {
+            attempt: placement.attempt,
+            nodes,
+            started_at: members.iter().filter_map(|m| m.started_at).min().map(Time),
+            ended_at: Time(
+                members
+                    .iter()
+                    .filter_map(|m| m.finished_at)
+                    .max()
+                    .unwrap_or(self.now),
+            ),
+            end_reason: ending.reason,
+            exit_code: ending.exit_code,
+            message: ending.message.clone(),
+            gpu_millis,
+            verdict: None,
+        };
+        let usage = self.next.usage.get_or_insert_default();
+        usage.gpu_millis = usage.gpu_millis.saturating_add(gpu_millis);
+        self.next.attempts.push(attempt);
+        self.next.attempts.sort_by_key(|a| a.attempt);
+        let surplus = self.next.attempts.len().saturating_sub(ATTEMPTS_KEPT);
+        self.next.attempts.drain(..surplus);
+        self.next.ending = None;
+        let (failures, end) = retry::charge(
+            &self.job.spec,
+            self.next.failures.unwrap_or_default(),
+            ending.reason,
+        );
+        self.next.failures = Some(failures);
+        if ending.reason == AttemptEndReason::Succeeded {
+            let first = members.iter().find(|m| m.member == 0);
+            self.next.result = first
+                .and_then(|m| m.digest.clone())
+                .map(|digest| JobResult { digest });
+        }
+        match end {
+            Some(reason) => {
+                self.end(reason);
+                Phase::Ended(reason, ending.message.clone().unwrap_or_default())
+            }
+            None => Phase::Queued,
+        }
+    }
+
+    /// GPUs × time from the first container's start to the last one's end. Where the end was never reported (the
+    /// node is gone), it is when the operator decided that the attempt had ended.
+    fn gpu_millis(&self, member: &Member, ending: &Ending) -> u64 {
+        let Some(start) = member.started_at else {
+            return 0;
+        };
+        let end = member.finished_at.unwrap_or(ending.since.0);
+        let millis = u64::try_from(end.duration_since(start).as_millis()).unwrap_or(0);
+        millis.saturating_mul(u64::from(self.job.spec.gpu.count))
+    }
+
+    // ---- pods of attempts that are recorded -----------------------------------------------------
+
+    /// Pods that belong to no attempt in progress: they are let go once they rest, and stopped if they do not.
+    fn settle_leftovers(&mut self) {
+        let active = self.next.active_placement().map(|p| p.attempt);
+        // What this pass records is not written yet: those pods are let go by the next pass.
+        let recorded_now = self
+            .job
+            .status
+            .as_ref()
+            .and_then(ComputeJobStatus::active_placement)
+            .map(|p| p.attempt);
+        let leftovers = || {
+            self.seen
+                .pods
+                .iter()
+                .filter(move |p| Some(p.attempt) != active && Some(p.attempt) != recorded_now)
+        };
+        let stop: Vec<_> = leftovers()
+            .filter(|p| !p.is_at_rest() && !p.terminating)
+            .map(|p| p.pod.clone())
+            .collect();
+        let release: Vec<_> = leftovers()
+            .filter(|p| p.is_at_rest() && p.held)
+            .map(|p| p.pod.clone())
+            .collect();
+        if !stop.is_empty() {
+            self.writes.push(Write::DeletePods(stop));
+        }
+        if !release.is_empty() {
+            self.writes.push(Write::ReleasePods(release));
+        }
+    }
+
+    /// A job in deletion may go once no attempt is in progress and no pod is held or running.
+    fn may_be_let_go(&self) -> bool {
+        let recorded = self
+            .job
+            .status
+            .as_ref()
+            .and_then(ComputeJobStatus::active_placement)
+            .is_none();
+        recorded
+            && self.seen.pods.iter().all(|p| !p.held && p.is_at_rest())
+            && self.job.finalizers().iter().any(|f| f == FINALIZER_JOB)
+    }
+}
+
+/// `wait` after `since`; `None` where no time is that late.
+fn after(since: Timestamp, wait: std::time::Duration) -> Option<Timestamp> {
+    since
+        .checked_add(SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX))
+        .ok()
+}
+
+/// Why members have not started in time. The tenant is charged only for what the kubelet lays at its door.
+fn why_not_started(members: &[Member]) -> (AttemptEndReason, String) {
+    let find = |wanted: fn(&State) -> Option<&String>| {
+        members.iter().find_map(|m| wanted(&m.state)).cloned()
+    };
+    if let Some(message) = find(|s| {
+        if let State::Starting(StartTrouble::Image, m) = s {
+            Some(m)
+        } else {
+            None
+        }
+    }) {
+        return (AttemptEndReason::ImagePullFailed, message);
+    }
+    if let Some(message) = find(|s| {
+        if let State::Starting(StartTrouble::Container, m) = s {
+            Some(m)
+        } else {
+            None
+        }
+    }) {
+        return (AttemptEndReason::ContainerStartFailed, message);
+    }
+    if let Some(message) = find(|s| {
+        if let State::Unbound(m) = s {
+            Some(m)
+        } else {
+            None
+        }
+    }) {
+        return (AttemptEndReason::PlacementLost, message);
+    }
+    (AttemptEndReason::StartTimeout, String::new())
+}
+
+/// What an attempt that has not started waits for, in the words of whoever keeps it waiting.
+fn what_it_waits_for(members: &[Member]) -> (ComputeJobReason, String) {
+    let mut states = members.iter().map(|m| &m.state);
+    let first = states
+        .clone()
+        .find(|s| matches!(s, State::Starting(trouble, _) if *trouble != StartTrouble::None));
+    match first.or_else(|| states.find(|s| matches!(s, State::Unbound(_)))) {
+        Some(State::Starting(StartTrouble::Image, message)) => {
+            (ComputeJobReason::WaitingForImage, message.clone())
+        }
+        Some(State::Unbound(message)) if !message.is_empty() => {
+            (ComputeJobReason::WaitingForBinding, message.clone())
+        }
+        Some(State::Starting(_, message)) => (ComputeJobReason::Starting, message.clone()),
+        _ => (ComputeJobReason::Starting, String::new()),
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

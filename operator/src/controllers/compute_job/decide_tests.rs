@@ -1,0 +1,601 @@
+use gridstake_crds::{compute_job::ComputeJobCondition, condition};
+use proptest::prelude::*;
+
+use super::*;
+
+const START: i64 = 1_800_000_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(START + seconds).unwrap()
+}
+
+/// A job of two GPUs per member; `spec` and `status` are added in YAML's flow style.
+fn job(spec: &str, status: &str) -> ComputeJob {
+    let created = at(0);
+    serde_saphyr::from_str(&format!(
+        "{{apiVersion: gridstake.dev/v1alpha1, kind: ComputeJob, metadata: {{name: j, namespace: n, uid: u, generation: 3, creationTimestamp: '{created}', finalizers: [{FINALIZER_JOB}]}}, \
+         spec: {{gpu: {{count: 2}}, template: {{}}{spec}}}, status: {{{status}}}}}"
+    ))
+    .unwrap()
+}
+
+/// The status of a job whose attempt `attempt` of `members` members was placed at second 10.
+fn placed(attempt: u32, members: u32) -> String {
+    let zero = format!("0x{}", "0".repeat(64));
+    let nodes: Vec<_> = (0..members)
+        .map(|m| format!("{{member: {m}, node: node-{m}}}"))
+        .collect();
+    format!(
+        "placement: {{attempt: {attempt}, decidedAt: '{}', nodes: [{}], decision: {{draw: d, blockHash: '{zero}', previous: '{zero}', hash: '{zero}', snapshot: 1, candidates: 1, totalWeight: '1', drawn: []}}}}",
+        at(10),
+        nodes.join(", ")
+    )
+}
+
+fn member(number: u32, state: State) -> Member {
+    Member {
+        state,
+        held: true,
+        ..Member::missing(1, number, format!("j-1-{number}"))
+    }
+}
+
+fn ran(number: u32, state: State, from: i64, to: Option<i64>) -> Member {
+    Member {
+        started_at: Some(at(from)),
+        finished_at: to.map(at),
+        ..member(number, state)
+    }
+}
+
+fn succeeded() -> State {
+    State::Ended(End {
+        reason: AttemptEndReason::Succeeded,
+        exit_code: Some(0),
+        message: None,
+    })
+}
+
+fn failed(reason: AttemptEndReason) -> State {
+    State::Ended(End {
+        reason,
+        exit_code: Some(3),
+        message: Some("why".into()),
+    })
+}
+
+fn seen(pods: Vec<Member>) -> Observed {
+    Observed {
+        pods,
+        validation: Validation::NotAsked,
+        admission: Admission::NotAsked,
+    }
+}
+
+fn asked(validation: Validation, admission: Admission) -> Observed {
+    Observed {
+        pods: vec![],
+        validation,
+        admission,
+    }
+}
+
+fn status(plan: &Plan) -> &ComputeJobStatus {
+    plan.status.as_ref().unwrap()
+}
+
+fn reason(plan: &Plan, condition: ComputeJobCondition) -> (&'static str, &'static str) {
+    use gridstake_crds::closed_enum::ClosedEnum as _;
+    let fact = plan
+        .facts
+        .iter()
+        .find(|f| f.condition == condition.as_str())
+        .unwrap();
+    (fact.status.as_str(), fact.reason)
+}
+
+/// The job after `plan`'s status was written at `now`, as the next pass reads it.
+fn written(job: &ComputeJob, plan: &Plan, now: Timestamp) -> ComputeJob {
+    let mut job = job.clone();
+    let mut next = plan.status.clone().unwrap();
+    next.conditions = condition::conditions(
+        &job.status.unwrap_or_default().conditions,
+        &plan.facts,
+        job.metadata.generation,
+        now,
+    );
+    job.status = Some(next);
+    job
+}
+
+#[test]
+fn a_sound_and_admitted_job_waits_for_a_place() {
+    let plan = decide(
+        &job("", ""),
+        &asked(Validation::Sound, Admission::Admitted),
+        at(1),
+    );
+    assert_eq!(plan.writes, []);
+    assert_eq!(
+        reason(&plan, ComputeJobCondition::Validated),
+        ("True", "Valid")
+    );
+    assert_eq!(
+        reason(&plan, ComputeJobCondition::Admitted),
+        ("True", "Admitted")
+    );
+    assert_eq!(
+        reason(&plan, ComputeJobCondition::Ready),
+        ("False", "Queued")
+    );
+    assert_eq!(status(&plan).observed_generation, Some(3));
+}
+
+#[test]
+fn what_keeps_a_job_from_the_queue_is_said() {
+    let cases = [
+        (
+            asked(
+                Validation::Faulty(ComputeJobReason::InvalidTemplate, "x".into()),
+                Admission::NotAsked,
+            ),
+            "False",
+            "InvalidTemplate",
+        ),
+        (
+            asked(Validation::Refused("quota".into()), Admission::NotAsked),
+            "False",
+            "PodRefused",
+        ),
+        (
+            asked(Validation::Unavailable("down".into()), Admission::NotAsked),
+            "Unknown",
+            "ValidationUnavailable",
+        ),
+    ];
+    for (seen, holds, why) in cases {
+        let plan = decide(&job("", ""), &seen, at(1));
+        assert_eq!(reason(&plan, ComputeJobCondition::Validated), (holds, why));
+        assert_eq!(
+            reason(&plan, ComputeJobCondition::Admitted),
+            ("False", "Pending")
+        );
+    }
+    let refused = asked(
+        Validation::Sound,
+        Admission::Refused(ComputeJobReason::Unsatisfiable, "no node".into()),
+    );
+    assert_eq!(
+        reason(
+            &decide(&job("", ""), &refused, at(1)),
+            ComputeJobCondition::Ready
+        ),
+        ("False", "Unsatisfiable")
+    );
+}
+
+#[test]
+fn the_api_server_is_asked_again_after_a_refusal_and_never_after_a_fault() {
+    let refused = decide(
+        &job("", ""),
+        &asked(Validation::Refused("quota".into()), Admission::NotAsked),
+        at(1),
+    );
+    assert_eq!(refused.wake, Some(at(31)));
+    let faulty = decide(
+        &job("", ""),
+        &asked(
+            Validation::Faulty(ComputeJobReason::InvalidTemplate, "x".into()),
+            Admission::NotAsked,
+        ),
+        at(1),
+    );
+    assert_eq!(faulty.wake, None);
+}
+
+#[test]
+fn a_job_that_waits_too_long_for_its_first_place_fails() {
+    let waiting = job(", timeouts: {queue: 60s}", "");
+    let plan = decide(
+        &waiting,
+        &asked(Validation::Sound, Admission::Admitted),
+        at(59),
+    );
+    assert_eq!((status(&plan).end_reason, plan.wake), (None, Some(at(60))));
+    let plan = decide(
+        &waiting,
+        &asked(Validation::Sound, Admission::Admitted),
+        at(60),
+    );
+    assert_eq!(status(&plan).end_reason, Some(JobEndReason::QueueTimeout));
+    assert_eq!(
+        reason(&plan, ComputeJobCondition::Failed),
+        ("True", "QueueTimeout")
+    );
+}
+
+#[test]
+fn a_placed_job_gets_its_pods_on_its_nodes() {
+    let plan = decide(&job(", members: 2", &placed(1, 2)), &seen(vec![]), at(11));
+    assert_eq!(
+        plan.writes,
+        [Write::CreatePods {
+            attempt: 1,
+            members: vec![(0, "node-0".into()), (1, "node-1".into())]
+        }]
+    );
+    assert_eq!(plan.wake, Some(at(310)));
+}
+
+#[test]
+fn gates_are_lifted_only_when_every_member_exists() {
+    let gang = job(", members: 2", &placed(1, 2));
+    let half = decide(&gang, &seen(vec![member(0, State::Gated)]), at(11));
+    assert_eq!(
+        half.writes,
+        [Write::CreatePods {
+            attempt: 1,
+            members: vec![(1, "node-1".into())]
+        }]
+    );
+    let all = decide(
+        &gang,
+        &seen(vec![member(0, State::Gated), member(1, State::Gated)]),
+        at(11),
+    );
+    assert_eq!(
+        all.writes,
+        [Write::LiftGates(vec!["j-1-0".into(), "j-1-1".into()])]
+    );
+}
+
+#[test]
+fn a_job_runs_when_all_its_members_do() {
+    let gang = job(", members: 2", &placed(1, 2));
+    let one = seen(vec![
+        member(0, State::Running),
+        member(1, State::Unbound("0/2 nodes".into())),
+    ]);
+    assert_eq!(
+        reason(&decide(&gang, &one, at(11)), ComputeJobCondition::Running),
+        ("False", "WaitingForBinding")
+    );
+    let both = seen(vec![
+        member(0, State::Running),
+        ran(1, succeeded(), 12, Some(13)),
+    ]);
+    assert_eq!(
+        reason(&decide(&gang, &both, at(14)), ComputeJobCondition::Running),
+        ("True", "Running")
+    );
+}
+
+#[test]
+fn a_job_is_complete_when_every_member_has_ended_well_and_its_use_is_the_sum() {
+    let gang = job(", members: 2", &placed(1, 2));
+    let first = Member {
+        digest: Some("sha256:7".into()),
+        ..ran(0, succeeded(), 12, Some(20))
+    };
+    let plan = decide(
+        &gang,
+        &seen(vec![first, ran(1, succeeded(), 13, Some(16))]),
+        at(21),
+    );
+    let next = status(&plan);
+    assert_eq!(next.end_reason, Some(JobEndReason::Succeeded));
+    assert_eq!(next.attempts[0].gpu_millis, 2 * (8000 + 3000));
+    assert_eq!(next.usage.as_ref().unwrap().gpu_millis, 22_000);
+    assert_eq!(next.result.as_ref().unwrap().digest, "sha256:7");
+    assert_eq!(next.attempts[0].ended_at.0, at(20));
+    assert_eq!(
+        reason(&plan, ComputeJobCondition::Complete),
+        ("True", "Succeeded")
+    );
+    assert_eq!(
+        plan.writes,
+        [],
+        "the pods are let go only after this has been written"
+    );
+}
+
+#[test]
+fn pods_are_let_go_once_their_end_is_recorded() {
+    let job = job("", &placed(1, 1));
+    let pods = seen(vec![ran(0, succeeded(), 12, Some(20))]);
+    let recorded = written(&job, &decide(&job, &pods, at(21)), at(21));
+    assert_eq!(
+        decide(&recorded, &pods, at(22)).writes,
+        [Write::ReleasePods(vec!["j-1-0".into()])]
+    );
+}
+
+#[test]
+fn one_failed_member_stops_the_gang_in_three_recorded_steps() {
+    let gang = job(", members: 2", &placed(1, 2));
+    let pods = vec![
+        ran(0, State::Running, 12, None),
+        ran(1, failed(AttemptEndReason::ExitedNonZero), 12, Some(15)),
+    ];
+    let intent = decide(&gang, &seen(pods.clone()), at(16));
+    assert_eq!(intent.writes, [], "first the intent is written");
+    assert_eq!(
+        status(&intent).ending.as_ref().unwrap().reason,
+        AttemptEndReason::ExitedNonZero
+    );
+
+    let gang = written(&gang, &intent, at(16));
+    let stop = decide(&gang, &seen(pods), at(17));
+    assert_eq!(
+        stop.writes,
+        [Write::DeletePods(vec!["j-1-0".into()])],
+        "then its pods are stopped"
+    );
+
+    let pods = vec![
+        ran(0, failed(AttemptEndReason::PodDeleted), 12, Some(18)),
+        ran(1, failed(AttemptEndReason::ExitedNonZero), 12, Some(15)),
+    ];
+    let end = decide(&gang, &seen(pods), at(19));
+    let attempt = &status(&end).attempts[0];
+    assert_eq!(
+        (
+            attempt.end_reason,
+            attempt.exit_code,
+            attempt.message.as_deref()
+        ),
+        (AttemptEndReason::ExitedNonZero, Some(3), Some("why"))
+    );
+    assert_eq!(status(&end).end_reason, Some(JobEndReason::ProgramFailed));
+}
+
+#[test]
+fn a_member_that_was_not_bound_in_time_costs_no_retry_and_the_job_queues_again() {
+    let job = job(", retry: {infrastructure: 0}", &placed(1, 1));
+    let unbound = seen(vec![member(0, State::Unbound("0/2 nodes".into()))]);
+    assert_eq!(status(&decide(&job, &unbound, at(309))).ending, None);
+    let intent = decide(&job, &unbound, at(310));
+    assert_eq!(
+        status(&intent).ending.as_ref().unwrap().reason,
+        AttemptEndReason::PlacementLost
+    );
+
+    let job = written(&job, &intent, at(310));
+    assert_eq!(
+        decide(&job, &unbound, at(311)).writes,
+        [Write::DeletePods(vec!["j-1-0".into()])]
+    );
+    let gone = Member {
+        terminating: true,
+        ..member(0, failed(AttemptEndReason::PodDeleted))
+    };
+    let end = decide(&job, &seen(vec![gone]), at(312));
+    assert_eq!(
+        (
+            status(&end).end_reason,
+            status(&end).failures.unwrap().placement
+        ),
+        (None, 1)
+    );
+    assert_eq!(status(&end).attempts[0].gpu_millis, 0);
+    assert_eq!(
+        reason(&end, ComputeJobCondition::Ready),
+        ("False", "Queued")
+    );
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_is_told_in_the_kubelets_words_and_charged_to_the_user() {
+    let job = job(", timeouts: {start: 20s}", &placed(1, 1));
+    let pods = seen(vec![member(
+        0,
+        State::Starting(StartTrouble::Image, "no such image".into()),
+    )]);
+    let waiting = decide(&job, &pods, at(29));
+    assert_eq!(
+        reason(&waiting, ComputeJobCondition::Running),
+        ("False", "WaitingForImage")
+    );
+    let intent = decide(&job, &pods, at(30));
+    let ending = status(&intent).ending.clone().unwrap();
+    assert_eq!(
+        (ending.reason, ending.message.as_deref()),
+        (AttemptEndReason::ImagePullFailed, Some("no such image"))
+    );
+}
+
+#[test]
+fn a_job_that_runs_too_long_is_stopped_and_fails() {
+    let job = job(", timeouts: {run: 1m}", &placed(1, 1));
+    let pods = seen(vec![ran(0, State::Running, 20, None)]);
+    assert_eq!(decide(&job, &pods, at(79)).wake, Some(at(80)));
+    let job = written(&job, &decide(&job, &pods, at(80)), at(80));
+    assert_eq!(
+        decide(&job, &pods, at(81)).writes,
+        [Write::DeletePods(vec!["j-1-0".into()])]
+    );
+    let end = decide(
+        &job,
+        &seen(vec![ran(
+            0,
+            failed(AttemptEndReason::ExitedNonZero),
+            20,
+            Some(82),
+        )]),
+        at(82),
+    );
+    assert_eq!(status(&end).end_reason, Some(JobEndReason::RunTimeout));
+}
+
+#[test]
+fn a_suspended_job_is_stopped_and_not_charged() {
+    let job = job(", suspend: true", &placed(1, 1));
+    let pods = seen(vec![ran(0, State::Running, 20, None)]);
+    let job = written(&job, &decide(&job, &pods, at(30)), at(30));
+    let end = decide(
+        &job,
+        &seen(vec![ran(
+            0,
+            failed(AttemptEndReason::ExitedNonZero),
+            20,
+            Some(31),
+        )]),
+        at(31),
+    );
+    assert_eq!(
+        status(&end).attempts[0].end_reason,
+        AttemptEndReason::Suspended
+    );
+    assert_eq!(status(&end).end_reason, None);
+    let job = written(&job, &end, at(31));
+    let idle = decide(&job, &asked(Validation::Sound, Admission::Admitted), at(32));
+    assert_eq!(
+        reason(&idle, ComputeJobCondition::Admitted),
+        ("False", "Suspended")
+    );
+}
+
+#[test]
+fn a_deleted_job_goes_when_its_pods_have_ended_are_recorded_and_let_go() {
+    let mut job = job("", &placed(1, 1));
+    job.metadata.deletion_timestamp = Some(Time(at(20)));
+    let running = seen(vec![ran(0, State::Running, 12, None)]);
+    let job = written(&job, &decide(&job, &running, at(20)), at(20));
+    assert_eq!(
+        decide(&job, &running, at(20)).writes,
+        [Write::DeletePods(vec!["j-1-0".into()])]
+    );
+    let ended = seen(vec![ran(
+        0,
+        failed(AttemptEndReason::ExitedNonZero),
+        12,
+        Some(22),
+    )]);
+    let job = written(&job, &decide(&job, &ended, at(22)), at(22));
+    assert_eq!(
+        job.status.as_ref().unwrap().attempts[0].end_reason,
+        AttemptEndReason::Deleted
+    );
+    assert_eq!(
+        decide(&job, &ended, at(23)).writes,
+        [Write::ReleasePods(vec!["j-1-0".into()])]
+    );
+    let last = decide(&job, &seen(vec![]), at(24));
+    assert_eq!((last.writes, last.status), (vec![Write::ReleaseJob], None));
+}
+
+#[test]
+fn a_pod_that_somebody_else_deletes_is_an_infrastructure_failure() {
+    let job = job("", &placed(1, 1));
+    let pods = seen(vec![Member {
+        terminating: true,
+        ..ran(0, State::Running, 12, None)
+    }]);
+    assert_eq!(
+        status(&decide(&job, &pods, at(20)))
+            .ending
+            .as_ref()
+            .unwrap()
+            .reason,
+        AttemptEndReason::PodDeleted
+    );
+}
+
+#[test]
+fn a_running_member_whose_pod_vanishes_is_not_created_again_within_the_attempt() {
+    let job = job("", &placed(1, 1));
+    let running = decide(&job, &seen(vec![ran(0, State::Running, 12, None)]), at(13));
+    let job = written(&job, &running, at(13));
+    let plan = decide(&job, &seen(vec![]), at(14));
+    assert_eq!(plan.writes, []);
+    assert_eq!(
+        status(&plan).attempts[0].end_reason,
+        AttemptEndReason::PodDeleted
+    );
+}
+
+#[test]
+fn a_job_is_deleted_when_its_time_to_live_is_over() {
+    let ended = job(
+        ", ttlSecondsAfterFinished: 100",
+        &format!("endReason: Succeeded, finishedAt: '{}'", at(50)),
+    );
+    assert_eq!(
+        (
+            decide(&ended, &seen(vec![]), at(149)).writes,
+            decide(&ended, &seen(vec![]), at(149)).wake
+        ),
+        (vec![], Some(at(150)))
+    );
+    assert_eq!(
+        decide(&ended, &seen(vec![]), at(150)).writes,
+        [Write::DeleteJob]
+    );
+}
+
+#[test]
+fn the_list_of_attempts_is_bounded() {
+    let mut job = job(", retry: {infrastructure: 100}", &placed(1, 1));
+    for number in 1..=15 {
+        job.status
+            .as_mut()
+            .unwrap()
+            .placement
+            .as_mut()
+            .unwrap()
+            .attempt = number;
+        let mut pod = ran(0, failed(AttemptEndReason::Evicted), 12, Some(13));
+        pod.attempt = number;
+        job = written(&job, &decide(&job, &seen(vec![pod]), at(14)), at(14));
+    }
+    let kept: Vec<_> = job
+        .status
+        .unwrap()
+        .attempts
+        .iter()
+        .map(|a| a.attempt)
+        .collect();
+    assert_eq!(kept, (6..=15).collect::<Vec<_>>());
+}
+
+fn any_state() -> impl Strategy<Value = State> {
+    prop_oneof![
+        Just(State::Missing),
+        Just(State::Gated),
+        Just(State::Unbound("x".into())),
+        Just(State::Starting(StartTrouble::None, String::new())),
+        Just(State::Starting(StartTrouble::Image, "x".into())),
+        Just(State::Running),
+        Just(succeeded()),
+        Just(failed(AttemptEndReason::ExitedNonZero)),
+        Just(failed(AttemptEndReason::NodeLost)),
+    ]
+}
+
+proptest! {
+    /// Whatever the pods look like, a second pass over what the first one has written changes nothing more.
+    #[test]
+    fn deciding_twice_over_the_same_pods_writes_no_second_status(states in prop::collection::vec(any_state(), 1..4), second in 11_i64..400, suspend: bool) {
+        let members = u32::try_from(states.len()).unwrap();
+        let mut job = job(&format!(", members: {members}, suspend: {suspend}"), &placed(1, members));
+        let pods: Vec<_> = states.into_iter().zip(0..).filter(|(s, _)| *s != State::Missing).map(|(s, n)| member(n, s)).collect();
+        for _ in 0..4 {
+            job = written(&job, &decide(&job, &seen(pods.clone()), at(second)), at(second));
+        }
+        let again = written(&job, &decide(&job, &seen(pods), at(second + 1)), at(second + 1));
+        prop_assert_eq!(again.status, job.status);
+    }
+
+    /// No GPU time is recorded for a member that never started, and no attempt is recorded while a member runs.
+    #[test]
+    fn an_attempt_is_recorded_only_when_nothing_of_it_runs(states in prop::collection::vec(any_state(), 1..4)) {
+        let members = u32::try_from(states.len()).unwrap();
+        let job = job(&format!(", members: {members}"), &placed(1, members));
+        let pods: Vec<_> = states.iter().cloned().zip(0..).filter(|(s, _)| *s != State::Missing).map(|(s, n)| member(n, s)).collect();
+        let plan = decide(&job, &seen(pods), at(1000));
+        if let Some(attempt) = status(&plan).attempts.first() {
+            prop_assert_eq!(attempt.gpu_millis, 0);
+            prop_assert!(states.iter().all(|s| matches!(s, State::Ended(_) | State::Missing)));
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! What a member's pod says about the member. Pure.
+
+use gridstake_crds::{
+    compute_job::AttemptEndReason,
+    names::{FINALIZER_METERING, GATE_PLACEMENT, LABEL_ATTEMPT, LABEL_MEMBER},
+};
+use k8s_openapi::{
+    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus},
+    jiff::Timestamp,
+};
+use kube::ResourceExt as _;
+
+/// Longest text that is taken over from a pod into a status.
+const MAX_MESSAGE: usize = 512;
+/// Longest result that is taken over from a termination message.
+const MAX_DIGEST: usize = 256;
+
+/// A node, as far as it decides whether a pod on it can still be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// Its kubelet answers.
+    Ready,
+    /// Its kubelet does not answer.
+    NotReady,
+    /// There is no such Node.
+    Gone,
+}
+
+/// How far a member is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has no pod.
+    Missing,
+    /// Its pod waits for our gate to be lifted.
+    Gated,
+    /// Its pod waits to be bound; in the scheduler's words.
+    Unbound(String),
+    /// Its pod is bound and no container runs yet; in the kubelet's words.
+    Starting(StartTrouble, String),
+    /// It runs.
+    Running,
+    /// It has ended and holds no GPU any more.
+    Ended(End),
+}
+
+/// What keeps a bound pod from starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartTrouble {
+    /// Nothing known.
+    None,
+    /// An image cannot be pulled.
+    Image,
+    /// A container cannot be created or started.
+    Container,
+}
+
+/// How a member ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Why.
+    pub reason: AttemptEndReason,
+    /// The deciding container's exit code.
+    pub exit_code: Option<i32>,
+    /// The kubelet's words.
+    pub message: Option<String>,
+}
+
+/// A member and its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The member (rank), counted from 0.
+    pub member: u32,
+    /// The attempt that the pod belongs to.
+    pub attempt: u32,
+    /// The pod's name.
+    pub pod: String,
+    /// How far it is.
+    pub state: State,
+    /// Whether the pod is being deleted.
+    pub terminating: bool,
+    /// Whether the pod still carries our finalizer.
+    pub held: bool,
+    /// When its first container started.
+    pub started_at: Option<Timestamp>,
+    /// When its last container ended, if all have.
+    pub finished_at: Option<Timestamp>,
+    /// What it wrote as its result.
+    pub digest: Option<String>,
+}
+
+impl Member {
+    /// A member without a pod.
+    #[must_use]
+    pub fn missing(attempt: u32, member: u32, pod: String) -> Self {
+        Self {
+            member,
+            attempt,
+            pod,
+            state: State::Missing,
+            terminating: false,
+            held: false,
+            started_at: None,
+            finished_at: None,
+            digest: None,
+        }
+    }
+
+    /// Reads a pod of ours; `None` if its labels do not say which attempt and member it is.
+    #[must_use]
+    pub fn read(pod: &Pod, node: NodeState) -> Option<Self> {
+        let number = |label: &str| pod.labels().get(label)?.parse::<u32>().ok();
+        let (attempt, member) = (number(LABEL_ATTEMPT)?, number(LABEL_MEMBER)?);
+        let status = pod.status.clone().unwrap_or_default();
+        let containers = status.container_statuses.as_deref().unwrap_or_default();
+        let ended = terminations(containers);
+        Some(Self {
+            member,
+            attempt,
+            pod: pod.name_any(),
+            state: state(pod, &status, node),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            held: pod.finalizers().iter().any(|f| f == FINALIZER_METERING),
+            started_at: containers.iter().filter_map(started_at).min(),
+            finished_at: (ended.len() == containers.len())
+                .then(|| {
+                    ended
+                        .iter()
+                        .filter_map(|t| Some(t.finished_at.as_ref()?.0))
+                        .max()
+                })
+                .flatten(),
+            digest: ended
+                .iter()
+                .find_map(|t| t.message.as_deref())
+                .map(|m| clip(m.trim(), MAX_DIGEST)),
+        })
+    }
+
+    /// Whether it has ended, or never began.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.state, State::Ended(_) | State::Missing)
+    }
+
+    /// Whether its containers have started, whatever became of them.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        self.started_at.is_some() || self.state == State::Running
+    }
+}
+
+fn state(pod: &Pod, status: &PodStatus, node: NodeState) -> State {
+    let phase = status.phase.as_deref().unwrap_or("Pending");
+    let terminating = pod.metadata.deletion_timestamp.is_some();
+    let spec = pod.spec.as_ref();
+    let bound = spec.is_some_and(|s| s.node_name.is_some());
+    if phase == "Succeeded" {
+        return State::Ended(End {
+            reason: AttemptEndReason::Succeeded,
+            exit_code: Some(0),
+            message: None,
+        });
+    }
+    if phase == "Failed" {
+        return State::Ended(failure(status));
+    }
+    let lost = bound && (node == NodeState::Gone || (node == NodeState::NotReady && terminating));
+    if lost {
+        return State::Ended(End {
+            reason: AttemptEndReason::NodeLost,
+            exit_code: None,
+            message: Some("the node is gone or its kubelet does not answer".into()),
+        });
+    }
+    if !bound {
+        if terminating {
+            return State::Ended(End {
+                reason: AttemptEndReason::PodDeleted,
+                exit_code: None,
+                message: None,
+            });
+        }
+        let gates = spec
+            .and_then(|s| s.scheduling_gates.as_deref())
+            .unwrap_or_default();
+        if gates.iter().any(|g| g.name == GATE_PLACEMENT) {
+            return State::Gated;
+        }
+        let scheduled = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|c| c.type_ == "PodScheduled");
+        return State::Unbound(clip(
+            scheduled
+                .and_then(|c| c.message.as_deref())
+                .unwrap_or_default(),
+            MAX_MESSAGE,
+        ));
+    }
+    if phase == "Running" {
+        return State::Running;
+    }
+    starting(status)
+}
+
+/// The first container, init containers included, that is kept from starting.
+fn starting(status: &PodStatus) -> State {
+    let containers = status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .chain(status.container_statuses.iter().flatten());
+    let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref());
+    for w in waiting {
+        let trouble = match w.reason.as_deref().unwrap_or_default() {
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "ImageInspectError"
+            | "RegistryUnavailable" => StartTrouble::Image,
+            "CreateContainerConfigError"
+            | "CreateContainerError"
+            | "RunContainerError"
+            | "StartError"
+            | "CrashLoopBackOff" => StartTrouble::Container,
+            _ => continue,
+        };
+        return State::Starting(
+            trouble,
+            clip(
+                w.message
+                    .as_deref()
+                    .or(w.reason.as_deref())
+                    .unwrap_or_default(),
+                MAX_MESSAGE,
+            ),
+        );
+    }
+    State::Starting(StartTrouble::None, String::new())
+}
+
+/// Why a pod with phase `Failed` failed. The pod's own reason comes first (the kubelet refused or evicted it), then
+/// what disrupted it, then the container that ended badly first.
+fn failure(status: &PodStatus) -> End {
+    let message = status.message.as_deref().map(|m| clip(m, MAX_MESSAGE));
+    let end = |reason| End {
+        reason,
+        exit_code: None,
+        message: message.clone(),
+    };
+    match status.reason.as_deref().unwrap_or_default() {
+        "UnexpectedAdmissionError"
+        | "NodeAffinity"
+        | "AdmissionFailed"
+        | "PodFeatureUnsupported" => return end(AttemptEndReason::AdmissionFailed),
+        reason if reason.starts_with("OutOf") => return end(AttemptEndReason::AdmissionFailed),
+        "Evicted" | "Preempting" => return end(AttemptEndReason::Evicted),
+        "NodeLost" | "NodeShutdown" | "Shutdown" | "Terminated" => {
+            return end(AttemptEndReason::NodeLost);
+        }
+        _ => {}
+    }
+    if let Some(disruption) = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "DisruptionTarget" && c.status == "True")
+    {
+        let message = disruption.message.as_deref().map(|m| clip(m, MAX_MESSAGE));
+        let reason = match disruption.reason.as_deref().unwrap_or_default() {
+            "DeletionByTaintManager" | "DeletionByPodGC" => AttemptEndReason::NodeLost,
+            _ => AttemptEndReason::Evicted,
+        };
+        return End {
+            reason,
+            exit_code: None,
+            message,
+        };
+    }
+    let containers = status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .chain(status.container_statuses.iter().flatten());
+    let mut failed: Vec<_> = containers
+        .filter_map(termination)
+        .filter(|t| t.exit_code != 0)
+        .collect();
+    failed.sort_by_key(|t| t.finished_at.as_ref().map(|at| at.0));
+    let Some(first) = failed.first() else {
+        return end(AttemptEndReason::PodDeleted);
+    };
+    let reason = match first.reason.as_deref().unwrap_or_default() {
+        "OOMKilled" => AttemptEndReason::OutOfMemory,
+        "StartError" | "ContainerCannotRun" => AttemptEndReason::ContainerStartFailed,
+        _ => AttemptEndReason::ExitedNonZero,
+    };
+    let message = first
+        .message
+        .as_deref()
+        .map(str::trim)
+        .filter(|m| !m.is_empty())
+        .map(|m| clip(m, MAX_MESSAGE));
+    End {
+        reason,
+        exit_code: Some(first.exit_code),
+        message,
+    }
+}
+
+fn termination(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    container.state.as_ref()?.terminated.as_ref()
+}
+
+fn terminations(containers: &[ContainerStatus]) -> Vec<&ContainerStateTerminated> {
+    containers.iter().filter_map(termination).collect()
+}
+
+fn started_at(container: &ContainerStatus) -> Option<Timestamp> {
+    match container.state.as_ref()? {
+        ContainerState {
+            running: Some(running),
+            ..
+        } => running.started_at.as_ref().map(|t| t.0),
+        // A container that was never started has no id: its times are made up by the kubelet.
+        ContainerState {
+            terminated: Some(ended),
+            ..
+        } if ended.container_id.is_some() => ended.started_at.as_ref().map(|t| t.0),
+        _ => None,
+    }
+}
+
+/// At most `max` bytes of `text`, cut at a character.
+fn clip(text: &str, max: usize) -> String {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pod with the labels of attempt 1, member 0; `spec` and `status` in YAML's flow style.
+    fn read_on(node: NodeState, metadata: &str, spec: &str, status: &str) -> Member {
+        let yaml = format!(
+            "{{metadata: {{name: j-1-0, labels: {{gridstake.dev/attempt: '1', gridstake.dev/member: '0'}}{metadata}}}, spec: {{containers: []{spec}}}, status: {{{status}}}}}"
+        );
+        Member::read(&serde_saphyr::from_str(&yaml).unwrap(), node).unwrap()
+    }
+
+    fn read(spec: &str, status: &str) -> Member {
+        read_on(NodeState::Ready, "", spec, status)
+    }
+
+    const BOUND: &str = ", nodeName: n";
+    const DELETED: &str = ", deletionTimestamp: '2026-01-01T00:00:00Z'";
+
+    fn reason(member: &Member) -> AttemptEndReason {
+        match &member.state {
+            State::Ended(end) => end.reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pod_without_our_labels_is_not_a_member() {
+        assert_eq!(Member::read(&Pod::default(), NodeState::Ready), None);
+    }
+
+    #[test]
+    fn a_member_goes_from_gated_over_unbound_and_starting_to_running() {
+        assert_eq!(
+            read(
+                ", schedulingGates: [{name: gridstake.dev/placement}]",
+                "phase: Pending"
+            )
+            .state,
+            State::Gated
+        );
+        let unbound = "phase: Pending, conditions: [{type: PodScheduled, status: 'False', message: '0/2 nodes'}]";
+        assert_eq!(read("", unbound).state, State::Unbound("0/2 nodes".into()));
+        assert_eq!(
+            read(BOUND, "phase: Pending").state,
+            State::Starting(StartTrouble::None, String::new())
+        );
+        assert_eq!(read(BOUND, "phase: Running").state, State::Running);
+    }
+
+    #[test]
+    fn what_keeps_a_container_from_starting_is_told_in_the_kubelets_words() {
+        let waiting = |reason: &str| {
+            format!(
+                "phase: Pending, containerStatuses: [{{name: a, image: a, imageID: '', ready: false, restartCount: 0, state: {{waiting: {{reason: {reason}, message: why}}}}}}]"
+            )
+        };
+        assert_eq!(
+            read(BOUND, &waiting("ImagePullBackOff")).state,
+            State::Starting(StartTrouble::Image, "why".into())
+        );
+        assert_eq!(
+            read(BOUND, &waiting("CreateContainerConfigError")).state,
+            State::Starting(StartTrouble::Container, "why".into())
+        );
+        assert_eq!(
+            read(BOUND, &waiting("ContainerCreating")).state,
+            State::Starting(StartTrouble::None, String::new())
+        );
+    }
+
+    #[test]
+    fn a_failed_pod_is_laid_at_the_right_door() {
+        let container = |ended: &str| {
+            format!(
+                "phase: Failed, containerStatuses: [{{name: a, image: a, imageID: '', ready: false, restartCount: 0, state: {{terminated: {{{ended}}}}}}}]"
+            )
+        };
+        let cases = [
+            ("phase: Failed, reason: UnexpectedAdmissionError".into(), AttemptEndReason::AdmissionFailed),
+            ("phase: Failed, reason: OutOfnvidia.com/gpu".into(), AttemptEndReason::AdmissionFailed),
+            ("phase: Failed, reason: Evicted".into(), AttemptEndReason::Evicted),
+            ("phase: Failed, conditions: [{type: DisruptionTarget, status: 'True', reason: PreemptionByScheduler}]".into(), AttemptEndReason::Evicted),
+            ("phase: Failed, conditions: [{type: DisruptionTarget, status: 'True', reason: DeletionByPodGC}]".into(), AttemptEndReason::NodeLost),
+            (container("exitCode: 3, reason: Error"), AttemptEndReason::ExitedNonZero),
+            (container("exitCode: 137, reason: OOMKilled"), AttemptEndReason::OutOfMemory),
+            (container("exitCode: 128, reason: StartError"), AttemptEndReason::ContainerStartFailed),
+            ("phase: Failed".into(), AttemptEndReason::PodDeleted),
+        ];
+        for (status, expected) in cases {
+            assert_eq!(reason(&read(BOUND, &status)), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_pod_on_a_node_that_is_gone_has_ended_and_one_on_a_silent_node_only_once_it_is_deleted() {
+        assert_eq!(
+            reason(&read_on(NodeState::Gone, "", BOUND, "phase: Running")),
+            AttemptEndReason::NodeLost
+        );
+        assert_eq!(
+            read_on(NodeState::NotReady, "", BOUND, "phase: Running").state,
+            State::Running
+        );
+        assert_eq!(
+            reason(&read_on(
+                NodeState::NotReady,
+                DELETED,
+                BOUND,
+                "phase: Running"
+            )),
+            AttemptEndReason::NodeLost
+        );
+    }
+
+    #[test]
+    fn a_deleted_pod_holds_its_gpu_until_its_containers_have_ended() {
+        assert_eq!(
+            read_on(NodeState::Ready, DELETED, BOUND, "phase: Running").state,
+            State::Running
+        );
+        assert_eq!(
+            reason(&read_on(NodeState::Ready, DELETED, "", "phase: Pending")),
+            AttemptEndReason::PodDeleted
+        );
+    }
+
+    #[test]
+    fn times_are_those_of_containers_that_really_ran() {
+        let ran = "phase: Succeeded, containerStatuses: [{name: a, image: a, imageID: '', ready: false, restartCount: 0, state: {terminated: {exitCode: 0, containerID: c, message: 'sha256:1', startedAt: '2026-01-01T00:00:01Z', finishedAt: '2026-01-01T00:00:05Z'}}}]";
+        let member = read(BOUND, ran);
+        let second = |s: i64| {
+            Some(
+                "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap()
+                    + k8s_openapi::jiff::SignedDuration::from_secs(s),
+            )
+        };
+        assert_eq!(
+            (
+                member.started_at,
+                member.finished_at,
+                member.digest.as_deref()
+            ),
+            (second(1), second(5), Some("sha256:1"))
+        );
+        let never = ran.replace("containerID: c, ", "");
+        assert_eq!(read(BOUND, &never).started_at, None);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_at_a_character() {
+        assert_eq!(clip("aé", 2), "a");
+        assert_eq!(clip("aé", 3), "aé");
+    }
+}

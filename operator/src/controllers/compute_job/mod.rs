@@ -1,0 +1,90 @@
+//! ComputeJobs: from a sound spec over placed, running and ended attempts to the end of the job.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`observe`] | reads: pods, a dry run of the first pod, whether any node could take the job |
+//! | [`decide`] | pure: what is to be done; with [`template`], [`member`], [`retry`], [`conditions`] |
+//! | [`act`] | writes pods and finalizers; [`build`] says what a pod looks like (pure) |
+//! | [`status`] | writes the status and tells the news |
+//!
+//! Which nodes a job gets is not decided here but by [`super::placement`].
+
+pub mod act;
+pub mod build;
+pub mod conditions;
+pub mod decide;
+pub mod member;
+pub mod observe;
+pub mod retry;
+pub mod status;
+pub mod template;
+
+use std::{sync::Arc, time::Duration};
+
+use gridstake_crds::ComputeJob;
+use tokio_util::sync::CancellationToken;
+
+use self::{act::ActError, status::Written};
+use crate::{
+    context::Context,
+    error::ReconcileError,
+    reconcile::{Controller, Pass},
+    status::StatusError,
+};
+
+/// How soon a job that had changed under a pass is looked at again, should its watch be slower.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How often a job that nothing happens to is looked at, in case a watch missed something.
+const RESYNC: Duration = Duration::from_mins(10);
+
+/// Why a pass over a job failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The decision could not be carried out.
+    #[error(transparent)]
+    Act(#[from] ActError),
+    /// The status could not be written.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+}
+
+impl ReconcileError for Error {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Act(error) => error.category(),
+            Self::Status(_) => "apply_status",
+        }
+    }
+}
+
+/// Runs the controller until `stop`.
+pub async fn run(ctx: Context, stop: CancellationToken) {
+    let controller = Controller {
+        name: "compute-job",
+        store: ctx.caches.compute_jobs.clone(),
+        triggers: ctx.caches.compute_job_triggers(),
+    };
+    let metrics = ctx.metrics.clone();
+    controller
+        .run(metrics, stop, move |job| reconcile(ctx.clone(), job))
+        .await;
+}
+
+async fn reconcile(ctx: Context, job: Arc<ComputeJob>) -> Result<Pass, Error> {
+    let seen = observe::observe(&ctx, &job).await;
+    let plan = decide::decide(&job, &seen, (ctx.now)());
+    let done = act::act(&ctx, &job, &plan.writes).await;
+    let written = status::write(&ctx, &job, &plan, done.as_ref()).await?;
+    let wrote = done?.wrote;
+    match written {
+        Written::Outdated => Ok(Pass::waiting().again_in(LOOK_AGAIN)),
+        Written::Yes { sent } => Ok(Pass::wrote(wrote || sent).again_in(pause(&ctx, &plan))),
+    }
+}
+
+fn pause(ctx: &Context, plan: &decide::Plan) -> Duration {
+    let until = plan
+        .wake
+        .map(|at| Duration::try_from(at.duration_since((ctx.now)())).unwrap_or(Duration::ZERO));
+    until.map_or(RESYNC, |until| until.min(RESYNC))
+}

@@ -1,0 +1,276 @@
+//! Which end costs which budget, and how long the next attempt is held back. Pure.
+
+use gridstake_crds::compute_job::{
+    Attempt, AttemptEndReason, ComputeJobSpec, ComputeJobStatus, Failures, JobEndReason,
+};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+/// What an attempt's end means for its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consequence {
+    /// The job has ended.
+    Ends(JobEndReason),
+    /// The program's fault: costs a user retry.
+    ChargesUser,
+    /// Not the program's fault: costs an infrastructure retry.
+    ChargesInfrastructure,
+    /// The place was lost before the job started: costs nothing.
+    PlacesAgain,
+    /// Somebody stopped it: costs nothing.
+    Nothing,
+}
+
+/// What `reason` means.
+#[must_use]
+pub fn consequence(reason: AttemptEndReason) -> Consequence {
+    use AttemptEndReason as R;
+    match reason {
+        R::Succeeded => Consequence::Ends(JobEndReason::Succeeded),
+        R::RunTimeout => Consequence::Ends(JobEndReason::RunTimeout),
+        R::ExitedNonZero | R::OutOfMemory | R::ImagePullFailed | R::ContainerStartFailed => {
+            Consequence::ChargesUser
+        }
+        R::StartTimeout
+        | R::AdmissionFailed
+        | R::Evicted
+        | R::NodeLost
+        | R::DeviceLost
+        | R::PodDeleted => Consequence::ChargesInfrastructure,
+        R::PlacementLost => Consequence::PlacesAgain,
+        R::Suspended | R::Deleted => Consequence::Nothing,
+    }
+}
+
+/// The failures after an attempt ended for `reason`, and the job's end if a budget is exceeded by it.
+#[must_use]
+pub fn charge(
+    spec: &ComputeJobSpec,
+    before: Failures,
+    reason: AttemptEndReason,
+) -> (Failures, Option<JobEndReason>) {
+    let mut failures = before;
+    let end = match consequence(reason) {
+        Consequence::Ends(end) => Some(end),
+        Consequence::ChargesUser => {
+            failures.user = failures.user.saturating_add(1);
+            (failures.user > spec.user_retries()).then_some(JobEndReason::ProgramFailed)
+        }
+        Consequence::ChargesInfrastructure => {
+            failures.infrastructure = failures.infrastructure.saturating_add(1);
+            (failures.infrastructure > spec.infrastructure_retries())
+                .then_some(JobEndReason::InfrastructureFailed)
+        }
+        Consequence::PlacesAgain => {
+            failures.placement = failures.placement.saturating_add(1);
+            None
+        }
+        Consequence::Nothing => None,
+    };
+    (failures, end)
+}
+
+/// The longest time for which a next attempt is held back.
+const MAX_BACKOFF: SignedDuration = SignedDuration::from_mins(5);
+/// For how long a node is not tried again after the first failure on it; doubled for each further one.
+const SUSPICION: SignedDuration = SignedDuration::from_secs(30);
+
+/// `unit` doubled `times - 1` times, at most [`MAX_BACKOFF`].
+fn doubled(unit: SignedDuration, times: u32) -> SignedDuration {
+    let factor = 1_i32 << times.saturating_sub(1).min(16);
+    unit.checked_mul(factor)
+        .map_or(MAX_BACKOFF, |d| d.min(MAX_BACKOFF))
+}
+
+/// The earliest time for the next attempt: 1 s after the first failure, doubled by each further one up to 5 min.
+#[must_use]
+pub fn not_before(status: &ComputeJobStatus) -> Option<Timestamp> {
+    let last = status.attempts.iter().max_by_key(|a| a.attempt)?;
+    let failures = status.failures.unwrap_or_default();
+    let times = failures
+        .infrastructure
+        .saturating_add(failures.user)
+        .saturating_add(failures.placement);
+    if times == 0 || consequence(last.end_reason) == Consequence::Nothing {
+        return None;
+    }
+    last.ended_at
+        .0
+        .checked_add(doubled(SignedDuration::from_secs(1), times))
+        .ok()
+}
+
+/// Whether the node itself may be to blame for such an end.
+fn casts_suspicion(attempt: &Attempt) -> bool {
+    matches!(
+        consequence(attempt.end_reason),
+        Consequence::ChargesInfrastructure | Consequence::PlacesAgain
+    )
+}
+
+/// Nodes that are not tried again yet, since this job failed on them, and until when.
+///
+/// A node is suspect for 30 s after the job's first failure on it, doubled by each further one up to 5 min. So a node
+/// that comes back is used again, and a cluster of one node does not keep a job out.
+#[must_use]
+pub fn suspects(status: &ComputeJobStatus, now: Timestamp) -> Vec<(String, Timestamp)> {
+    let mut nodes: Vec<&String> = status
+        .attempts
+        .iter()
+        .filter(|a| casts_suspicion(a))
+        .flat_map(|a| &a.nodes)
+        .collect();
+    nodes.sort();
+    nodes.dedup();
+    nodes
+        .into_iter()
+        .filter_map(|node| {
+            let failures: Vec<_> = status
+                .attempts
+                .iter()
+                .filter(|a| casts_suspicion(a) && a.nodes.contains(node))
+                .collect();
+            let last = failures.iter().map(|a| a.ended_at.0).max()?;
+            let until = last
+                .checked_add(doubled(
+                    SUSPICION,
+                    u32::try_from(failures.len()).unwrap_or(u32::MAX),
+                ))
+                .ok()?;
+            (until > now).then(|| (node.clone(), until))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use gridstake_crds::closed_enum::ClosedEnum as _;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn spec(retry: &str) -> ComputeJobSpec {
+        serde_saphyr::from_str(&format!(
+            "{{gpu: {{count: 1}}, template: {{}}, retry: {retry}}}"
+        ))
+        .unwrap()
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn attempt(number: u32, node: &str, ended: i64, end_reason: AttemptEndReason) -> Attempt {
+        Attempt {
+            attempt: number,
+            nodes: vec![node.into()],
+            started_at: None,
+            ended_at: Time(at(ended)),
+            end_reason,
+            exit_code: None,
+            message: None,
+            gpu_millis: 0,
+            verdict: None,
+        }
+    }
+
+    #[test]
+    fn a_program_that_fails_is_not_repeated_unless_asked_for() {
+        let (failures, end) = charge(
+            &spec("{}"),
+            Failures::default(),
+            AttemptEndReason::ExitedNonZero,
+        );
+        assert_eq!((failures.user, end), (1, Some(JobEndReason::ProgramFailed)));
+        let (failures, end) = charge(
+            &spec("{user: 1}"),
+            Failures::default(),
+            AttemptEndReason::ExitedNonZero,
+        );
+        assert_eq!((failures.user, end), (1, None));
+    }
+
+    #[test]
+    fn a_lost_node_never_costs_a_user_retry() {
+        let (failures, end) = charge(
+            &spec("{infrastructure: 0}"),
+            Failures::default(),
+            AttemptEndReason::NodeLost,
+        );
+        assert_eq!(
+            (failures.user, failures.infrastructure, end),
+            (0, 1, Some(JobEndReason::InfrastructureFailed))
+        );
+    }
+
+    #[test]
+    fn a_lost_placement_costs_no_retry_however_often_it_happens() {
+        let mut failures = Failures::default();
+        for _ in 0..1000 {
+            let (next, end) = charge(
+                &spec("{infrastructure: 0}"),
+                failures,
+                AttemptEndReason::PlacementLost,
+            );
+            assert_eq!(end, None);
+            failures = next;
+        }
+        assert_eq!(
+            (failures.user, failures.infrastructure, failures.placement),
+            (0, 0, 1000)
+        );
+    }
+
+    #[test]
+    fn every_end_charges_one_budget_at_most() {
+        for reason in AttemptEndReason::ALL {
+            let (f, _) = charge(&spec("{}"), Failures::default(), *reason);
+            assert!(f.user + f.infrastructure + f.placement <= 1, "{reason}");
+        }
+    }
+
+    #[test]
+    fn the_next_attempt_is_held_back_longer_each_time_up_to_five_minutes() {
+        let status = |times: u32| ComputeJobStatus {
+            attempts: vec![attempt(times, "a", 0, AttemptEndReason::NodeLost)],
+            failures: Some(Failures {
+                infrastructure: times,
+                ..Failures::default()
+            }),
+            ..ComputeJobStatus::default()
+        };
+        for (times, wait) in [(1, 1), (2, 2), (5, 16), (9, 256), (10, 300), (40, 300)] {
+            assert_eq!(not_before(&status(times)), Some(at(wait)), "{times}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_was_suspended_starts_again_at_once() {
+        let status = ComputeJobStatus {
+            attempts: vec![attempt(1, "a", 0, AttemptEndReason::Suspended)],
+            failures: Some(Failures {
+                user: 1,
+                ..Failures::default()
+            }),
+            ..ComputeJobStatus::default()
+        };
+        assert_eq!(not_before(&status), None);
+    }
+
+    #[test]
+    fn a_node_on_which_the_job_failed_is_suspect_for_a_while() {
+        let status = ComputeJobStatus {
+            attempts: vec![
+                attempt(1, "a", 0, AttemptEndReason::PlacementLost),
+                attempt(2, "b", 10, AttemptEndReason::ExitedNonZero),
+                attempt(3, "a", 40, AttemptEndReason::PlacementLost),
+            ],
+            ..ComputeJobStatus::default()
+        };
+        assert_eq!(
+            suspects(&status, at(41)),
+            [("a".to_owned(), at(100))],
+            "twice on a: one minute; b did nothing wrong"
+        );
+        assert_eq!(suspects(&status, at(100)), []);
+    }
+}

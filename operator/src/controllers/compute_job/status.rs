@@ -1,0 +1,184 @@
+//! Writes a job's status, also when its decision could not be carried out, and tells the news as events.
+
+use gridstake_crds::{
+    ComputeJob,
+    compute_job::{AttemptEndReason, ComputeJobCondition, ComputeJobReason, ComputeJobStatus},
+    condition::{self, Fact},
+    names::MANAGER_COMPUTE_JOB,
+};
+use kube::runtime::events::EventType;
+
+use super::{
+    act::{ActError, Outcome},
+    decide::Plan,
+};
+use crate::{
+    context::Context,
+    error::chain,
+    status::{Guard, StatusError, StatusOwner},
+};
+
+/// All of a job's status but `placement` and the condition `Scheduled`, which are the placement controller's.
+const OWNER: StatusOwner = StatusOwner {
+    manager: MANAGER_COMPUTE_JOB,
+    fields: &[
+        "observedGeneration",
+        "ending",
+        "attempts",
+        "failures",
+        "usage",
+        "settlement",
+        "result",
+        "endReason",
+        "finishedAt",
+    ],
+    conditions: &[
+        "Validated",
+        "Admitted",
+        "Running",
+        "Complete",
+        "Failed",
+        "Metered",
+        "Settled",
+        "Ready",
+    ],
+};
+
+/// Conditions whose change is told as an event.
+const NEWS: [ComputeJobCondition; 5] = [
+    ComputeJobCondition::Validated,
+    ComputeJobCondition::Admitted,
+    ComputeJobCondition::Running,
+    ComputeJobCondition::Complete,
+    ComputeJobCondition::Failed,
+];
+
+/// What became of the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It says what it should.
+    Yes {
+        /// Whether a write was sent.
+        sent: bool,
+    },
+    /// The job had changed since it was read, or is gone.
+    Outdated,
+}
+
+/// Writes what `plan` says about `job`, with `done` telling whether it was carried out.
+pub async fn write(
+    ctx: &Context,
+    job: &ComputeJob,
+    plan: &Plan,
+    done: Result<&Outcome, &ActError>,
+) -> Result<Written, StatusError> {
+    let Some(mut desired) = plan.status.clone() else {
+        return Ok(Written::Yes { sent: false });
+    };
+    if done.is_ok_and(|outcome| outcome.outdated) {
+        return Ok(Written::Outdated);
+    }
+    let before = job.status.clone().unwrap_or_default();
+    let facts = facts(plan, done);
+    desired.conditions = condition::conditions(
+        &before.conditions,
+        &facts,
+        job.metadata.generation,
+        (ctx.now)(),
+    );
+    let mut target = job.clone();
+    if let Some(version) = done
+        .ok()
+        .and_then(|outcome| outcome.resource_version.clone())
+    {
+        target.metadata.resource_version = Some(version);
+    }
+    match OWNER
+        .apply(
+            &ctx.client,
+            &ctx.metrics,
+            &target,
+            job.status.as_ref(),
+            &desired,
+            Guard::ResourceVersion,
+        )
+        .await
+    {
+        Ok(written) => {
+            if written.is_applied() {
+                tell(ctx, job, &before, &desired, &facts).await;
+            }
+            Ok(Written::Yes {
+                sent: written.is_applied(),
+            })
+        }
+        Err(error) if error.is_conflict() || error.is_not_found() => Ok(Written::Outdated),
+        Err(error) => Err(error),
+    }
+}
+
+/// The plan's facts; if it could not be carried out, the summary says so instead.
+fn facts(plan: &Plan, done: Result<&Outcome, &ActError>) -> Vec<Fact> {
+    let mut facts = plan.facts.clone();
+    if let Err(error) = done {
+        let retrying =
+            |condition| Fact::new(condition, false, ComputeJobReason::Retrying, chain(error));
+        for fact in &mut facts {
+            for condition in [ComputeJobCondition::Running, ComputeJobCondition::Ready] {
+                let replacement = retrying(condition);
+                if fact.condition == replacement.condition && fact.status != condition::Status::True
+                {
+                    *fact = replacement;
+                }
+            }
+        }
+    }
+    facts
+}
+
+async fn tell(
+    ctx: &Context,
+    job: &ComputeJob,
+    before: &ComputeJobStatus,
+    after: &ComputeJobStatus,
+    facts: &[Fact],
+) {
+    for attempt in after
+        .attempts
+        .iter()
+        .filter(|a| !before.attempts.iter().any(|b| b.attempt == a.attempt))
+    {
+        let type_ = if attempt.end_reason == AttemptEndReason::Succeeded {
+            EventType::Normal
+        } else {
+            EventType::Warning
+        };
+        let message = attempt
+            .message
+            .as_deref()
+            .map(|m| format!(": {m}"))
+            .unwrap_or_default();
+        let note = format!(
+            "attempt {} on {} ended: {}{message}",
+            attempt.attempt,
+            attempt.nodes.join(", "),
+            attempt.end_reason
+        );
+        ctx.events
+            .publish(job, type_, "AttemptEnded", "Record", &note)
+            .await;
+    }
+    for condition in NEWS {
+        let changed = facts.iter().filter(|f| {
+            f.condition == Fact::new(condition, true, ComputeJobReason::Valid, "").condition
+        });
+        for fact in changed.filter(|f| is_worth_telling(f)) {
+            ctx.events.publish_news(job, &before.conditions, fact).await;
+        }
+    }
+}
+
+/// `False` is the ordinary state of `Running`, `Complete` and `Failed`; only with a cause it is news.
+fn is_worth_telling(fact: &Fact) -> bool {
+    fact.status == condition::Status::True || !fact.message.is_empty()
+}

@@ -1,0 +1,29 @@
+//! The controllers: one folder per kind, in each the same steps: observe → decide → act → status.
+
+pub mod compute_job;
+pub mod gpu_node;
+pub mod job_request;
+pub mod placement;
+pub mod stake_binding;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::Context;
+
+/// Runs all controllers until `stop`, or until one of them ends; then lets what runs finish.
+pub async fn run(context: &Context, stop: CancellationToken) {
+    // Not `stop` itself: the caller shall see whether it was the one who asked.
+    let stop = stop.child_token();
+    let mut controllers = JoinSet::new();
+    controllers.spawn(gpu_node::run(context.clone(), stop.clone()));
+    controllers.spawn(stake_binding::run(context.clone(), stop.clone()));
+    controllers.spawn(compute_job::run(context.clone(), stop.clone()));
+    controllers.spawn(placement::run(context.clone(), stop.clone()));
+    while let Some(ended) = controllers.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(error = %error, "a controller panicked");
+        }
+        stop.cancel();
+    }
+}

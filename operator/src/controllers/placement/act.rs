@@ -1,0 +1,112 @@
+//! Writes a decision into its job.
+
+use std::time::Duration;
+
+use gridstake_crds::{
+    ComputeJob,
+    compute_job::Placement,
+    condition::{self, Fact},
+    names::MANAGER_PLACEMENT,
+};
+use kube::runtime::events::EventType;
+
+use crate::{
+    context::Context,
+    status::{Guard, StatusError, StatusOwner},
+};
+
+const OWNER: StatusOwner = StatusOwner {
+    manager: MANAGER_PLACEMENT,
+    fields: &["placement"],
+    conditions: &["Scheduled"],
+};
+/// A write that takes longer holds up the whole queue; it is given up and made anew.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a decision was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The API server refused.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    /// The API server did not answer. The write may have happened: the next one is guarded by the version.
+    #[error("apply status of ComputeJob: no answer within {PATIENCE:?}")]
+    TimedOut,
+}
+
+/// What became of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It stands in the job.
+    Yes,
+    /// The job had changed since it was read, or is gone.
+    Outdated,
+}
+
+/// Writes `placement`, if there is a new one, and `fact`, guarded by the version of `job` that was read.
+pub async fn write(
+    ctx: &Context,
+    job: &ComputeJob,
+    placement: Option<Placement>,
+    fact: &Fact,
+) -> Result<Written, WriteError> {
+    let before = job.status.clone().unwrap_or_default();
+    let mut desired = before.clone();
+    let is_new = placement.is_some();
+    desired.placement = placement.or(desired.placement);
+    desired.conditions = condition::conditions(
+        &before.conditions,
+        std::slice::from_ref(fact),
+        job.metadata.generation,
+        (ctx.now)(),
+    );
+    let apply = OWNER.apply(
+        &ctx.client,
+        &ctx.metrics,
+        job,
+        job.status.as_ref(),
+        &desired,
+        Guard::ResourceVersion,
+    );
+    match tokio::time::timeout(PATIENCE, apply).await {
+        Err(_) => Err(WriteError::TimedOut),
+        Ok(Ok(written)) => {
+            if written.is_applied() {
+                tell(
+                    ctx,
+                    job,
+                    is_new.then_some(desired.placement).flatten(),
+                    fact.clone(),
+                );
+            }
+            Ok(Written::Yes)
+        }
+        Ok(Err(error)) if error.is_conflict() || error.is_not_found() => Ok(Written::Outdated),
+        Ok(Err(error)) => Err(error.into()),
+    }
+}
+
+/// Events must not hold up the queue, so they are sent from a task of their own.
+fn tell(ctx: &Context, job: &ComputeJob, placement: Option<Placement>, fact: Fact) {
+    let (events, job) = (ctx.events.clone(), job.clone());
+    tokio::spawn(async move {
+        match placement {
+            Some(placement) => {
+                let mut nodes: Vec<_> = placement.nodes.iter().map(|n| n.node.as_str()).collect();
+                nodes.dedup();
+                let note = format!("attempt {} on {}", placement.attempt, nodes.join(", "));
+                events
+                    .publish(&job, EventType::Normal, "Placed", "Place", &note)
+                    .await;
+            }
+            None => {
+                let before = job
+                    .status
+                    .as_ref()
+                    .map(|s| s.conditions.clone())
+                    .unwrap_or_default();
+                events.publish_news(&job, &before, &fact).await;
+            }
+        }
+    });
+}

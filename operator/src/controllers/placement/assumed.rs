@@ -1,0 +1,68 @@
+//! Placements that have been written and that the cache does not show yet. Pure.
+//!
+//! A decision must count what the decision before it took, even if the watch is slower than the scheduler.
+
+use std::collections::BTreeMap;
+
+use gridstake_crds::ComputeJob;
+
+use crate::scheduler::{MemberKey, Placement, Request, Reservation};
+
+/// Written placements by the job's uid.
+#[derive(Clone, Debug, Default)]
+pub struct Assumed(BTreeMap<String, (u32, Vec<Reservation>)>);
+
+impl Assumed {
+    /// Remembers that `attempt` of the job `uid` was placed.
+    pub fn insert(&mut self, uid: String, request: &Request, placement: &Placement) {
+        let reservation = |(member, node): (u32, &String)| Reservation {
+            member: MemberKey {
+                job_uid: request.job_uid,
+                attempt: request.attempt,
+                member,
+            },
+            node: node.clone(),
+            resources: request.per_member(),
+        };
+        self.0.insert(
+            uid,
+            (
+                request.attempt,
+                (0..).zip(&placement.nodes).map(reservation).collect(),
+            ),
+        );
+    }
+
+    /// Forgets what `jobs`, the cache, show by now, and jobs that are gone.
+    pub fn forget_seen<'a>(&mut self, jobs: impl IntoIterator<Item = &'a ComputeJob>) {
+        let shown: BTreeMap<&str, u32> = jobs
+            .into_iter()
+            .filter_map(|job| {
+                let attempt = job
+                    .status
+                    .as_ref()
+                    .and_then(|s| s.placement.as_ref())
+                    .map_or(0, |p| p.attempt);
+                Some((job.metadata.uid.as_deref()?, attempt))
+            })
+            .collect();
+        self.0.retain(|uid, (attempt, _)| {
+            shown.get(uid.as_str()).is_some_and(|shown| shown < attempt)
+        });
+    }
+
+    /// Whether the job `uid` has a placement that the cache does not show.
+    #[must_use]
+    pub fn contains(&self, uid: &str) -> bool {
+        self.0.contains_key(uid)
+    }
+
+    /// What all of them hold.
+    #[must_use]
+    pub fn reservations(&self) -> Vec<Reservation> {
+        self.0
+            .values()
+            .flat_map(|(_, reservations)| reservations.clone())
+            .collect()
+    }
+}

@@ -1,0 +1,183 @@
+//! Placement: the one writer of `status.placement` and of the condition `Scheduled`.
+//!
+//! One loop on the leader. Whenever capacity or the queue may have changed, it takes a snapshot of the fleet and goes
+//! through the waiting jobs in the queue's order; each decision is written into its job, guarded by the version that
+//! was read, before the next one is made.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`fleet`] | observes: the fleet, priorities, namespaces, from the caches |
+//! | [`decide`] | pure: which job waits, what it gets, what it is told; with [`assumed`] and [`log`] |
+//! | [`act`] | writes the decision |
+
+pub mod act;
+pub mod assumed;
+pub mod decide;
+pub mod fleet;
+pub mod log;
+
+use std::time::{Duration, Instant};
+
+use gridstake_crds::{ComputeJob, names::JOB_PRIORITY_CLASS};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt as _;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    act::Written,
+    assumed::Assumed,
+    decide::{Outcome, Standing, Surroundings},
+    log::DecisionLog,
+};
+use crate::{caches::parsed, context::Context, error::chain, scheduler::Snapshot};
+
+/// How soon a decision that could not be written is made anew.
+const AGAIN: SignedDuration = SignedDuration::from_secs(2);
+/// How often the queue is gone through although nothing has happened, in case a watch missed something.
+const RESYNC: Duration = Duration::from_mins(5);
+
+/// Runs the loop until `stop`.
+pub async fn run(ctx: Context, stop: CancellationToken) {
+    let (mut capacity, mut queue) = (ctx.caches.capacity_changes(), ctx.caches.queue_changes());
+    let log = DecisionLog::recover(parsed(&ctx.caches.compute_jobs.state()));
+    let mut placer = Placer {
+        ctx,
+        log,
+        assumed: Assumed::default(),
+    };
+    while !stop.is_cancelled() && placer.ctx.leadership.holds() {
+        capacity.mark_unchanged();
+        queue.mark_unchanged();
+        let pass = placer.ctx.health.pass("placement", Instant::now());
+        let wake = placer.pass().await;
+        drop(pass);
+        let pause = wake.map_or(RESYNC, |at| {
+            Duration::try_from(at.duration_since((placer.ctx.now)()))
+                .unwrap_or(Duration::ZERO)
+                .min(RESYNC)
+        });
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = capacity.changed() => {}
+            _ = queue.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+struct Placer {
+    ctx: Context,
+    log: DecisionLog,
+    assumed: Assumed,
+}
+
+impl Placer {
+    /// Goes through the queue once; tells when to do it again if nothing happens before.
+    async fn pass(&mut self) -> Option<Timestamp> {
+        let now = (self.ctx.now)();
+        let stored = self.ctx.caches.compute_jobs.state();
+        self.assumed.forget_seen(parsed(&stored));
+        let mut snapshot = fleet::now(
+            &self.ctx,
+            &self.assumed.reservations(),
+            self.log.next_sequence(),
+        );
+        let mut wake = Vec::new();
+        for (standing, job) in self.in_order(parsed(&stored), now) {
+            if !self.ctx.leadership.holds() {
+                break;
+            }
+            if let Standing::HeldBack(until) = standing {
+                wake.push(until);
+            }
+            wake.extend(self.serve(job, &standing, &mut snapshot, now).await);
+        }
+        wake.into_iter().min()
+    }
+
+    /// Jobs that are to be told something, waiting ones in the order of the queue.
+    fn in_order<'a>(
+        &self,
+        jobs: impl Iterator<Item = &'a ComputeJob>,
+        now: Timestamp,
+    ) -> Vec<(Standing, &'a ComputeJob)> {
+        let mut entries: Vec<_> = jobs
+            .filter(|job| {
+                !self
+                    .assumed
+                    .contains(job.metadata.uid.as_deref().unwrap_or_default())
+            })
+            .map(|job| (decide::standing(job, now), job))
+            .filter(|(standing, _)| !matches!(standing, Standing::Unseen | Standing::Settled))
+            .map(|(standing, job)| {
+                let class = job.spec.priority_class_name.as_deref();
+                let priority = class
+                    .and_then(|class| fleet::priority(&self.ctx.caches, class))
+                    .unwrap_or(0);
+                (decide::queue_entry(job, priority), standing, job)
+            })
+            .collect();
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        entries
+            .into_iter()
+            .map(|(_, standing, job)| (standing, job))
+            .collect()
+    }
+
+    /// Decides about one job and writes it down. A decision that is not written has not been made: the next one
+    /// neither counts what it took nor follows it in the log.
+    async fn serve(
+        &mut self,
+        job: &ComputeJob,
+        standing: &Standing,
+        snapshot: &mut Snapshot,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let around = Surroundings {
+            namespace_labels: fleet::namespace_labels(
+                &self.ctx.caches,
+                &job.namespace().unwrap_or_default(),
+            ),
+            priority_class: JOB_PRIORITY_CLASS,
+            seed: self.log.seed(),
+            now,
+        };
+        if decide::admission_is_outdated(job, standing, snapshot, &around) {
+            self.ctx
+                .caches
+                .compute_job_triggers()
+                .one(job.metadata.namespace.as_deref(), &job.name_any());
+        }
+        let outcome =
+            (*standing == Standing::Waiting).then(|| decide::place(job, snapshot, around));
+        let fact = decide::fact(standing, outcome.as_ref())?;
+        let placed = match &outcome {
+            Some(Outcome::Placed(placement, request)) => Some((placement, request)),
+            _ => None,
+        };
+        let status =
+            placed.map(|(placement, request)| decide::to_api(placement, request.attempt, now));
+        match act::write(&self.ctx, job, status, &fact).await {
+            Ok(Written::Yes) => {
+                if let Some((placement, request)) = placed {
+                    snapshot.reserve(placement, request);
+                    self.log.append(&placement.decision);
+                    self.assumed
+                        .insert(job.uid().unwrap_or_default(), request, placement);
+                    tracing::info!(job = %job.name_any(), namespace = job.namespace(), attempt = request.attempt, nodes = ?placement.nodes, "placed");
+                }
+                match outcome {
+                    Some(Outcome::Waits(_, _, again)) => again,
+                    _ => None,
+                }
+            }
+            // Its newer version comes through the watch, which wakes the loop.
+            Ok(Written::Outdated) => now.checked_add(AGAIN).ok(),
+            Err(error) => {
+                tracing::warn!(job = %job.name_any(), namespace = job.namespace(), error = chain(&error), "could not write a placement");
+                self.ctx.metrics.pass_failed("placement", "apply_status");
+                now.checked_add(AGAIN).ok()
+            }
+        }
+    }
+}
