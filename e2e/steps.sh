@@ -39,8 +39,13 @@ step() {
   local title=$1 begin=$EPOCHSECONDS beat=$((EPOCHSECONDS + 30)) pid status=0
   shift
   begin_step "$title"
+  # In a process group of its own, so that Ctrl-C ends all of it; bash lets background commands ignore the signal.
+  set -m
   "$@" </dev/null >"$step_log" 2>&1 &
   pid=$!
+  set +m
+  # shellcheck disable=SC2064 # this pid
+  trap "kill -TERM -- -$pid 2>/dev/null; exit 130" INT TERM
   while kill -0 "$pid" 2>/dev/null; do
     if ((EPOCHSECONDS >= beat)); then
       beat=$((EPOCHSECONDS + 30))
@@ -49,6 +54,7 @@ step() {
     sleep 0.1
   done
   wait "$pid" || status=$?
+  trap - INT TERM
   if ((status != 0)); then tail -n 40 "$step_log" >&2; fi
   end_step "$title" "$begin" "$status"
 }
