@@ -1,0 +1,94 @@
+//! The programs that users and operators run: kubectl and helm, found in `PATH`.
+
+use std::{
+    ffi::OsStr,
+    path::PathBuf,
+    process::{Output, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{io::AsyncWriteExt as _, process::Command};
+
+/// The checkout that these tests were built from.
+#[must_use]
+pub fn checkout() -> PathBuf {
+    let e2e = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    e2e.parent().map_or_else(|| e2e.clone(), PathBuf::from)
+}
+
+/// Runs `kubectl` and returns what it prints.
+pub async fn kubectl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<String> {
+    printed("kubectl", arguments, None).await
+}
+
+/// Runs `kubectl` with `input` as its standard input and returns what it prints.
+pub async fn kubectl_with_input<S: AsRef<OsStr>>(
+    arguments: impl IntoIterator<Item = S>,
+    input: &str,
+) -> Result<String> {
+    printed("kubectl", arguments, Some(input)).await
+}
+
+/// Runs `helm` and returns what it prints.
+pub async fn helm<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<String> {
+    printed("helm", arguments, None).await
+}
+
+/// Runs a command of `e2e/cluster/world.sh` and returns what it prints.
+pub async fn world_script<S: AsRef<OsStr>>(
+    arguments: impl IntoIterator<Item = S>,
+) -> Result<String> {
+    let script = checkout().join("e2e/cluster/world.sh");
+    printed(&script.to_string_lossy(), arguments, None).await
+}
+
+async fn printed<S: AsRef<OsStr>>(
+    program: &str,
+    arguments: impl IntoIterator<Item = S>,
+    input: Option<&str>,
+) -> Result<String> {
+    let arguments: Vec<_> = arguments
+        .into_iter()
+        .map(|a| a.as_ref().to_owned())
+        .collect();
+    let shown = arguments
+        .iter()
+        .map(|a| a.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let output = run(program, &arguments, input)
+        .await
+        .with_context(|| format!("run {program} {shown}"))?;
+    if !output.status.success() {
+        bail!(
+            "{program} {shown}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+async fn run(
+    program: &str,
+    arguments: &[std::ffi::OsString],
+    input: Option<&str>,
+) -> Result<Output> {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command.stdin(if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    });
+    let mut child = command.spawn()?;
+    if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+        stdin.write_all(input.as_bytes()).await?;
+        // Closed here: the program reads to the end.
+    }
+    Ok(child.wait_with_output().await?)
+}
