@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The Gridstake operator: controllers and scheduler.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`scheduler`] | which nodes a job's members go to; pure |
+//! | [`controllers`] | one folder per kind: observe → decide → act → status |
+//! | [`snapshot`] | the scheduler's view of the caches |
+//! | [`caches`] | what is known of the cluster, kept up to date by watches |
+//! | [`reconcile`], [`backoff`], [`status`], [`events`], [`error`] | what controllers run on |
+//! | [`leader`] | election by Lease |
+//! | [`run`], [`cli`], [`crd_wait`], [`http`], [`health`], [`metrics`], [`telemetry`] | the process |
+
+pub mod backoff;
+pub mod caches;
+pub mod cli;
+pub mod context;
+pub mod controllers;
+pub mod crd_wait;
+pub mod error;
+pub mod events;
+pub mod health;
+pub mod http;
+pub mod leader;
+pub mod metrics;
+pub mod reconcile;
+pub mod run;
+pub mod scheduler;
+pub mod snapshot;
+pub mod status;
+pub mod telemetry;
+
+pub use context::Context;

@@ -1,0 +1,427 @@
+//! Everything that the operator knows of the cluster, in memory, kept up to date by watches.
+//!
+//! The caches run on every replica, so that a standby can take over at once; controllers run on the leader only. Each
+//! watch has its own task and its own back-off. Reading a store never waits.
+
+pub mod heartbeats;
+pub mod prune;
+pub mod triggers;
+mod watch;
+
+use std::sync::Arc;
+
+use gridstake_crds::{
+    ComputeJob, GpuNode, StakeBinding, gpu_node::GpuNodeCondition, names::LABEL_JOB,
+    names::LABEL_JOB_UID,
+};
+use k8s_openapi::{
+    api::{
+        coordination::v1::Lease,
+        core::v1::{Namespace, Node, Pod},
+        scheduling::v1::PriorityClass,
+    },
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    core::DeserializeGuard,
+    runtime::reflector::{ObjectRef, Store},
+};
+use tokio::task::JoinSet;
+
+use self::{
+    heartbeats::Heartbeats,
+    triggers::{Pulse, TriggerHub},
+    watch::{Seen, everything, watch},
+};
+use crate::{health::Health, metrics::Metrics};
+
+/// Selects the agents' heartbeats among the leases of the namespace.
+const HEARTBEATS: &str = "app.kubernetes.io/component=device-agent";
+
+/// An object of ours as it is stored: one that cannot be parsed must not hold up the watch of all others.
+pub type Guarded<K> = DeserializeGuard<K>;
+
+/// The stores. Cloning shares them.
+#[derive(Clone)]
+pub struct Caches {
+    /// All Nodes.
+    pub nodes: Store<Node>,
+    /// Pods with the label of a ComputeJob, in any phase, with their whole status.
+    pub job_pods: Store<Pod>,
+    /// All other pods that have not ended, cut down to what they take and where.
+    pub other_pods: Store<Pod>,
+    /// All GpuNodes.
+    pub gpu_nodes: Store<Guarded<GpuNode>>,
+    /// All ComputeJobs.
+    pub compute_jobs: Store<Guarded<ComputeJob>>,
+    /// All StakeBindings.
+    pub stake_bindings: Store<Guarded<StakeBinding>>,
+    /// The agents' leases. For when an agent was last heard of see [`Caches::last_heartbeat`].
+    pub leases: Store<Lease>,
+    /// All PriorityClasses.
+    pub priority_classes: Store<PriorityClass>,
+    /// All Namespaces.
+    pub namespaces: Store<Namespace>,
+    heartbeats: Heartbeats,
+    triggers: Triggers,
+}
+
+/// What the watches announce.
+#[derive(Clone, Default)]
+struct Triggers {
+    gpu_nodes: TriggerHub<Guarded<GpuNode>>,
+    compute_jobs: TriggerHub<Guarded<ComputeJob>>,
+    stake_bindings: TriggerHub<Guarded<StakeBinding>>,
+    capacity: Pulse,
+    queue: Pulse,
+}
+
+impl Caches {
+    /// Starts all watches on `tasks`. None of them ever ends by itself.
+    #[must_use]
+    pub fn start(
+        client: &Client,
+        namespace: &str,
+        health: &Health,
+        metrics: &Metrics,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let triggers = Triggers::default();
+        // Two watches instead of one on all pods: of strangers' pods, ended ones never enter memory.
+        let of_jobs = everything().labels(LABEL_JOB);
+        let of_others = everything()
+            .labels(&format!("!{LABEL_JOB}"))
+            .fields("status.phase!=Succeeded,status.phase!=Failed");
+        let all = || everything();
+
+        macro_rules! start {
+            ($kind:literal, $api:expr, $config:expr, $prune:expr, $on_change:expr) => {{
+                let (store, run) = watch(
+                    $kind,
+                    $api,
+                    $config,
+                    $prune,
+                    health.clone(),
+                    metrics.clone(),
+                    $on_change,
+                );
+                tasks.spawn(run);
+                store
+            }};
+        }
+
+        let nodes = start!(
+            "Node",
+            Api::all(client.clone()),
+            all(),
+            prune::node,
+            triggers.clone().on_node()
+        );
+        let job_pods = start!(
+            "job Pod",
+            Api::all(client.clone()),
+            of_jobs,
+            prune::job_pod,
+            triggers.clone().on_job_pod()
+        );
+        let other_pods = start!(
+            "other Pod",
+            Api::all(client.clone()),
+            of_others,
+            prune::other_pod,
+            triggers.clone().on_other_pod()
+        );
+        let gpu_nodes = start!(
+            "GpuNode",
+            Api::all(client.clone()),
+            all(),
+            prune::metadata,
+            triggers.clone().on_gpu_node()
+        );
+        let compute_jobs = start!(
+            "ComputeJob",
+            Api::all(client.clone()),
+            all(),
+            prune::metadata,
+            triggers.clone().on_compute_job()
+        );
+        let stake_bindings = start!(
+            "StakeBinding",
+            Api::all(client.clone()),
+            all(),
+            prune::metadata,
+            triggers.clone().on_stake_binding()
+        );
+        let heartbeats = Heartbeats::default();
+        let leases = start!(
+            "heartbeat Lease",
+            Api::namespaced(client.clone(), namespace),
+            all().labels(HEARTBEATS),
+            prune::lease,
+            triggers
+                .clone()
+                .on_heartbeat(heartbeats.clone(), gpu_nodes.clone())
+        );
+        let priority_classes = start!(
+            "PriorityClass",
+            Api::all(client.clone()),
+            all(),
+            prune::priority_class,
+            triggers.clone().on_priority_class()
+        );
+        let namespaces = start!(
+            "Namespace",
+            Api::all(client.clone()),
+            all(),
+            prune::namespace,
+            triggers.clone().on_namespace()
+        );
+        Self {
+            nodes,
+            job_pods,
+            other_pods,
+            gpu_nodes,
+            compute_jobs,
+            stake_bindings,
+            leases,
+            priority_classes,
+            namespaces,
+            heartbeats,
+            triggers,
+        }
+    }
+
+    /// Waits until every store has been filled once.
+    pub async fn filled(&self) {
+        // An error means that the watch has ended, which ends the process.
+        let _ = futures::join!(
+            self.nodes.wait_until_ready(),
+            self.job_pods.wait_until_ready(),
+            self.other_pods.wait_until_ready(),
+            self.gpu_nodes.wait_until_ready(),
+            self.compute_jobs.wait_until_ready(),
+            self.stake_bindings.wait_until_ready(),
+            self.leases.wait_until_ready(),
+            self.priority_classes.wait_until_ready(),
+            self.namespaces.wait_until_ready(),
+        );
+    }
+
+    /// GpuNodes to look at: changed, or whose Node, pods, heartbeat or StakeBinding changed.
+    #[must_use]
+    pub fn gpu_node_triggers(&self) -> TriggerHub<Guarded<GpuNode>> {
+        self.triggers.gpu_nodes.clone()
+    }
+
+    /// ComputeJobs to look at: changed in any way, or whose pods, PriorityClass or Namespace changed.
+    #[must_use]
+    pub fn compute_job_triggers(&self) -> TriggerHub<Guarded<ComputeJob>> {
+        self.triggers.compute_jobs.clone()
+    }
+
+    /// StakeBindings to look at: all, when any of them or any Node or GpuNode comes, goes or is relabelled.
+    #[must_use]
+    pub fn stake_binding_triggers(&self) -> TriggerHub<Guarded<StakeBinding>> {
+        self.triggers.stake_bindings.clone()
+    }
+
+    /// Beats when free capacity may have changed: a Node, GpuNode, StakeBinding or pod.
+    #[must_use]
+    pub fn capacity_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.triggers.capacity.changes()
+    }
+
+    /// Beats when a ComputeJob, PriorityClass or Namespace changed: the queue may have.
+    #[must_use]
+    pub fn queue_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.triggers.queue.changes()
+    }
+
+    /// The pods of the ComputeJob of this name and uid. A namesake's pods are not among them.
+    #[must_use]
+    pub fn pods_of_job(&self, namespace: &str, name: &str, uid: &str) -> Vec<Arc<Pod>> {
+        let is = |pod: &Pod, label: &str, value: &str| {
+            pod.labels().get(label).is_some_and(|found| found == value)
+        };
+        self.job_pods.state_filter(|pod| {
+            pod.metadata.namespace.as_deref() == Some(namespace)
+                && is(pod, LABEL_JOB, name)
+                && is(pod, LABEL_JOB_UID, uid)
+        })
+    }
+
+    /// The Node of this name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<Arc<Node>> {
+        self.nodes.get(&ObjectRef::new(name))
+    }
+
+    /// When the agent on this node was last heard of, on this replica's clock.
+    #[must_use]
+    pub fn last_heartbeat(&self, node: &str) -> Option<Timestamp> {
+        self.heartbeats.last(node)
+    }
+
+    /// The Namespace of this name.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<Arc<Namespace>> {
+        self.namespaces.get(&ObjectRef::new(name))
+    }
+
+    /// The PriorityClass of this name.
+    #[must_use]
+    pub fn priority_class(&self, name: &str) -> Option<Arc<PriorityClass>> {
+        self.priority_classes.get(&ObjectRef::new(name))
+    }
+}
+
+/// The objects that can be parsed.
+pub fn parsed<K: Resource>(objects: &[Arc<Guarded<K>>]) -> impl Iterator<Item = &K> {
+    objects.iter().filter_map(|object| object.0.as_ref().ok())
+}
+
+/// One closure per watch: whom a change concerns.
+impl Triggers {
+    fn on_node(self) -> impl Fn(Seen<'_, Node>) + Send {
+        move |seen| {
+            match seen {
+                Seen::Applied(node) | Seen::Deleted(node) => {
+                    self.gpu_nodes.one(None, &node.name_any())
+                }
+                Seen::Everything(_) => self.gpu_nodes.all(),
+            }
+            self.stake_bindings.all();
+            self.capacity.beat();
+        }
+    }
+
+    fn on_job_pod(self) -> impl Fn(Seen<'_, Pod>) + Send {
+        move |seen| {
+            match seen {
+                Seen::Applied(pod) | Seen::Deleted(pod) => {
+                    if let (Some(job), namespace) = (pod.labels().get(LABEL_JOB), pod.namespace()) {
+                        self.compute_jobs.one(namespace.as_deref(), job);
+                    }
+                    self.on_pod_of(pod);
+                }
+                Seen::Everything(_) => {
+                    self.compute_jobs.all();
+                    self.gpu_nodes.all();
+                }
+            }
+            self.capacity.beat();
+        }
+    }
+
+    fn on_other_pod(self) -> impl Fn(Seen<'_, Pod>) + Send {
+        move |seen| {
+            match seen {
+                Seen::Applied(pod) | Seen::Deleted(pod) => self.on_pod_of(pod),
+                Seen::Everything(_) => self.gpu_nodes.all(),
+            }
+            self.capacity.beat();
+        }
+    }
+
+    /// The node of a pod has more or less left.
+    fn on_pod_of(&self, pod: &Pod) {
+        if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) {
+            self.gpu_nodes.one(None, node);
+        }
+    }
+
+    fn on_gpu_node(self) -> impl Fn(Seen<'_, Guarded<GpuNode>>) + Send {
+        move |seen| {
+            match seen {
+                Seen::Applied(node) | Seen::Deleted(node) => {
+                    self.gpu_nodes.one(None, &node.name_any())
+                }
+                Seen::Everything(_) => self.gpu_nodes.all(),
+            }
+            self.capacity.beat();
+        }
+    }
+
+    fn on_compute_job(self) -> impl Fn(Seen<'_, Guarded<ComputeJob>>) + Send {
+        move |seen| {
+            match seen {
+                Seen::Applied(job) | Seen::Deleted(job) => {
+                    self.compute_jobs
+                        .one(job.meta().namespace.as_deref(), &job.name_any());
+                    // A placement takes capacity before its pods exist, and its end gives it back.
+                    let status = job.0.as_ref().ok().and_then(|job| job.status.as_ref());
+                    let placement = status.and_then(|status| status.placement.as_ref());
+                    for member in placement.iter().flat_map(|placement| &placement.nodes) {
+                        self.gpu_nodes.one(None, &member.node);
+                    }
+                }
+                Seen::Everything(_) => {
+                    self.compute_jobs.all();
+                    self.gpu_nodes.all();
+                }
+            }
+            self.queue.beat();
+        }
+    }
+
+    fn on_stake_binding(self) -> impl Fn(Seen<'_, Guarded<StakeBinding>>) + Send {
+        move |_| {
+            self.stake_bindings.all();
+            self.gpu_nodes.all();
+            self.capacity.beat();
+        }
+    }
+
+    /// A heartbeat matters only to a node that is not known to report: a silent one is found by a timer.
+    fn on_heartbeat(
+        self,
+        heartbeats: Heartbeats,
+        gpu_nodes: Store<Guarded<GpuNode>>,
+    ) -> impl Fn(Seen<'_, Lease>) + Send {
+        move |seen| match seen {
+            Seen::Applied(lease) => {
+                heartbeats.see(lease, Timestamp::now());
+                let holder = lease
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.holder_identity.as_deref());
+                if let Some(node) = holder.filter(|node| !is_reporting(&gpu_nodes, node)) {
+                    self.gpu_nodes.one(None, node);
+                    self.capacity.beat();
+                }
+            }
+            // Its last arrival stands until it expires.
+            Seen::Deleted(_) => {}
+            Seen::Everything(leases) => {
+                let leases = leases.state();
+                heartbeats.see_all(leases.iter().map(|lease| &**lease), Timestamp::now());
+                self.gpu_nodes.all();
+                self.capacity.beat();
+            }
+        }
+    }
+
+    fn on_priority_class(self) -> impl Fn(Seen<'_, PriorityClass>) + Send {
+        move |_| {
+            self.compute_jobs.all();
+            self.queue.beat();
+        }
+    }
+
+    fn on_namespace(self) -> impl Fn(Seen<'_, Namespace>) + Send {
+        move |_| {
+            self.compute_jobs.all();
+            self.queue.beat();
+        }
+    }
+}
+
+fn is_reporting(gpu_nodes: &Store<Guarded<GpuNode>>, node: &str) -> bool {
+    gpu_nodes.get(&ObjectRef::new(node)).is_some_and(|node| {
+        let status = node.0.as_ref().ok().and_then(|node| node.status.as_ref());
+        status.is_some_and(|status| {
+            gridstake_crds::condition::is_true(&status.conditions, GpuNodeCondition::Reporting)
+        })
+    })
+}

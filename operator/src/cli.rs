@@ -1,0 +1,169 @@
+//! Command line and environment of the operator.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Parser, ValueEnum};
+
+/// Places GPU jobs, watches over them, and keeps what is on offer up to date.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "gridstake-operator", version)]
+pub struct Args {
+    /// Namespace of this installation: the leader's lease and the agents' heartbeats are in it.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "gridstake-system")]
+    pub namespace: String,
+
+    /// Name of this replica, unique among replicas. In a cluster: the pod's name.
+    #[arg(long, env = "POD_NAME", default_value_t = default_identity())]
+    pub identity: String,
+
+    /// Address for `/livez`, `/readyz` and `/metrics`.
+    #[arg(long, env = "GRIDSTAKE_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+
+    /// Whether replicas elect a leader. Without it this process works at once: run no second one.
+    #[arg(long, env = "GRIDSTAKE_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+
+    /// For how long a lease that is not renewed keeps others out, in seconds.
+    #[arg(long, default_value = "15", value_parser = whole_seconds)]
+    pub lease_duration: Duration,
+
+    /// For how long the leader works on without a successful renewal, in seconds. Must be below the lease duration.
+    #[arg(long, default_value = "10", value_parser = whole_seconds)]
+    pub renew_deadline: Duration,
+
+    /// Pause between two bids for the lease, in seconds. Must be below the renew deadline.
+    #[arg(long, default_value = "2", value_parser = whole_seconds)]
+    pub retry_period: Duration,
+
+    /// For how long running work may go on after SIGTERM, in seconds. Keep it below the pod's
+    /// `terminationGracePeriodSeconds`.
+    #[arg(long, default_value = "20", value_parser = whole_seconds)]
+    pub drain_timeout: Duration,
+
+    /// How log lines are written.
+    #[arg(long, env = "GRIDSTAKE_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+
+    /// Which log lines are written: `info`, or a list such as `info,gridstake_operator=debug`.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    pub log_filter: String,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Values of [`Args`] that contradict each other.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArgsError {
+    /// The leader would go on working while another may take over.
+    #[error(
+        "--renew-deadline ({renew:?}) must be below --lease-duration ({lease:?}), such as 10 and 15"
+    )]
+    RenewDeadline {
+        /// `--renew-deadline`.
+        renew: Duration,
+        /// `--lease-duration`.
+        lease: Duration,
+    },
+    /// One failed renewal would cost the lease.
+    #[error(
+        "--retry-period ({retry:?}) must be below --renew-deadline ({renew:?}), such as 2 and 10"
+    )]
+    RetryPeriod {
+        /// `--retry-period`.
+        retry: Duration,
+        /// `--renew-deadline`.
+        renew: Duration,
+    },
+}
+
+impl Args {
+    /// Checks what one flag alone cannot say.
+    pub fn validate(&self) -> Result<(), ArgsError> {
+        if self.renew_deadline >= self.lease_duration {
+            return Err(ArgsError::RenewDeadline {
+                renew: self.renew_deadline,
+                lease: self.lease_duration,
+            });
+        }
+        if self.retry_period >= self.renew_deadline {
+            return Err(ArgsError::RetryPeriod {
+                retry: self.retry_period,
+                renew: self.renew_deadline,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u16>() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
+        _ => Err("write a whole number of seconds from 1 to 65535, such as 15".to_owned()),
+    }
+}
+
+/// Outside a cluster: unique on this machine.
+fn default_identity() -> String {
+    format!("gridstake-operator-{}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn args(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("gridstake-operator").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_documentation() {
+        let args = args("--identity a").unwrap();
+        assert_eq!(args.validate(), Ok(()));
+        assert_eq!(args.lease_duration, Duration::from_secs(15));
+        assert_eq!(args.renew_deadline, Duration::from_secs(10));
+        assert_eq!(args.retry_period, Duration::from_secs(2));
+        assert!(args.leader_elect);
+        assert_eq!(args.listen.port(), 8080);
+    }
+
+    #[test]
+    fn leader_election_can_be_switched_off() {
+        assert!(!args("--leader-elect=false").unwrap().leader_elect);
+    }
+
+    #[test]
+    fn durations_that_would_allow_two_leaders_are_refused() {
+        let refused = args("--renew-deadline 15").unwrap().validate();
+        assert!(
+            matches!(refused, Err(ArgsError::RenewDeadline { .. })),
+            "{refused:?}"
+        );
+        let refused = args("--retry-period 10").unwrap().validate();
+        assert!(
+            matches!(refused, Err(ArgsError::RetryPeriod { .. })),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn a_duration_that_is_no_number_of_seconds_is_refused_with_an_example() {
+        let refused = args("--lease-duration 15s").unwrap_err().to_string();
+        assert!(refused.contains("such as 15"), "{refused}");
+        assert!(args("--lease-duration 0").is_err());
+    }
+}

@@ -1,0 +1,27 @@
+//! What every controller is given.
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+
+use crate::{caches::Caches, events::Events, health::Health, leader::Leadership, metrics::Metrics};
+
+/// The operator's surroundings. Cloning shares them.
+#[derive(Clone)]
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The operator's own namespace.
+    pub namespace: String,
+    /// What is known of the cluster.
+    pub caches: Caches,
+    /// Where events go.
+    pub events: Events,
+    /// Where measurements go.
+    pub metrics: Metrics,
+    /// Where a main loop says that it is at work.
+    pub health: Health,
+    /// Whether this replica leads.
+    pub leadership: Leadership,
+    /// The time of day. Decisions get it as an argument.
+    pub now: fn() -> Timestamp,
+}

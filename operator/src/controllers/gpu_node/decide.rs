@@ -1,0 +1,348 @@
+//! What is to be said about a GpuNode. Pure: no client, no clock.
+
+use gridstake_crds::{
+    GpuNode, GpuNodeStatus,
+    condition::{Fact, Status},
+    gpu_node::{
+        AgentState, Device, DeviceHealth, GpuNodeCondition, GpuNodeReason, MaintenanceWindow,
+        Offer, OfferMode, OfferReason, OfferState,
+    },
+    names::GPU_RESOURCE,
+};
+use k8s_openapi::{
+    api::core::v1::Node,
+    jiff::{SignedDuration, Timestamp},
+};
+
+use super::observe::Observed;
+use crate::scheduler::Resources;
+
+/// Three heartbeats of 10 s: after this an agent counts as silent.
+pub const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(30);
+
+/// How many devices a message names.
+const NAMED: usize = 4;
+
+/// What is to be said, and when to look again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// All conditions.
+    pub facts: Vec<Fact>,
+    /// Whether jobs may be placed here, and if not, why.
+    pub offer: Offer,
+    /// GPUs that can be allocated.
+    pub capacity: u32,
+    /// GPUs that nobody holds or has been promised.
+    pub free: u32,
+    /// The provider to which one StakeBinding binds the node.
+    pub provider_id: Option<String>,
+    /// The moment at which time alone can change the answer.
+    pub again_at: Option<Timestamp>,
+}
+
+/// What is to be said about `gpu_node` at `now`.
+#[must_use]
+pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
+    let node = seen.node.as_deref();
+    let verdict = offer(gpu_node, node, seen.heartbeat, now);
+    let reason = verdict.err().unwrap_or(OfferReason::Available);
+    let words = why_not_offered(gpu_node, reason);
+    let (state, ready) = match verdict {
+        Ok(()) => (OfferState::Offered, GpuNodeReason::Ready),
+        Err(_) => (OfferState::Withheld, GpuNodeReason::NotOffered),
+    };
+    let offered = verdict.is_ok();
+    let facts = vec![
+        reporting(gpu_node, seen.heartbeat, now),
+        healthy(gpu_node, seen.heartbeat, now),
+        Fact::new(
+            GpuNodeCondition::Bonded,
+            Status::Unknown,
+            GpuNodeReason::NoChainConfigured,
+            "no chain is configured, so no bond is asked for",
+        ),
+        Fact::new(GpuNodeCondition::Offered, offered, reason, words.clone()),
+        Fact::new(
+            GpuNodeCondition::Quarantined,
+            false,
+            GpuNodeReason::Clean,
+            "nothing speaks against the node",
+        ),
+        Fact::new(GpuNodeCondition::Ready, offered, ready, words),
+    ];
+    Plan {
+        facts,
+        offer: Offer { state, reason },
+        capacity: seen.gpus.capacity,
+        free: seen.gpus.free,
+        provider_id: seen.provider_id.clone(),
+        again_at: next_change(gpu_node, seen.heartbeat, now),
+    }
+}
+
+/// Whether jobs may be placed on the node at `now`; if not, the first reason in the order of [`OfferReason`].
+///
+/// `heartbeat` is when the agent was last heard of.
+pub fn offer(
+    gpu_node: &GpuNode,
+    node: Option<&Node>,
+    heartbeat: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<(), OfferReason> {
+    let node = node.ok_or(OfferReason::NodeMissing)?;
+    if !is_ready(node) {
+        return Err(OfferReason::NodeNotReady);
+    }
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        return Err(OfferReason::NodeCordoned);
+    }
+    if is_silent(heartbeat, now) {
+        return Err(OfferReason::AgentSilent);
+    }
+    let status = gpu_node.status.as_ref();
+    match agent_state(status) {
+        Some(AgentState::Ok) => {}
+        Some(AgentState::NoDevices) => return Err(OfferReason::NoDevices),
+        Some(_) | None => return Err(OfferReason::NvmlUnavailable),
+    }
+    let devices = status
+        .map(|status| status.devices.as_slice())
+        .unwrap_or_default();
+    if devices.is_empty() {
+        return Err(OfferReason::NoDevices);
+    }
+    if !devices.iter().any(is_usable) {
+        return Err(OfferReason::NoHealthyDevices);
+    }
+    if allocatable_gpus(node) == 0 {
+        return Err(OfferReason::NoDevicePlugin);
+    }
+    if gpu_node
+        .spec
+        .maintenance
+        .iter()
+        .any(|span| is_running(span, now))
+    {
+        return Err(OfferReason::Maintenance);
+    }
+    match gpu_node.spec.mode {
+        OfferMode::Always => Ok(()),
+        OfferMode::Drained => Err(OfferReason::Drained),
+        OfferMode::IdleOnly | OfferMode::Scheduled => Err(OfferReason::ModeUnavailable),
+    }
+}
+
+/// The first moment after `now` at which the answer may differ though no object has changed.
+fn next_change(
+    gpu_node: &GpuNode,
+    heartbeat: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let silence = heartbeat.and_then(|last| last.checked_add(SILENT_AFTER).ok());
+    let spans = gpu_node.spec.maintenance.iter();
+    let edges = spans.flat_map(|span| [span.from.0, span.to.0]);
+    silence
+        .into_iter()
+        .chain(edges)
+        .filter(|moment| *moment > now)
+        .min()
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref());
+    conditions
+        .unwrap_or_default()
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// What the kubelet allocates; nothing where that cannot be read.
+fn allocatable_gpus(node: &Node) -> u64 {
+    let allocatable = node
+        .status
+        .as_ref()
+        .and_then(|status| status.allocatable.as_ref());
+    allocatable
+        .and_then(|allocatable| {
+            let gpus = allocatable.get_key_value(GPU_RESOURCE)?;
+            let only = [(gpus.0.clone(), gpus.1.clone())].into();
+            Resources::from_quantities(&only).ok()
+        })
+        .map_or(0, |resources| resources.gpus)
+}
+
+fn is_silent(heartbeat: Option<Timestamp>, now: Timestamp) -> bool {
+    heartbeat.is_none_or(|last| now.duration_since(last) >= SILENT_AFTER)
+}
+
+fn agent_state(status: Option<&GpuNodeStatus>) -> Option<AgentState> {
+    Some(status?.agent.as_ref()?.state)
+}
+
+fn is_usable(device: &Device) -> bool {
+    matches!(
+        device.health,
+        DeviceHealth::Healthy | DeviceHealth::Degraded
+    )
+}
+
+fn is_running(span: &MaintenanceWindow, now: Timestamp) -> bool {
+    span.from.0 <= now && now < span.to.0
+}
+
+/// Why nothing is known about the GPUs, if nothing is.
+fn blindness(
+    gpu_node: &GpuNode,
+    heartbeat: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<(GpuNodeReason, String)> {
+    if heartbeat.is_none() {
+        let words =
+            "the device agent has never renewed its Lease: does its DaemonSet run on this node?";
+        return Some((GpuNodeReason::AgentMissing, words.to_owned()));
+    }
+    if is_silent(heartbeat, now) {
+        let words = "the device agent has not renewed its Lease for three heartbeats";
+        return Some((GpuNodeReason::AgentSilent, words.to_owned()));
+    }
+    let agent = gpu_node
+        .status
+        .as_ref()
+        .and_then(|status| status.agent.as_ref());
+    let words = match agent {
+        None => "the device agent lives and has not reported yet".to_owned(),
+        Some(agent) => match (agent.state, &agent.message) {
+            (AgentState::Ok | AgentState::NoDevices, _) => return None,
+            (state, Some(message)) => format!("{state}: {message}"),
+            (state, None) => state.to_string(),
+        },
+    };
+    Some((GpuNodeReason::NvmlUnavailable, words))
+}
+
+fn reporting(gpu_node: &GpuNode, heartbeat: Option<Timestamp>, now: Timestamp) -> Fact {
+    match blindness(gpu_node, heartbeat, now) {
+        Some((reason, words)) => Fact::new(GpuNodeCondition::Reporting, false, reason, words),
+        None => Fact::new(
+            GpuNodeCondition::Reporting,
+            true,
+            GpuNodeReason::AgentReporting,
+            "the device agent reports",
+        ),
+    }
+}
+
+fn healthy(gpu_node: &GpuNode, heartbeat: Option<Timestamp>, now: Timestamp) -> Fact {
+    let fact = |status: Status, reason, words: String| {
+        Fact::new(GpuNodeCondition::Healthy, status, reason, words)
+    };
+    // What was last known says nothing about now.
+    if let Some((reason, words)) = blindness(gpu_node, heartbeat, now) {
+        return fact(Status::Unknown, reason, words);
+    }
+    let status = gpu_node.status.as_ref();
+    let devices = status
+        .map(|status| status.devices.as_slice())
+        .unwrap_or_default();
+    let unhealthy: Vec<&Device> = devices.iter().filter(|device| !is_usable(device)).collect();
+    let degraded: Vec<&Device> = devices
+        .iter()
+        .filter(|device| device.health == DeviceHealth::Degraded)
+        .collect();
+    match (devices.len(), unhealthy.len(), degraded.len()) {
+        (0, ..) => fact(
+            Status::Unknown,
+            GpuNodeReason::NoDevices,
+            "NVML shows no GPU".to_owned(),
+        ),
+        (_, 0, 0) => fact(
+            Status::True,
+            GpuNodeReason::AllDevicesHealthy,
+            "every GPU is healthy".to_owned(),
+        ),
+        (_, 0, _) => fact(
+            Status::True,
+            GpuNodeReason::AllDevicesHealthy,
+            format!("every GPU works; to be watched: {}", names(&degraded)),
+        ),
+        (all, bad, _) if all == bad => fact(
+            Status::False,
+            GpuNodeReason::NoHealthyDevices,
+            format!("no GPU is healthy: {}", names(&unhealthy)),
+        ),
+        _ => fact(
+            Status::False,
+            GpuNodeReason::SomeDevicesUnhealthy,
+            format!(
+                "not healthy: {}; the others are on offer",
+                names(&unhealthy)
+            ),
+        ),
+    }
+}
+
+/// Such as `GPU-1 (GpuLost), GPU-2 and 3 more`.
+fn names(devices: &[&Device]) -> String {
+    let named: Vec<String> = devices
+        .iter()
+        .take(NAMED)
+        .map(|device| {
+            let reasons: Vec<&str> = device
+                .reasons
+                .iter()
+                .map(|reason| gridstake_crds::closed_enum::ClosedEnum::as_str(*reason))
+                .collect();
+            if reasons.is_empty() {
+                device.uuid.clone()
+            } else {
+                format!("{} ({})", device.uuid, reasons.join(", "))
+            }
+        })
+        .collect();
+    let rest = devices.len().saturating_sub(NAMED);
+    let named = named.join(", ");
+    if rest == 0 {
+        named
+    } else {
+        format!("{named} and {rest} more")
+    }
+}
+
+/// The words for an offer's reason.
+fn why_not_offered(gpu_node: &GpuNode, reason: OfferReason) -> String {
+    let words = match reason {
+        OfferReason::Available => "free GPUs may be given to jobs",
+        OfferReason::NodeMissing => "there is no Node of this name",
+        OfferReason::NodeNotReady => "the Node is not Ready",
+        OfferReason::NodeCordoned => "the Node is cordoned; kubectl uncordon lifts that",
+        OfferReason::AgentSilent => {
+            "the device agent has not renewed its Lease for three heartbeats, or never did"
+        }
+        OfferReason::NvmlUnavailable => "the device agent cannot use NVML; see status.agent",
+        OfferReason::NoDevices => "NVML shows no GPU",
+        OfferReason::NoHealthyDevices => "no GPU is healthy; see status.devices",
+        OfferReason::NoDevicePlugin => {
+            return format!(
+                "the Node's allocatable {GPU_RESOURCE} is 0 or missing: does the NVIDIA device plugin run?"
+            );
+        }
+        OfferReason::Maintenance => {
+            "an announced maintenance span is running; see spec.maintenance"
+        }
+        OfferReason::Drained => "spec.mode is Drained",
+        OfferReason::ModeUnavailable => {
+            return format!(
+                "spec.mode {} is not offered by this version; Always is",
+                gpu_node.spec.mode
+            );
+        }
+        OfferReason::OutsideWindow => "no window of spec.windows is open",
+        OfferReason::InLocalUse => "the node is in local use",
+        OfferReason::Unbonded => "no StakeBinding gives the node the stake that is asked for",
+        OfferReason::Quarantined => "too many failures lately",
+    };
+    words.to_owned()
+}

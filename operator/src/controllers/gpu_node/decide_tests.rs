@@ -1,0 +1,511 @@
+//! Facts about [`super::decide`] and [`super::status`].
+
+use std::sync::Arc;
+
+use gridstake_crds::{
+    GpuNode,
+    condition::Status,
+    gpu_node::{OfferReason, OfferState},
+};
+use k8s_openapi::{
+    api::core::v1::Node,
+    jiff::{SignedDuration, Timestamp},
+};
+use serde_json::{Value, json};
+
+use super::{
+    decide::{Plan, SILENT_AFTER, decide, offer},
+    observe::Observed,
+    status,
+};
+use crate::snapshot::GpuCounts;
+
+fn now() -> Timestamp {
+    "2026-06-01T12:00:00Z".parse().unwrap()
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    now() - SignedDuration::from_secs(seconds)
+}
+
+fn device(uuid: &str, health: &str) -> Value {
+    json!({"uuid": uuid, "index": 0, "model": "NVIDIA L4", "memoryMiB": 23034, "computeCapability": "8.9",
+        "health": health, "reasons": if health == "Unhealthy" { json!(["GpuLost"]) } else { json!([]) }})
+}
+
+fn gpu_node(spec: Value, status: Value) -> GpuNode {
+    serde_json::from_value(json!({
+        "apiVersion": "gridstake.dev/v1alpha1", "kind": "GpuNode",
+        "metadata": {"name": "n1", "generation": 3}, "spec": spec, "status": status,
+    }))
+    .unwrap()
+}
+
+fn agent(state: &str) -> Value {
+    json!({"version": "1", "state": state, "message": "dlopen failed"})
+}
+
+fn two_devices() -> Value {
+    json!({"agent": agent("Ok"), "devices": [device("GPU-0", "Healthy"), device("GPU-1", "Healthy")]})
+}
+
+fn node(spec: Value, ready: &str, gpus: Option<&str>) -> Node {
+    let mut allocatable = json!({"cpu": "8"});
+    if let Some(gpus) = gpus {
+        allocatable["nvidia.com/gpu"] = gpus.into();
+    }
+    serde_json::from_value(json!({
+        "metadata": {"name": "n1"}, "spec": spec,
+        "status": {"allocatable": allocatable, "conditions": [
+            {"type": "MemoryPressure", "status": "True"}, {"type": "Ready", "status": ready}]},
+    }))
+    .unwrap()
+}
+
+fn sound_node() -> Node {
+    node(json!({}), "True", Some("2"))
+}
+
+fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
+    Observed {
+        node: node.map(Arc::new),
+        heartbeat,
+        gpus: GpuCounts {
+            capacity: 2,
+            free: 1,
+        },
+        provider_id: None,
+    }
+}
+
+fn all_well() -> Observed {
+    seen(Some(sound_node()), Some(ago(5)))
+}
+
+fn stated(plan: &Plan, condition: &str) -> (Status, &'static str) {
+    let fact = plan
+        .facts
+        .iter()
+        .find(|fact| fact.condition == condition)
+        .unwrap();
+    (fact.status, fact.reason)
+}
+
+fn words(plan: &Plan, condition: &str) -> String {
+    let fact = plan
+        .facts
+        .iter()
+        .find(|fact| fact.condition == condition)
+        .unwrap();
+    fact.message.clone()
+}
+
+#[test]
+fn every_reason_to_withhold_a_node_is_found() {
+    use OfferReason as R;
+    let fresh = Some(ago(5));
+    let ok = || gpu_node(json!({}), two_devices());
+    let with = |status: Value| gpu_node(json!({}), status);
+    let devices = |health: [&str; 2]| {
+        with(
+            json!({"agent": agent("Ok"), "devices": [device("GPU-0", health[0]), device("GPU-1", health[1])]}),
+        )
+    };
+    let spec = |spec: Value| gpu_node(spec, two_devices());
+    let maintenance = |from: i64, to: i64| {
+        spec(json!({"maintenance": [{"from": ago(from).to_string(), "to": ago(to).to_string()}]}))
+    };
+    let cordoned = || node(json!({"unschedulable": true}), "True", Some("2"));
+    for (case, gpu_node, node, heartbeat, expected) in [
+        ("all is well", ok(), Some(sound_node()), fresh, R::Available),
+        ("no Node", ok(), None, fresh, R::NodeMissing),
+        (
+            "Node not ready",
+            ok(),
+            Some(node(json!({}), "False", Some("2"))),
+            fresh,
+            R::NodeNotReady,
+        ),
+        (
+            "kubelet silent",
+            ok(),
+            Some(node(json!({}), "Unknown", Some("2"))),
+            fresh,
+            R::NodeNotReady,
+        ),
+        (
+            "Node without status",
+            ok(),
+            Some(Node::default()),
+            fresh,
+            R::NodeNotReady,
+        ),
+        ("cordoned", ok(), Some(cordoned()), fresh, R::NodeCordoned),
+        (
+            "no heartbeat ever",
+            ok(),
+            Some(sound_node()),
+            None,
+            R::AgentSilent,
+        ),
+        (
+            "silent for 30 s",
+            ok(),
+            Some(sound_node()),
+            Some(ago(30)),
+            R::AgentSilent,
+        ),
+        (
+            "silent for 29 s",
+            ok(),
+            Some(sound_node()),
+            Some(ago(29)),
+            R::Available,
+        ),
+        (
+            "nothing reported",
+            with(json!({})),
+            Some(sound_node()),
+            fresh,
+            R::NvmlUnavailable,
+        ),
+        (
+            "library missing",
+            with(json!({"agent": agent("LibraryMissing")})),
+            Some(sound_node()),
+            fresh,
+            R::NvmlUnavailable,
+        ),
+        (
+            "driver too old",
+            with(json!({"agent": agent("DriverTooOld"), "devices": [device("GPU-0", "Healthy")]})),
+            Some(sound_node()),
+            fresh,
+            R::NvmlUnavailable,
+        ),
+        (
+            "call stuck",
+            with(json!({"agent": agent("CallStuck"), "devices": [device("GPU-0", "Healthy")]})),
+            Some(sound_node()),
+            fresh,
+            R::NvmlUnavailable,
+        ),
+        (
+            "agent sees no GPU",
+            with(json!({"agent": agent("NoDevices")})),
+            Some(sound_node()),
+            fresh,
+            R::NoDevices,
+        ),
+        (
+            "no device listed",
+            with(json!({"agent": agent("Ok")})),
+            Some(sound_node()),
+            fresh,
+            R::NoDevices,
+        ),
+        (
+            "one of two lost",
+            devices(["Healthy", "Unhealthy"]),
+            Some(sound_node()),
+            fresh,
+            R::Available,
+        ),
+        (
+            "one of two degraded",
+            devices(["Unhealthy", "Degraded"]),
+            Some(sound_node()),
+            fresh,
+            R::Available,
+        ),
+        (
+            "both lost",
+            devices(["Unhealthy", "Unknown"]),
+            Some(sound_node()),
+            fresh,
+            R::NoHealthyDevices,
+        ),
+        (
+            "no device plugin",
+            ok(),
+            Some(node(json!({}), "True", None)),
+            fresh,
+            R::NoDevicePlugin,
+        ),
+        (
+            "device plugin with nothing",
+            ok(),
+            Some(node(json!({}), "True", Some("0"))),
+            fresh,
+            R::NoDevicePlugin,
+        ),
+        (
+            "unreadable amount",
+            ok(),
+            Some(node(json!({}), "True", Some("x"))),
+            fresh,
+            R::NoDevicePlugin,
+        ),
+        (
+            "maintenance running",
+            maintenance(10, -10),
+            Some(sound_node()),
+            fresh,
+            R::Maintenance,
+        ),
+        (
+            "maintenance begins now",
+            maintenance(0, -10),
+            Some(sound_node()),
+            fresh,
+            R::Maintenance,
+        ),
+        (
+            "maintenance ends now",
+            maintenance(10, 0),
+            Some(sound_node()),
+            fresh,
+            R::Available,
+        ),
+        (
+            "maintenance to come",
+            maintenance(-10, -20),
+            Some(sound_node()),
+            fresh,
+            R::Available,
+        ),
+        (
+            "drained",
+            spec(json!({"mode": "Drained"})),
+            Some(sound_node()),
+            fresh,
+            R::Drained,
+        ),
+        (
+            "idle only",
+            spec(json!({"mode": "IdleOnly"})),
+            Some(sound_node()),
+            fresh,
+            R::ModeUnavailable,
+        ),
+        (
+            "scheduled",
+            spec(json!({"mode": "Scheduled"})),
+            Some(sound_node()),
+            fresh,
+            R::ModeUnavailable,
+        ),
+        // The first reason in the order of the enumeration is given.
+        (
+            "cordoned and silent",
+            ok(),
+            Some(cordoned()),
+            None,
+            R::NodeCordoned,
+        ),
+        (
+            "drained and no plugin",
+            spec(json!({"mode": "Drained"})),
+            Some(node(json!({}), "True", None)),
+            fresh,
+            R::NoDevicePlugin,
+        ),
+    ] {
+        let verdict = offer(&gpu_node, node.as_ref(), heartbeat, now());
+        assert_eq!(verdict.err().unwrap_or(R::Available), expected, "{case}");
+        let plan = decide(&gpu_node, &seen(node, heartbeat), now());
+        let offered = expected == R::Available;
+        let state = if offered {
+            OfferState::Offered
+        } else {
+            OfferState::Withheld
+        };
+        assert_eq!(
+            (plan.offer.state, plan.offer.reason),
+            (state, expected),
+            "{case}"
+        );
+        assert_eq!(
+            stated(&plan, "Offered"),
+            (offered.into(), plan.facts[3].reason),
+            "{case}"
+        );
+        let ready = if offered { "Ready" } else { "NotOffered" };
+        assert_eq!(stated(&plan, "Ready"), (offered.into(), ready), "{case}");
+    }
+}
+
+#[test]
+fn every_condition_is_stated_from_the_first_pass() {
+    let plan = decide(&gpu_node(json!({}), json!({})), &Observed::default(), now());
+    let stated: Vec<&str> = plan.facts.iter().map(|fact| fact.condition).collect();
+    assert_eq!(stated, status::OWNER.conditions);
+}
+
+#[test]
+fn reporting_says_what_is_wrong_with_the_agent() {
+    let cases = [
+        (json!({}), None, Status::False, "AgentMissing"),
+        (two_devices(), Some(ago(31)), Status::False, "AgentSilent"),
+        (json!({}), Some(ago(1)), Status::False, "NvmlUnavailable"),
+        (
+            json!({"agent": agent("LibraryMissing")}),
+            Some(ago(1)),
+            Status::False,
+            "NvmlUnavailable",
+        ),
+        // NVML works and shows nothing.
+        (
+            json!({"agent": agent("NoDevices")}),
+            Some(ago(1)),
+            Status::True,
+            "AgentReporting",
+        ),
+        (two_devices(), Some(ago(1)), Status::True, "AgentReporting"),
+    ];
+    for (status, heartbeat, holds, reason) in cases {
+        let plan = decide(
+            &gpu_node(json!({}), status),
+            &seen(Some(sound_node()), heartbeat),
+            now(),
+        );
+        assert_eq!(stated(&plan, "Reporting"), (holds, reason));
+    }
+    let blind = gpu_node(json!({}), json!({"agent": agent("LibraryMissing")}));
+    let plan = decide(&blind, &all_well(), now());
+    assert_eq!(words(&plan, "Reporting"), "LibraryMissing: dlopen failed");
+}
+
+#[test]
+fn health_is_unknown_while_nobody_looks_and_names_the_sick_otherwise() {
+    let devices = |health: &[&str]| {
+        let devices: Vec<Value> = health
+            .iter()
+            .enumerate()
+            .map(|(n, h)| device(&format!("GPU-{n}"), h))
+            .collect();
+        gpu_node(json!({}), json!({"agent": agent("Ok"), "devices": devices}))
+    };
+    for (health, holds, reason, message) in [
+        (
+            vec!["Healthy", "Healthy"],
+            Status::True,
+            "AllDevicesHealthy",
+            "every GPU is healthy",
+        ),
+        (
+            vec!["Healthy", "Degraded"],
+            Status::True,
+            "AllDevicesHealthy",
+            "every GPU works; to be watched: GPU-1",
+        ),
+        (
+            vec!["Healthy", "Unhealthy"],
+            Status::False,
+            "SomeDevicesUnhealthy",
+            "not healthy: GPU-1 (GpuLost); the others are on offer",
+        ),
+        (
+            vec!["Unhealthy"],
+            Status::False,
+            "NoHealthyDevices",
+            "no GPU is healthy: GPU-0 (GpuLost)",
+        ),
+        (vec![], Status::Unknown, "NoDevices", "NVML shows no GPU"),
+    ] {
+        let plan = decide(&devices(&health), &all_well(), now());
+        assert_eq!(stated(&plan, "Healthy"), (holds, reason));
+        assert_eq!(words(&plan, "Healthy"), message);
+    }
+    let silent = seen(Some(sound_node()), Some(ago(60)));
+    let plan = decide(&devices(&["Healthy"]), &silent, now());
+    assert_eq!(stated(&plan, "Healthy"), (Status::Unknown, "AgentSilent"));
+
+    let many = decide(&devices(&["Unhealthy"; 64]), &all_well(), now());
+    assert!(words(&many, "Healthy").ends_with("GPU-3 (GpuLost) and 60 more"));
+}
+
+#[test]
+fn without_a_chain_no_bond_is_asked_for() {
+    let mut bound = all_well();
+    bound.provider_id = Some("0x01".into());
+    let plan = decide(&gpu_node(json!({}), two_devices()), &bound, now());
+    assert_eq!(
+        stated(&plan, "Bonded"),
+        (Status::Unknown, "NoChainConfigured")
+    );
+    assert_eq!(plan.offer.state, OfferState::Offered);
+    assert_eq!(plan.provider_id.as_deref(), Some("0x01"));
+}
+
+#[test]
+fn the_next_look_is_exactly_when_time_alone_changes_the_answer() {
+    let ok = gpu_node(json!({}), two_devices());
+    let deadline = ago(5) + SILENT_AFTER;
+    assert_eq!(decide(&ok, &all_well(), now()).again_at, Some(deadline));
+    assert_eq!(
+        offer(&ok, Some(&sound_node()), Some(ago(5)), deadline),
+        Err(OfferReason::AgentSilent)
+    );
+
+    // A silent agent makes itself heard; no timer is needed.
+    let silent = seen(Some(sound_node()), Some(ago(60)));
+    assert_eq!(decide(&ok, &silent, now()).again_at, None);
+
+    let span =
+        |from: i64, to: i64| json!({"from": ago(from).to_string(), "to": ago(to).to_string()});
+    for (spans, expected) in [
+        (json!([span(-7, -20)]), Some(ago(-7))),
+        (json!([span(7, -9)]), Some(ago(-9))),
+        (json!([span(20, 10)]), Some(deadline)),
+        (json!([span(-7, -20), span(3, -2)]), Some(ago(-2))),
+    ] {
+        let node = gpu_node(json!({"maintenance": spans}), two_devices());
+        assert_eq!(
+            decide(&node, &all_well(), now()).again_at,
+            expected,
+            "{spans}"
+        );
+    }
+}
+
+#[test]
+fn what_a_pass_writes_the_next_pass_does_not_write_again() {
+    let mut gpu_node = gpu_node(json!({}), two_devices());
+    let plan = decide(&gpu_node, &all_well(), now());
+    let written = status::desired(&gpu_node, &plan, false, now());
+    let merged = gridstake_crds::GpuNodeStatus {
+        devices: gpu_node.status.as_ref().unwrap().devices.clone(),
+        agent: gpu_node.status.as_ref().unwrap().agent.clone(),
+        ..written.clone()
+    };
+    gpu_node.status = Some(merged);
+    let later = now() + SignedDuration::from_secs(7);
+    let mut still_well = all_well();
+    still_well.heartbeat = Some(later);
+    let plan = decide(&gpu_node, &still_well, later);
+    assert_eq!(status::desired(&gpu_node, &plan, false, later), written);
+}
+
+#[test]
+fn a_free_count_that_changed_alone_waits_and_any_other_change_takes_it_along() {
+    let mut gpu_node = gpu_node(json!({}), two_devices());
+    let plan = decide(&gpu_node, &all_well(), now());
+    let mut present = status::desired(&gpu_node, &plan, false, now());
+    present.free = Some(2);
+    present.devices = gpu_node.status.as_ref().unwrap().devices.clone();
+    present.agent = gpu_node.status.as_ref().unwrap().agent.clone();
+    gpu_node.status = Some(present);
+
+    assert_eq!(status::desired(&gpu_node, &plan, true, now()).free, Some(2));
+    assert_eq!(
+        status::desired(&gpu_node, &plan, false, now()).free,
+        Some(1)
+    );
+
+    let silent = decide(&gpu_node, &seen(Some(sound_node()), Some(ago(60))), now());
+    assert_eq!(
+        status::desired(&gpu_node, &silent, true, now()).free,
+        Some(1)
+    );
+}

@@ -1,0 +1,117 @@
+//! GpuNodes: joins what the agent found with Node, heartbeat, StakeBindings and pods into an offer.
+
+pub mod act;
+pub mod decide;
+pub mod observe;
+pub mod status;
+
+#[cfg(test)]
+mod decide_tests;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use gridstake_crds::GpuNode;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Context,
+    error::ReconcileError,
+    reconcile::{Controller, Pass},
+    status::{Guard, StatusError},
+};
+
+/// Why a pass over a GpuNode failed.
+#[derive(Debug, thiserror::Error)]
+#[error("write the GpuNode's status")]
+pub struct Error(#[source] StatusError);
+
+impl ReconcileError for Error {
+    fn category(&self) -> &'static str {
+        "apply_status"
+    }
+}
+
+/// When each GpuNode's status was last written by this process.
+#[derive(Debug, Default)]
+struct LastWrites(Mutex<HashMap<String, Instant>>);
+
+impl LastWrites {
+    /// For how long `free` must still wait.
+    fn settles_in(&self, name: &str, now: Instant) -> Option<Duration> {
+        let mut writes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        writes.retain(|_, at| now.duration_since(*at) < status::FREE_SETTLES);
+        let since = now.duration_since(*writes.get(name)?);
+        status::FREE_SETTLES.checked_sub(since)
+    }
+
+    fn written(&self, name: String, now: Instant) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, now);
+    }
+}
+
+/// Runs the controller until `stop`.
+pub async fn run(context: Context, stop: CancellationToken) {
+    let controller = Controller {
+        name: "gpu-node",
+        store: context.caches.gpu_nodes.clone(),
+        triggers: context.caches.gpu_node_triggers(),
+    };
+    let writes = Arc::new(LastWrites::default());
+    let metrics = context.metrics.clone();
+    controller
+        .run(metrics, stop, move |gpu_node| {
+            pass(context.clone(), writes.clone(), gpu_node)
+        })
+        .await;
+}
+
+async fn pass(
+    context: Context,
+    writes: Arc<LastWrites>,
+    gpu_node: Arc<GpuNode>,
+) -> Result<Pass, Error> {
+    let now = (context.now)();
+    let name = gpu_node.name_any();
+    let seen = observe::observe(&context.caches, &gpu_node, now);
+    let plan = decide::decide(&gpu_node, &seen, now);
+
+    let settles_in = writes.settles_in(&name, Instant::now());
+    let desired = status::desired(&gpu_node, &plan, settles_in.is_some(), now);
+    let free_waits = settles_in.filter(|_| desired.free != Some(plan.free));
+    let written = status::OWNER
+        .apply(
+            &context.client,
+            &context.metrics,
+            &*gpu_node,
+            gpu_node.status.as_ref(),
+            &desired,
+            Guard::None,
+        )
+        .await;
+    let applied = match written {
+        Ok(written) => written.is_applied(),
+        // Deleted meanwhile: there is nothing to say about it any more.
+        Err(error) if error.is_not_found() => return Ok(Pass::unchanged()),
+        Err(error) => return Err(Error(error)),
+    };
+    if applied {
+        writes.written(name, Instant::now());
+        act::act(&context, &gpu_node, &plan).await;
+    }
+    let again = plan.again_at.map(|moment| until(moment, now));
+    Ok(Pass::wrote(applied).again(again.into_iter().chain(free_waits).min()))
+}
+
+/// The time from `now` to `moment`, never negative.
+fn until(moment: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(moment.duration_since(now)).unwrap_or_default()
+}

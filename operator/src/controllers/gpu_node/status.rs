@@ -1,0 +1,71 @@
+//! The operator's part of a GpuNode's status, and when it may be written.
+
+use std::time::Duration;
+
+use gridstake_crds::{GpuNode, GpuNodeStatus, condition, names::MANAGER_GPU_NODE};
+use k8s_openapi::jiff::Timestamp;
+
+use super::decide::Plan;
+use crate::status::StatusOwner;
+
+/// `free` is written at most once in this time: a burst of pods makes one write, not one each.
+pub const FREE_SETTLES: Duration = Duration::from_secs(5);
+
+/// What the operator owns. `devices`, `driver` and `agent` are the agent's.
+pub const OWNER: StatusOwner = StatusOwner {
+    manager: MANAGER_GPU_NODE,
+    fields: &[
+        "observedGeneration",
+        "capacity",
+        "free",
+        "offer",
+        "providerId",
+    ],
+    conditions: &[
+        "Reporting",
+        "Healthy",
+        "Bonded",
+        "Offered",
+        "Quarantined",
+        "Ready",
+    ],
+};
+
+/// The operator's part of the status that says what `plan` says.
+///
+/// While `settling`, a `free` that has changed alone keeps its old value: a later pass writes it.
+#[must_use]
+pub fn desired(gpu_node: &GpuNode, plan: &Plan, settling: bool, now: Timestamp) -> GpuNodeStatus {
+    let present = gpu_node.status.as_ref();
+    let conditions = present
+        .map(|status| status.conditions.as_slice())
+        .unwrap_or_default();
+    let generation = gpu_node.metadata.generation;
+    let mut desired = GpuNodeStatus {
+        observed_generation: generation,
+        capacity: Some(plan.capacity),
+        free: Some(plan.free),
+        offer: Some(plan.offer.clone()),
+        provider_id: plan.provider_id.clone(),
+        conditions: condition::conditions(conditions, &plan.facts, generation, now),
+        ..GpuNodeStatus::default()
+    };
+    if let Some(present) = present.filter(|_| settling)
+        && present.free.is_some()
+        && only_free_differs(present, &desired, plan)
+    {
+        desired.free = present.free;
+    }
+    desired
+}
+
+fn only_free_differs(present: &GpuNodeStatus, desired: &GpuNodeStatus, plan: &Plan) -> bool {
+    present.observed_generation == desired.observed_generation
+        && present.capacity == desired.capacity
+        && present.offer == desired.offer
+        && present.provider_id == desired.provider_id
+        && plan
+            .facts
+            .iter()
+            .all(|fact| fact.is_stated_in(&present.conditions))
+}

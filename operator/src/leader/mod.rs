@@ -1,0 +1,315 @@
+//! Leader election by a `Lease` and compare-and-swap.
+
+mod bid;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use bid::{Bid, Sighting, Terms, bid};
+
+use crate::{
+    error::{chain, is_conflict, is_not_found},
+    metrics::Metrics,
+};
+
+/// The name of the leader's lease.
+pub const LEASE: &str = "gridstake-operator";
+
+/// Whether this replica leads, and until when without a renewal.
+#[derive(Clone, Debug)]
+pub struct Leadership(watch::Receiver<Option<Instant>>);
+
+impl Leadership {
+    /// A leadership that nobody contests, for `--leader-elect=false`.
+    #[must_use]
+    pub fn uncontested() -> Self {
+        let far = Instant::now() + Duration::from_hours(24 * 365 * 100);
+        Self(watch::channel(Some(far)).1)
+    }
+
+    /// Whether this replica leads at this instant. Ask before a write that two leaders must not both make.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.0.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Waits until this replica leads.
+    pub async fn acquired(&self) {
+        // An error means that the elector has ended: this replica will never lead.
+        if self.0.clone().wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Why the elector ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The lease was lost: another may take over once the rest of its duration has passed.
+    Lost,
+    /// It was told to stop. If this replica led, the lease has been released.
+    Stopped,
+}
+
+/// Why one bid came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum BidError {
+    #[error("{verb} Lease {LEASE}")]
+    Api {
+        verb: &'static str,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+}
+
+/// One replica's part in the election.
+pub struct Elector {
+    api: Api<Lease>,
+    identity: String,
+    terms: Terms,
+    metrics: Metrics,
+    seen: Option<Sighting>,
+    holder: Option<String>,
+    leads_until: watch::Sender<Option<Instant>>,
+}
+
+impl Elector {
+    /// A candidate named `identity`, which must be unique among replicas.
+    #[must_use]
+    pub fn new(api: Api<Lease>, identity: String, terms: Terms, metrics: Metrics) -> Self {
+        Self {
+            api,
+            identity,
+            terms,
+            metrics,
+            seen: None,
+            holder: None,
+            leads_until: watch::channel(None).0,
+        }
+    }
+
+    /// The handle by which others learn whether this replica leads.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        Leadership(self.leads_until.subscribe())
+    }
+
+    /// Takes part until the lease is lost or `stop` is cancelled; then releases it.
+    pub async fn run(mut self, stop: CancellationToken) -> Ended {
+        loop {
+            self.attempt().await;
+            let until = *self.leads_until.borrow();
+            if until.is_some_and(|until| Instant::now() >= until) {
+                self.resign();
+                tracing::error!(
+                    "lost the lease: no renewal within {:?}",
+                    self.terms.renew_deadline
+                );
+                return Ended::Lost;
+            }
+            if self.lost_to_another() {
+                self.resign();
+                tracing::error!(holder = self.holder, "lost the lease to another replica");
+                return Ended::Lost;
+            }
+            // A leader must notice the end of its term even when that comes before the next bid.
+            let pause = until.map_or(self.terms.retry_period, |until| {
+                until
+                    .saturating_duration_since(Instant::now())
+                    .min(self.terms.retry_period)
+            });
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => {
+                    self.release().await;
+                    return Ended::Stopped;
+                }
+            }
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.leads_until.borrow().is_some()
+    }
+
+    fn lost_to_another(&self) -> bool {
+        self.leads()
+            && self
+                .seen
+                .as_ref()
+                .and_then(Sighting::holder)
+                .is_some_and(|holder| holder != self.identity)
+    }
+
+    fn resign(&self) {
+        self.leads_until.send_replace(None);
+        self.metrics.set_leader(false);
+    }
+
+    /// One bid, bounded so that a hanging request leaves time for another before the term ends.
+    async fn attempt(&mut self) {
+        let limit = self.terms.renew_deadline / 2;
+        let limit = self.leads_until.borrow().map_or(limit, |until| {
+            limit.min(until.saturating_duration_since(Instant::now()))
+        });
+        let outcome = match tokio::time::timeout(limit, self.step()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(BidError::Timeout(limit)),
+        };
+        if let Err(error) = outcome {
+            // What the server holds now is unknown: look before the next bid.
+            self.seen = self.seen.take().filter(|_| !self.leads());
+            tracing::warn!(
+                error = chain(&error),
+                leads = self.leads(),
+                "bid for the lease failed"
+            );
+        }
+    }
+
+    async fn step(&mut self) -> Result<(), BidError> {
+        // The leader writes at once with the version that it wrote last; only a refusal makes it look.
+        if !self.leads() || self.seen.is_none() {
+            self.look().await?;
+        }
+        let choice = bid(
+            self.seen.as_ref(),
+            &self.identity,
+            &self.terms,
+            Instant::now(),
+        );
+        let sent = Instant::now();
+        let written = match choice {
+            Bid::Wait => return Ok(()),
+            Bid::Create => self.api.create(&PostParams::default(), &self.lease()).await,
+            Bid::Renew | Bid::Take => {
+                self.api
+                    .replace(LEASE, &PostParams::default(), &self.lease())
+                    .await
+            }
+        };
+        match written {
+            Ok(lease) => {
+                self.see(Some(lease));
+                self.lead_until(sent + self.terms.renew_deadline);
+                Ok(())
+            }
+            // Somebody else was faster, or the lease was deleted. The next bid looks first.
+            Err(kube::Error::Api(status))
+                if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
+            {
+                self.look().await
+            }
+            Err(source) => Err(BidError::Api {
+                verb: "write",
+                source: Box::new(source),
+            }),
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), BidError> {
+        let lease = self
+            .api
+            .get_opt(LEASE)
+            .await
+            .map_err(|source| BidError::Api {
+                verb: "read",
+                source: Box::new(source),
+            })?;
+        self.see(lease);
+        Ok(())
+    }
+
+    fn see(&mut self, lease: Option<Lease>) {
+        let before = self.seen.take();
+        self.seen = lease.map(|lease| Sighting::update(before, lease, Instant::now()));
+        let holder = self
+            .seen
+            .as_ref()
+            .and_then(Sighting::holder)
+            .map(str::to_owned);
+        if holder != self.holder {
+            tracing::info!(holder, "the lease has a new holder");
+            self.holder = holder;
+        }
+    }
+
+    fn lead_until(&self, until: Instant) {
+        if !self.leads() {
+            tracing::info!(identity = self.identity, "this replica leads");
+            self.metrics.set_leader(true);
+        }
+        self.leads_until.send_replace(Some(until));
+    }
+
+    /// The lease in this candidate's name, at the resourceVersion that was seen.
+    fn lease(&self) -> Lease {
+        let now = MicroTime(Timestamp::now());
+        let before = self.seen.as_ref().map(|seen| &seen.lease);
+        let spec = before
+            .and_then(|lease| lease.spec.clone())
+            .unwrap_or_default();
+        let held = spec.holder_identity.as_deref() == Some(&self.identity);
+        let transitions = spec.lease_transitions.unwrap_or(0);
+        Lease {
+            metadata: before.map_or_else(
+                || ObjectMeta {
+                    name: Some(LEASE.to_owned()),
+                    ..ObjectMeta::default()
+                },
+                |lease| lease.metadata.clone(),
+            ),
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.identity.clone()),
+                lease_duration_seconds: i32::try_from(self.terms.lease_duration.as_secs()).ok(),
+                acquire_time: spec
+                    .acquire_time
+                    .filter(|_| held)
+                    .or_else(|| Some(now.clone())),
+                renew_time: Some(now),
+                lease_transitions: Some(if held || before.is_none() {
+                    transitions
+                } else {
+                    transitions.saturating_add(1)
+                }),
+                ..spec
+            }),
+        }
+    }
+
+    /// Empties the lease, so that a standby takes over at once. Best effort: else it waits out the lease's duration.
+    async fn release(&mut self) {
+        if !self.leads() {
+            return;
+        }
+        self.resign();
+        let Some(seen) = self.seen.take() else { return };
+        let mut lease = seen.lease;
+        let spec = lease.spec.get_or_insert_default();
+        spec.holder_identity = None;
+        spec.renew_time = Some(MicroTime(Timestamp::now()));
+        let parameters = PostParams::default();
+        let write = self.api.replace(LEASE, &parameters, &lease);
+        match tokio::time::timeout(self.terms.retry_period, write).await {
+            Ok(Ok(_)) => tracing::info!("released the lease"),
+            Ok(Err(error)) if is_conflict(&error) || is_not_found(&error) => {}
+            Ok(Err(error)) => tracing::warn!(error = %error, "could not release the lease"),
+            Err(_) => tracing::warn!("could not release the lease in time"),
+        }
+    }
+}

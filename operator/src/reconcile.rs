@@ -1,0 +1,273 @@
+//! Runs a controller: which objects, how many at once, for how long, and what after a failure.
+
+use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt as _, stream};
+use kube::{
+    Resource,
+    runtime::{
+        controller::{self, Action},
+        reflector::{ObjectRef, Store},
+    },
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::{
+    backoff::Failures,
+    caches::{
+        Guarded,
+        triggers::{Trigger, TriggerHub},
+    },
+    error::{ReconcileError, chain},
+    metrics::{Metrics, PassOutcome},
+};
+
+/// How many objects a controller works on at once.
+const CONCURRENCY: u16 = 8;
+/// After how long a pass is abandoned. It must be safe to stop a pass at any `await`.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What came of one pass over one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    outcome: PassOutcome,
+    again: Option<Duration>,
+}
+
+impl Pass {
+    /// Something was written.
+    #[must_use]
+    pub const fn applied() -> Self {
+        Self::new(PassOutcome::Applied)
+    }
+
+    /// Nothing was to be written.
+    #[must_use]
+    pub const fn unchanged() -> Self {
+        Self::new(PassOutcome::Unchanged)
+    }
+
+    /// The object waits for something else.
+    #[must_use]
+    pub const fn waiting() -> Self {
+        Self::new(PassOutcome::Waiting)
+    }
+
+    /// [`applied`](Self::applied) or [`unchanged`](Self::unchanged).
+    #[must_use]
+    pub const fn wrote(written: bool) -> Self {
+        if written {
+            Self::applied()
+        } else {
+            Self::unchanged()
+        }
+    }
+
+    const fn new(outcome: PassOutcome) -> Self {
+        Self {
+            outcome,
+            again: None,
+        }
+    }
+
+    /// Looks at the object again after this time at the latest.
+    #[must_use]
+    pub const fn again_in(mut self, pause: Duration) -> Self {
+        self.again = Some(pause);
+        self
+    }
+
+    /// Looks at the object again after this time at the latest, if there is one; else only when something changes.
+    #[must_use]
+    pub const fn again(mut self, pause: Option<Duration>) -> Self {
+        self.again = pause;
+        self
+    }
+}
+
+/// A controller that is to run.
+pub struct Controller<K: Resource<DynamicType = ()> + 'static> {
+    /// Its name in logs and metrics, such as `gpu-node`.
+    pub name: &'static str,
+    /// The objects that it works on.
+    pub store: Store<Guarded<K>>,
+    /// Tells which of them to look at.
+    pub triggers: TriggerHub<Guarded<K>>,
+}
+
+/// Why a pass did not come to an end of its own.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error("{chain}")]
+    Failed {
+        category: &'static str,
+        chain: String,
+    },
+    #[error("abandoned after {PATIENCE:?}")]
+    TimedOut,
+    #[error("panicked")]
+    Panicked,
+    #[error("the stored object cannot be parsed: {0}")]
+    Unparsable(String),
+}
+
+impl PassError {
+    const fn outcome(&self) -> PassOutcome {
+        match self {
+            Self::Failed { .. } => PassOutcome::Failed,
+            Self::TimedOut => PassOutcome::TimedOut,
+            Self::Panicked => PassOutcome::Panicked,
+            Self::Unparsable(_) => PassOutcome::Unparsable,
+        }
+    }
+
+    const fn category(&self) -> &'static str {
+        match self {
+            Self::Failed { category, .. } => category,
+            Self::TimedOut => "timeout",
+            Self::Panicked => "panic",
+            Self::Unparsable(_) => "unparsable",
+        }
+    }
+}
+
+impl<K> Controller<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+{
+    /// Looks at every object once, then at each that is triggered, until `stop`; then lets what runs finish.
+    ///
+    /// Passes over different objects run at the same time, passes over one object never do. A pass that fails is
+    /// repeated after 1 s, doubling to 5 min, per object. An object that cannot be parsed is left alone until it
+    /// changes. `pass` gets the object as the cache holds it.
+    pub async fn run<F, Fut, E>(self, metrics: Metrics, stop: CancellationToken, pass: F)
+    where
+        F: Fn(Arc<K>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Pass, E>> + Send + 'static,
+        E: ReconcileError,
+    {
+        let Self {
+            name,
+            store,
+            triggers,
+        } = self;
+        let failures = Arc::new(Failures::<ObjectRef<Guarded<K>>>::default());
+        let queue = expand(triggers.stream(), store.clone())
+            .map(Ok::<_, std::convert::Infallible>)
+            .take_until(stop.cancelled_owned())
+            .boxed();
+
+        let one_pass = {
+            let (failures, metrics) = (failures.clone(), metrics.clone());
+            move |object: Arc<Guarded<K>>, _: Arc<()>| {
+                let key = ObjectRef::from_obj(&*object);
+                let span = tracing::info_span!(
+                    "reconcile",
+                    controller = name,
+                    object = %label(&key),
+                    generation = object.meta().generation,
+                );
+                let work = match &object.0 {
+                    // Passes get a copy of their own, so that they need not know about guards.
+                    Ok(parsed) => Ok(pass(Arc::new(parsed.clone()))),
+                    Err(invalid) => Err(PassError::Unparsable(invalid.error.clone())),
+                };
+                let (failures, metrics) = (failures.clone(), metrics.clone());
+                let task = async move {
+                    let started = Instant::now();
+                    let result = guarded(work).await;
+                    let outcome = match &result {
+                        Ok(pass) => pass.outcome,
+                        Err(error) => error.outcome(),
+                    };
+                    metrics.pass(name, outcome, started.elapsed());
+                    match &result {
+                        Ok(_) => failures.forget(&key),
+                        Err(error) => {
+                            metrics.pass_failed(name, error.category());
+                            tracing::warn!(error = %error, category = error.category(), "reconcile failed");
+                        }
+                    }
+                    result.map(|pass| {
+                        pass.again
+                            .map_or_else(Action::await_change, Action::requeue)
+                    })
+                };
+                Box::pin(task.instrument(span))
+            }
+        };
+        let after_failure = {
+            let failures = failures.clone();
+            move |object: Arc<Guarded<K>>, error: &PassError, _: Arc<()>| match error {
+                PassError::Unparsable(_) => Action::await_change(),
+                _ => Action::requeue(failures.failed(ObjectRef::from_obj(&*object))),
+            }
+        };
+        let config = controller::Config::default().concurrency(CONCURRENCY);
+        controller::applier(one_pass, after_failure, Arc::new(()), store, queue, config)
+            .for_each(|result| {
+                if let Err(controller::Error::ObjectNotFound(gone)) = result {
+                    let mut key = ObjectRef::new(&gone.name);
+                    key.namespace = gone.namespace.clone();
+                    failures.forget(&key);
+                }
+                std::future::ready(())
+            })
+            .await;
+        tracing::info!(controller = name, "controller stopped");
+    }
+}
+
+/// Runs a pass on a task of its own: a panic or a timeout ends this pass only.
+async fn guarded<Fut, E>(work: Result<Fut, PassError>) -> Result<Pass, PassError>
+where
+    Fut: Future<Output = Result<Pass, E>> + Send + 'static,
+    E: ReconcileError,
+{
+    let task = tokio::spawn(
+        async move {
+            tokio::time::timeout(PATIENCE, work?)
+                .await
+                .map_or(Err(PassError::TimedOut), failed)
+        }
+        .in_current_span(),
+    );
+    task.await.unwrap_or(Err(PassError::Panicked))
+}
+
+fn failed<E: ReconcileError>(result: Result<Pass, E>) -> Result<Pass, PassError> {
+    result.map_err(|error| PassError::Failed {
+        category: error.category(),
+        chain: chain(&error),
+    })
+}
+
+/// Objects to look at, with "everything" spelled out.
+fn expand<K>(
+    triggers: impl Stream<Item = Trigger<Guarded<K>>> + Send,
+    store: Store<Guarded<K>>,
+) -> impl Stream<Item = ObjectRef<Guarded<K>>> + Send
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    triggers.flat_map(move |trigger| {
+        let objects = match trigger {
+            Trigger::One(object) => vec![object],
+            Trigger::All => store
+                .state()
+                .iter()
+                .map(|object| ObjectRef::from_obj(&**object))
+                .collect(),
+        };
+        stream::iter(objects)
+    })
+}
+
+fn label<K: Resource<DynamicType = ()>>(object: &ObjectRef<K>) -> String {
+    match &object.namespace {
+        Some(namespace) => format!("{namespace}/{}", object.name),
+        None => object.name.clone(),
+    }
+}
