@@ -65,7 +65,7 @@ check "$here/gridstake-crds"
 check "$chart"
 for values in "$checkout/e2e/values-world.yaml" "$chart"/tests/accepted/*.yaml; do check "$chart" "$values"; done
 for values in "$chart"/tests/refused/*.yaml; do is_refused "$values"; done
-# A patch is no whole object; the stories apply it.
+# A patch is no whole object.
 conform -ignore-filename-pattern '/samples/patches/' "$checkout/manifests" || mistake "manifests: see above"
 "$here/render.sh" --check || mistake "manifests/install has drifted from the chart"
 if ((mistakes > 0)); then exit 1; fi
