@@ -65,12 +65,15 @@ impl Observer {
         let mut watchdog = tokio::time::interval(WATCHDOG_EVERY);
         let mut said = None;
         let mut pids = Vec::new();
+        // Before NVML has shown anything there is nothing to tell, not even that there are no GPUs.
+        let mut anything_seen = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 changed = self.latest.changed() => {
                     changed.map_err(|_| NvmlThreadEnded)?;
                     self.take_observation();
+                    anything_seen = true;
                 }
                 // Nobody asks the kubelet when its socket's path is of no use; then nothing changes.
                 Ok(()) = self.kubelet.changed() => {}
@@ -82,11 +85,11 @@ impl Observer {
                 }
                 _ = watchdog.tick() => if let Some(call) = self.calls.stuck(Instant::now()) {
                     self.view().inventory.stuck(call);
+                    anything_seen = true;
                 },
             }
             self.attribute(&mut pids);
-            let stuck = self.calls.stuck(Instant::now()).is_some();
-            if self.latest.borrow().is_none() && !stuck {
+            if !anything_seen {
                 continue;
             }
             self.say(&mut said);
@@ -150,18 +153,18 @@ impl Observer {
             return;
         }
         let devices = view.inventory.devices().count();
-        let (state, message) = (now.0.to_string(), now.1.as_deref().unwrap_or_default());
+        let (state, detail) = (now.0.to_string(), now.1.as_deref().unwrap_or_default());
         match &now {
             (AgentState::Ok, None) => tracing::info!(state, devices, "NVML answers"),
             (AgentState::Ok, Some(_)) => {
                 tracing::warn!(
                     state,
                     devices,
-                    message,
+                    detail,
                     "NVML answers, and not for every GPU"
                 );
             }
-            _ => tracing::warn!(state, devices, message, "the GPUs cannot be seen"),
+            _ => tracing::warn!(state, devices, detail, "the GPUs cannot be seen"),
         }
         *said = Some(now);
     }

@@ -59,12 +59,12 @@ pub enum Error {
         source: tonic::transport::Error,
     },
     /// The call failed.
-    #[error("call PodResources {method}: {}", .source.message())]
+    #[error("call PodResources {method}: {}: {}", .status.code(), .status.message())]
     Call {
         /// The method.
         method: &'static str,
-        /// gRPC's status.
-        source: Box<Status>,
+        /// gRPC's status. It repeats its own causes in its words, so it is no source.
+        status: Box<Status>,
     },
 }
 
@@ -107,9 +107,9 @@ impl PodResources {
             .client
             .list(v1::ListPodResourcesRequest {})
             .await
-            .map_err(|source| Error::Call {
+            .map_err(|status| Error::Call {
                 method: "List",
-                source: Box::new(source),
+                status: Box::new(status),
             })?;
         Ok(assignments(answer.into_inner()))
     }
@@ -126,9 +126,9 @@ impl PodResources {
         {
             Ok(answer) => Ok(replicas(&answer.into_inner())),
             Err(status) if status.code() == Code::Unimplemented => Ok(Replicas::new()),
-            Err(source) => Err(Error::Call {
+            Err(status) => Err(Error::Call {
                 method: "GetAllocatableResources",
-                source: Box::new(source),
+                status: Box::new(status),
             }),
         }
     }

@@ -252,7 +252,15 @@ impl Device {
         };
         self.streak = Streak::Failing(failing);
         if failure.kind == FailureKind::Lost {
-            self.ill(DeviceReason::GpuLost, Some(failure));
+            // The call that found the loss stays named: from then on whichever comes first fails.
+            let first = self
+                .failure
+                .take()
+                .filter(|_| self.reasons == [DeviceReason::GpuLost]);
+            self.ill(
+                DeviceReason::GpuLost,
+                Some(&first.unwrap_or_else(|| failure.clone())),
+            );
         } else if failing >= STREAK && self.reasons != [DeviceReason::GpuLost] {
             self.ill(DeviceReason::CallFailing, Some(failure));
             if !NEEDED_CALLS.contains(&failure.call) {

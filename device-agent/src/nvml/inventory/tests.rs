@@ -139,6 +139,19 @@ fn a_lost_device_that_cannot_even_say_its_name_is_known_by_its_place() {
 }
 
 #[test]
+fn a_loss_is_told_once_whichever_call_shows_it_next() {
+    let handle = failure(
+        "nvmlDeviceGetHandleByIndex_v2",
+        "GpuLost",
+        FailureKind::Lost,
+    );
+    let mut inventory = after([seen([well(0)]), seen([ill(0, lost())])]);
+    let said = inventory.message();
+    inventory.observe(&seen([mute(0, handle)]));
+    assert_eq!(inventory.message(), said);
+}
+
+#[test]
 fn a_device_that_nvml_no_longer_counts_is_lost() {
     let inventory = after([seen([well(0), well(1)]), seen([well(0)])]);
     assert_eq!(of(&inventory, "GPU-b"), gpu_lost());

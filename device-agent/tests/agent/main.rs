@@ -1,0 +1,13 @@
+//! The agent against everything it meets on a node, each in its real form: NVML as a library that is loaded by dlopen
+//! (the double), the kubelet as a gRPC server on a unix socket, the API server as an HTTP server.
+
+mod api_server;
+mod kubelet;
+mod node;
+mod nvml;
+mod process;
+
+use std::time::Duration;
+
+/// How long a condition is waited for; only a test that fails takes that long.
+const PATIENCE: Duration = Duration::from_secs(60);
