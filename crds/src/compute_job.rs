@@ -226,7 +226,10 @@ pub struct PlacementPolicy {
     /// Jurisdictions that will do, as ISO 3166-1 country codes; compared with what providers declare. Empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 2, max = 2)))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(code, code.matches('^[A-Z]{2}$'))").message("write ISO 3166-1 country codes in capitals, such as [\"DE\", \"FR\"]"),
+    )]
     pub jurisdictions: Vec<String>,
     /// The least reputation of a node, in thousandths.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -157,6 +157,7 @@ pub struct OfferWindow {
     /// The IANA time zone in which the expression is read, such as `Europe/Berlin`. Default: UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z][A-Za-z0-9_+/-]*$')").message("write the name of an IANA time zone, such as \"Europe/Berlin\" or \"UTC\""))]
     pub time_zone: Option<String>,
 }
 

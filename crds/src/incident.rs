@@ -31,6 +31,8 @@ use crate::{
         .message("spec cannot be changed: an incident states what was found; a correction is a new incident"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.proposal) || (has(self.status) && has(self.status.proposal) && self.status.proposal.id == oldSelf.status.proposal.id)")
         .message("status.proposal cannot be removed or given another id: the stake is frozen under it"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.authorizations) || (has(self.status) && has(self.status.authorizations) && oldSelf.status.authorizations.all(o, o in self.status.authorizations))")
+        .message("status.authorizations can only be added to: one that was signed may still be used"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.attempts) || (has(self.status) && has(self.status.attempts) && oldSelf.status.attempts.all(o, self.status.attempts.exists(n, n.hash == o.hash && n.nonce == o.nonce && n.from == o.from)))")
         .message("status.attempts can only be added to: a transaction that was signed may still be mined"),
     printcolumn(name = "Offence", type_ = "string", json_path = ".spec.offence"),
@@ -51,8 +53,8 @@ use crate::{
         .message("spec.sanction Hold, PartialSlash and FullSlash need spec.verdict Host: nobody loses stake or rewards for what was not its fault; use Repair or Warn"),
     validation = Rule::new("(self.sanction in ['PartialSlash', 'FullSlash']) == has(self.slash)")
         .message("spec.slash must be set for PartialSlash and FullSlash, and only for them"),
-    validation = Rule::new("!has(self.slash) || has(self.subject.providerId)")
-        .message("spec.slash needs spec.subject.providerId: only a bound provider has stake"),
+    validation = Rule::new("!has(self.slash) || (has(self.subject.providerId) && has(self.chain))")
+        .message("spec.slash needs spec.subject.providerId and spec.chain: only a bound provider has stake"),
     validation = Rule::new("self.from <= self.to")
         .message("spec.to must not be before spec.from"),
 )]

@@ -31,6 +31,8 @@ pub const MAX_DATA_BYTES: usize = 16 * 1024;
     selectable = ".status.state",
     validation = Rule::new("self.metadata.name.matches('^lane-[0-9]{1,10}-[0-9]{20}(-r[0-9]{1,4})?$')")
         .message("metadata.name must be lane-<lane>-<sequence in 20 digits>, such as lane-7-00000000000000000042: the name is the lock on the sequence number"),
+    validation = Rule::new("!self.metadata.name.matches('^lane-[0-9]{1,10}-[0-9]{20}(-r[0-9]{1,4})?$') || (int(self.metadata.name.split('-')[1]) == self.spec.lane && int(self.metadata.name.split('-')[2]) == self.spec.sequence)")
+        .message("metadata.name must be that of spec.lane and spec.sequence: the name is the lock on the sequence number"),
     validation = Rule::new("self.spec == oldSelf.spec")
         .message("spec cannot be changed: a batch is the log of what was signed; only a new sequence number, or a batch that supersedes this one, can say something else"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.authorizations) || (has(self.status) && has(self.status.authorizations) && oldSelf.status.authorizations.all(o, o in self.status.authorizations))")

@@ -46,6 +46,8 @@ use crate::{amount::TokenAmount, closed_enum};
 #[x_kube(
     validation = Rule::new("self.stakerAddress.lowerAscii() != self.operatorAddress.lowerAscii()")
         .message("spec.operatorAddress must differ from spec.stakerAddress: the key that runs nodes must not be the key that owns the stake"),
+    validation = Rule::new("!has(self.beneficiary) || !self.beneficiary.matches('^0x0*$')")
+        .message("spec.beneficiary: the zero address would burn every reward; leave it out for the staker's address"),
     validation = Rule::new("has(self.nodeNames) != has(self.nodeSelector)")
         .message("set exactly one of spec.nodeNames and spec.nodeSelector"),
 )]

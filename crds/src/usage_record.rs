@@ -217,7 +217,11 @@ pub struct Counters {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_millis: Option<u64>,
     /// Memory in use × time, in MiB-seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "memoryMiBSeconds",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub memory_mib_seconds: Option<u64>,
     /// Energy in millijoules; the pod's part where several share a device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
