@@ -190,9 +190,9 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": "gridstake.dev/v1alpha1", "kind": "GpuNode", "metadata": {"name": "n1"}, "spec": spec,
             "status": {"devices": [
-                {"uuid": "GPU-0", "index": 0, "model": "NVIDIA L4", "memoryMib": 23034, "computeCapability": "8.9", "health": "Healthy"},
-                {"uuid": "GPU-1", "index": 1, "model": "NVIDIA L4", "memoryMib": 23034, "computeCapability": "?", "health": "Unhealthy"},
-                {"uuid": "GPU-2", "index": 2, "model": "NVIDIA L4", "memoryMib": 23034, "computeCapability": "8.9", "health": "Degraded"},
+                {"uuid": "GPU-0", "index": 0, "model": "NVIDIA L4", "memoryMiB": 23034, "computeCapability": "8.9", "health": "Healthy"},
+                {"uuid": "GPU-1", "index": 1, "model": "NVIDIA L4", "memoryMiB": 23034, "computeCapability": "?", "health": "Unhealthy"},
+                {"uuid": "GPU-2", "index": 2, "model": "NVIDIA L4", "memoryMiB": 23034, "computeCapability": "8.9", "health": "Degraded"},
             ]},
         }))
         .unwrap()

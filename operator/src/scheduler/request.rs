@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn a_job_becomes_a_request_with_every_wish_in_it() {
         let spec: ComputeJobSpec = serde_json::from_value(json!({
-            "gpu": {"count": 2, "models": ["H100"], "minMemoryMib": 40000, "minComputeCapability": "8.0"},
+            "gpu": {"count": 2, "models": ["H100"], "minMemoryMiB": 40000, "minComputeCapability": "8.0"},
             "members": 3,
             "topology": {"key": "rack", "policy": "Required"},
             "template": {},
@@ -310,6 +310,7 @@ mod tests {
             }
         );
         assert_eq!(request.member_count(), 3);
+        assert_eq!(request.gpu.min_memory_mib, Some(40_000));
         assert_eq!(
             request.gpu.min_compute_capability,
             Some(ComputeCapability { major: 8, minor: 0 })
