@@ -19,51 +19,17 @@ const HOPPER: u32 = 9;
 /// A model by its short name.
 #[must_use]
 pub fn model(key: &str) -> Option<Model> {
-    let hopper =
-        |key: &str, name: &str, part: &str, memory_mib, memory_mhz, device_id, bus_width| Model {
-            key: key.into(),
-            name: name.into(),
-            brand: BRAND_NVIDIA,
-            architecture: HOPPER,
-            compute_capability: [9, 0],
-            part_number: part.into(),
-            cores: 16_896,
-            memory_bus_width: bus_width,
-            memory_mib,
-            reserved_memory_mib: 551,
-            pci_device_id: device_id,
-            pci_subsystem_id: 0x16c1_10de,
-            power: power(70, 620, 700),
-            clocks: clocks(345, 1980, memory_mhz),
-            temperature: temperature(31, 64),
-            ecc: true,
-            row_remapping: true,
-            mig_devices: 7,
-            nv_link: Some(NvLink {
-                links: 18,
-                version: 7,
-                megabytes_per_second: 26_562,
-            }),
-        };
     let found = match key {
-        "h100" => hopper(
-            key,
-            "NVIDIA H100 80GB HBM3",
-            "692-2G520-0200-000",
-            81_559,
-            2619,
-            0x2330_10de,
-            5120,
-        ),
-        "h200" => hopper(
-            key,
-            "NVIDIA H200",
-            "692-2G520-0280-000",
-            143_771,
-            3201,
-            0x2335_10de,
-            6144,
-        ),
+        "h100" => h100(),
+        "h200" => Model {
+            name: "NVIDIA H200".into(),
+            part_number: "692-2G520-0280-000".into(),
+            memory_bus_width: 6144,
+            memory_mib: 143_771,
+            pci_device_id: 0x2335_10de,
+            clocks: clocks(345, 1980, 3201),
+            ..h100()
+        },
         "a100" => Model {
             name: "NVIDIA A100-SXM4-80GB".into(),
             architecture: AMPERE,
@@ -76,12 +42,8 @@ pub fn model(key: &str) -> Option<Model> {
             pci_subsystem_id: 0x1463_10de,
             power: power(55, 350, 400),
             clocks: clocks(210, 1410, 1593),
-            nv_link: Some(NvLink {
-                links: 12,
-                version: 5,
-                megabytes_per_second: 25_781,
-            }),
-            ..hopper(key, "", "", 0, 0, 0, 5120)
+            nv_link: nv_link(12, 5, 25_781),
+            ..h100()
         },
         "l40s" => Model {
             name: "NVIDIA L40S".into(),
@@ -89,6 +51,7 @@ pub fn model(key: &str) -> Option<Model> {
             compute_capability: [8, 9],
             part_number: "900-2G133-0080-000".into(),
             cores: 18_176,
+            memory_bus_width: 384,
             memory_mib: 46_068,
             reserved_memory_mib: 599,
             pci_device_id: 0x26b9_10de,
@@ -97,7 +60,7 @@ pub fn model(key: &str) -> Option<Model> {
             clocks: clocks(210, 2520, 9001),
             mig_devices: 0,
             nv_link: None,
-            ..hopper(key, "", "", 0, 0, 0, 384)
+            ..h100()
         },
         "t4" => Model {
             name: "Tesla T4".into(),
@@ -106,6 +69,7 @@ pub fn model(key: &str) -> Option<Model> {
             compute_capability: [7, 5],
             part_number: "900-2G183-0000-001".into(),
             cores: 2560,
+            memory_bus_width: 256,
             memory_mib: 15_360,
             reserved_memory_mib: 443,
             pci_device_id: 0x1eb8_10de,
@@ -115,11 +79,48 @@ pub fn model(key: &str) -> Option<Model> {
             row_remapping: false,
             mig_devices: 0,
             nv_link: None,
-            ..hopper(key, "", "", 0, 0, 0, 256)
+            ..h100()
         },
         _ => return None,
     };
-    Some(found)
+    Some(Model {
+        key: key.into(),
+        ..found
+    })
+}
+
+/// The model that the others are described against.
+fn h100() -> Model {
+    Model {
+        key: "h100".into(),
+        name: "NVIDIA H100 80GB HBM3".into(),
+        brand: BRAND_NVIDIA,
+        architecture: HOPPER,
+        compute_capability: [9, 0],
+        part_number: "692-2G520-0200-000".into(),
+        cores: 16_896,
+        memory_bus_width: 5120,
+        memory_mib: 81_559,
+        reserved_memory_mib: 551,
+        pci_device_id: 0x2330_10de,
+        pci_subsystem_id: 0x16c1_10de,
+        power: power(70, 620, 700),
+        clocks: clocks(345, 1980, 2619),
+        temperature: temperature(31, 64),
+        ecc: true,
+        row_remapping: true,
+        mig_devices: 7,
+        nv_link: nv_link(18, 7, 26_562),
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the field is optional")]
+fn nv_link(links: u32, version: u32, megabytes_per_second: u32) -> Option<NvLink> {
+    Some(NvLink {
+        links,
+        version,
+        megabytes_per_second,
+    })
 }
 
 fn power(idle_watts: u32, busy_watts: u32, limit_watts: u32) -> Power {

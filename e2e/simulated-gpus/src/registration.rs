@@ -133,11 +133,11 @@ async fn serve_and_register(
     })?;
     let mut server = JoinSet::new();
     server.spawn(async move {
-        let served = Server::builder()
+        let outcome = Server::builder()
             .add_service(DevicePluginServer::new(DevicePluginService::new(devices)))
             .serve_with_incoming(UnixListenerStream::new(listener))
             .await;
-        if let Err(error) = served {
+        if let Err(error) = outcome {
             warn!(%error, "the device plugin's server has stopped");
         }
     });

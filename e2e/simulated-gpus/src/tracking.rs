@@ -142,7 +142,7 @@ impl Tracker {
             if trouble != self.trouble {
                 match &trouble {
                     Some(error) => {
-                        warn!(%error, "cannot follow the processes of the simulated GPUs; trying again")
+                        warn!(%error, "cannot follow the processes of the simulated GPUs; trying again");
                     }
                     None => info!("the processes of the simulated GPUs are followed again"),
                 }
@@ -283,7 +283,8 @@ mod tests {
         let grants = [grant(&state, &[0])];
         let next =
             |before, time| next_processes(before, &state, &grants, &[found(7, 0)], "boot", time);
-        let first = next(&Processes::default(), SECOND);
+        let nothing = Processes::default();
+        let first = next(&nothing, SECOND);
         assert_eq!(next(&first, 99 * SECOND), first);
     }
 
