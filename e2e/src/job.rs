@@ -162,6 +162,20 @@ impl Job {
         .await
     }
 
+    /// Waits until the job waits for a place because nodes lack capacity, or is held back after a failed attempt.
+    pub async fn until_it_waits_or_backs_off(&self) -> Result<()> {
+        let waits = [
+            ComputeJobReason::InsufficientCapacity.as_str(),
+            ComputeJobReason::BackingOff.as_str(),
+        ];
+        self.until("it waits for a place or backs off", |s| {
+            condition::find(&s.conditions, ComputeJobCondition::Scheduled)
+                .filter(|c| c.status == "False" && waits.contains(&c.reason.as_str()))
+                .map(drop)
+        })
+        .await
+    }
+
     /// Its pods that exist, by name.
     pub async fn pods(&self) -> Result<Vec<Pod>> {
         let selector = format!("{LABEL_JOB}={}", self.name);
