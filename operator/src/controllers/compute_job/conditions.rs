@@ -105,7 +105,7 @@ fn admitted(status: &ComputeJobStatus, phase: &Phase) -> Fact {
 
 fn running(phase: &Phase) -> Fact {
     match phase {
-        Phase::Running => fact(C::Running, true, R::Running, ""),
+        Phase::Running => fact(C::Running, true, R::Running, "all members run"),
         Phase::Starting(reason, message) => fact(C::Running, false, *reason, message),
         Phase::Stopping(_) => fact(C::Running, false, R::Stopping, ""),
         Phase::Ended(..) => fact(C::Running, false, R::Ended, ""),
@@ -127,7 +127,12 @@ fn end_reason(reason: JobEndReason) -> R {
 
 fn complete(phase: &Phase) -> Fact {
     match phase {
-        Phase::Ended(JobEndReason::Succeeded, _) => fact(C::Complete, true, R::Succeeded, ""),
+        Phase::Ended(JobEndReason::Succeeded, _) => fact(
+            C::Complete,
+            true,
+            R::Succeeded,
+            "every member ended with exit code 0",
+        ),
         Phase::Ended(reason, _) => fact(C::Complete, false, end_reason(*reason), ""),
         _ => fact(C::Complete, false, R::NotEnded, ""),
     }

@@ -180,15 +180,13 @@ impl Turn<'_> {
             }
             at => self.wake_at(at),
         }
-        let message = self
-            .next
-            .attempts
-            .iter()
-            .max_by_key(|a| a.attempt)
-            .and_then(|a| a.message.clone());
+        let last = self.next.attempts.iter().max_by_key(|a| a.attempt);
+        let message = last
+            .map(|a| words(a.message.as_ref(), a.exit_code))
+            .unwrap_or_default();
         Phase::Ended(
             self.next.end_reason.unwrap_or(JobEndReason::Succeeded),
-            message.unwrap_or_default(),
+            message,
         )
     }
 
@@ -467,7 +465,7 @@ impl Turn<'_> {
         match end {
             Some(reason) => {
                 self.end(reason);
-                Phase::Ended(reason, ending.message.clone().unwrap_or_default())
+                Phase::Ended(reason, words(ending.message.as_ref(), ending.exit_code))
             }
             None => Phase::Queued,
         }
@@ -529,6 +527,15 @@ impl Turn<'_> {
         recorded
             && self.seen.pods.iter().all(|p| !p.held && p.is_at_rest())
             && self.job.finalizers().iter().any(|f| f == FINALIZER_JOB)
+    }
+}
+
+/// What a person should read about an end: the kubelet's words, else the exit code.
+fn words(message: Option<&String>, exit_code: Option<i32>) -> String {
+    match (message, exit_code) {
+        (Some(message), _) => message.clone(),
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => String::new(),
     }
 }
 

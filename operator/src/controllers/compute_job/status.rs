@@ -2,6 +2,7 @@
 
 use gridstake_crds::{
     ComputeJob,
+    closed_enum::ClosedEnum as _,
     compute_job::{AttemptEndReason, ComputeJobCondition, ComputeJobReason, ComputeJobStatus},
     condition::{self, Fact},
     names::MANAGER_COMPUTE_JOB,
@@ -15,6 +16,7 @@ use super::{
 use crate::{
     context::Context,
     error::chain,
+    events::is_news,
     status::{Guard, StatusError, StatusOwner},
 };
 
@@ -44,13 +46,18 @@ const OWNER: StatusOwner = StatusOwner {
     ],
 };
 
-/// Conditions whose change is told as an event.
-const NEWS: [ComputeJobCondition; 5] = [
-    ComputeJobCondition::Validated,
-    ComputeJobCondition::Admitted,
+/// Conditions that are told as an event when they become true.
+const GOOD_NEWS: [ComputeJobCondition; 3] = [
     ComputeJobCondition::Running,
     ComputeJobCondition::Complete,
     ComputeJobCondition::Failed,
+];
+
+/// Conditions that are told as an event, with their cause, when they become false.
+const BAD_NEWS: [ComputeJobCondition; 3] = [
+    ComputeJobCondition::Validated,
+    ComputeJobCondition::Admitted,
+    ComputeJobCondition::Running,
 ];
 
 /// What became of the status.
@@ -168,17 +175,32 @@ async fn tell(
             .publish(job, type_, "AttemptEnded", "Record", &note)
             .await;
     }
-    for condition in NEWS {
-        let changed = facts.iter().filter(|f| {
-            f.condition == Fact::new(condition, true, ComputeJobReason::Valid, "").condition
-        });
-        for fact in changed.filter(|f| is_worth_telling(f)) {
+    for fact in facts.iter().filter(|fact| is_worth_telling(fact)) {
+        if fact.condition != ComputeJobCondition::Failed.as_str() {
             ctx.events.publish_news(job, &before.conditions, fact).await;
+        } else if is_news(&before.conditions, fact) {
+            // The one condition of a job for which `True` is bad.
+            ctx.events
+                .publish(
+                    job,
+                    EventType::Warning,
+                    fact.reason,
+                    fact.condition,
+                    &fact.message,
+                )
+                .await;
         }
     }
 }
 
-/// `False` is the ordinary state of `Running`, `Complete` and `Failed`; only with a cause it is news.
 fn is_worth_telling(fact: &Fact) -> bool {
-    fact.status == condition::Status::True || !fact.message.is_empty()
+    let among = |list: &[ComputeJobCondition]| {
+        list.iter()
+            .any(|condition| condition.as_str() == fact.condition)
+    };
+    match fact.status {
+        condition::Status::True => among(&GOOD_NEWS),
+        // Without a cause it is a state on the way, such as Running=False while pods are created.
+        _ => among(&BAD_NEWS) && !fact.message.is_empty(),
+    }
 }
