@@ -99,28 +99,26 @@ impl World {
         Api::all(self.client.clone())
     }
 
-    /// The pods of one of Gridstake's parts, such as `device-agent`, in the release's namespace.
+    /// The pods of one of Gridstake's parts, such as `device-agent`, in the release's namespace, less those that are on
+    /// their way out.
     pub async fn pods_of(&self, component: &str) -> Result<Vec<Pod>> {
         let selector = format!(
             "app.kubernetes.io/instance={},app.kubernetes.io/component={component}",
             self.release
         );
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        Ok(pods
+        let mut pods = pods
             .list(&ListParams::default().labels(&selector))
             .await?
-            .items)
+            .items;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        Ok(pods)
     }
 
     /// The running pod of a part of which each node has one.
     pub async fn pod_on(&self, component: &str, node: &str) -> Result<Pod> {
-        let on_node = |pod: &Pod| {
-            pod.metadata.deletion_timestamp.is_none()
-                && pod
-                    .spec
-                    .as_ref()
-                    .is_some_and(|s| s.node_name.as_deref() == Some(node))
-        };
+        let on_node =
+            |pod: &Pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_deref() == Some(node));
         self.pods_of(component)
             .await?
             .into_iter()
