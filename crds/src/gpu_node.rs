@@ -149,7 +149,7 @@ fn offer_mode(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 pub struct OfferWindow {
     /// When the window opens: a cron expression of five fields, such as `0 20 * * 1-5`.
     #[schemars(length(min = 9, max = 128))]
-    #[x_kube(validation = Rule::new("self.matches('^[^ ]+( [^ ]+){4}$')").message("write five fields separated by single spaces: minute hour day month weekday, such as \"0 20 * * 1-5\""))]
+    #[x_kube(validation = Rule::new("self.matches('^(([*]|([0-9]{1,2}|[A-Za-z]{3})(-([0-9]{1,2}|[A-Za-z]{3}))?)(/[0-9]{1,2})?(,([*]|([0-9]{1,2}|[A-Za-z]{3})(-([0-9]{1,2}|[A-Za-z]{3}))?)(/[0-9]{1,2})?)*)( (([*]|([0-9]{1,2}|[A-Za-z]{3})(-([0-9]{1,2}|[A-Za-z]{3}))?)(/[0-9]{1,2})?(,([*]|([0-9]{1,2}|[A-Za-z]{3})(-([0-9]{1,2}|[A-Za-z]{3}))?)(/[0-9]{1,2})?)*)){4}$')").message("write five fields separated by single spaces: minute hour day month weekday, such as \"0 20 * * 1-5\""))]
     pub cron: String,
     /// How long it stays open, such as `10h`.
     #[schemars(schema_with = "crate::schema::duration")]

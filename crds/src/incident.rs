@@ -28,13 +28,17 @@ use crate::{
     selectable = ".spec.subject.nodeName",
     selectable = ".spec.subject.providerId",
     validation = Rule::new("self.spec == oldSelf.spec")
-        .message("spec cannot be changed: an incident states what was found; a correction is a new incident"),
+        .message("spec cannot be changed: an incident states what was found; a correction is a new incident")
+        .field_path(".spec"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.proposal) || (has(self.status) && has(self.status.proposal) && self.status.proposal.id == oldSelf.status.proposal.id)")
-        .message("status.proposal cannot be removed or given another id: the stake is frozen under it"),
+        .message("status.proposal cannot be removed or given another id: the stake is frozen under it")
+        .field_path(".status.proposal"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.authorizations) || (has(self.status) && has(self.status.authorizations) && oldSelf.status.authorizations.all(o, o in self.status.authorizations))")
-        .message("status.authorizations can only be added to: one that was signed may still be used"),
+        .message("status.authorizations can only be added to: one that was signed may still be used")
+        .field_path(".status.authorizations"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.attempts) || (has(self.status) && has(self.status.attempts) && oldSelf.status.attempts.all(o, self.status.attempts.exists(n, n.hash == o.hash && n.nonce == o.nonce && n.from == o.from)))")
-        .message("status.attempts can only be added to: a transaction that was signed may still be mined"),
+        .message("status.attempts can only be added to: a transaction that was signed may still be mined")
+        .field_path(".status.attempts"),
     printcolumn(name = "Offence", type_ = "string", json_path = ".spec.offence"),
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.subject.nodeName"),
     printcolumn(name = "Verdict", type_ = "string", json_path = ".spec.verdict"),

@@ -34,11 +34,14 @@ pub const MAX_DATA_BYTES: usize = 16 * 1024;
     validation = Rule::new("!self.metadata.name.matches('^lane-[0-9]{1,10}-[0-9]{20}(-r[0-9]{1,4})?$') || (int(self.metadata.name.split('-')[1]) == self.spec.lane && int(self.metadata.name.split('-')[2]) == self.spec.sequence)")
         .message("metadata.name must be that of spec.lane and spec.sequence: the name is the lock on the sequence number"),
     validation = Rule::new("self.spec == oldSelf.spec")
-        .message("spec cannot be changed: a batch is the log of what was signed; only a new sequence number, or a batch that supersedes this one, can say something else"),
+        .message("spec cannot be changed: a batch is the log of what was signed; only a new sequence number, or a batch that supersedes this one, can say something else")
+        .field_path(".spec"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.authorizations) || (has(self.status) && has(self.status.authorizations) && oldSelf.status.authorizations.all(o, o in self.status.authorizations))")
-        .message("status.authorizations can only be added to: one that was signed may still be used"),
+        .message("status.authorizations can only be added to: one that was signed may still be used")
+        .field_path(".status.authorizations"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.attempts) || (has(self.status) && has(self.status.attempts) && oldSelf.status.attempts.all(o, self.status.attempts.exists(n, n.hash == o.hash && n.nonce == o.nonce && n.from == o.from)))")
-        .message("status.attempts can only be added to: a transaction that was signed may still be mined"),
+        .message("status.attempts can only be added to: a transaction that was signed may still be mined")
+        .field_path(".status.attempts"),
     printcolumn(name = "Chain", type_ = "string", json_path = ".spec.chain"),
     printcolumn(name = "Lane", type_ = "integer", json_path = ".spec.lane"),
     printcolumn(name = "Sequence", type_ = "integer", json_path = ".spec.sequence"),

@@ -1,8 +1,8 @@
 //! The last step from Rust types to definitions that every API server takes without a warning.
 //!
 //! Derived schemas say more than Kubernetes understands, or say it differently: Rust's integer formats, line breaks of
-//! the source in descriptions, and `nullable` on every optional field. `null` is refused instead: a rule that asks
-//! `has(self.x)` would otherwise be satisfied by a field that is set to nothing.
+//! the source in descriptions, and `nullable` on every optional field. Without it the API server drops a field that
+//! is `null`, so a rule that asks `has(self.x)` cannot be satisfied by a field that is set to nothing.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,

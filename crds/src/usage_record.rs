@@ -27,15 +27,20 @@ use crate::{
     selectable = ".status.sealed.jobNo",
     selectable = ".status.settlement.state",
     validation = Rule::new("self.spec == oldSelf.spec")
-        .message("spec cannot be changed: a usage record says who pays whom, once and for all"),
+        .message("spec cannot be changed: a usage record says who pays whom, once and for all")
+        .field_path(".spec"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.sealed) || (has(self.status) && has(self.status.sealed) && self.status.sealed == oldSelf.status.sealed)")
-        .message("status.sealed cannot be changed or removed: the slice is sealed; correct it with a new record"),
+        .message("status.sealed cannot be changed or removed: the slice is sealed; correct it with a new record")
+        .field_path(".status.sealed"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.evidence) || (has(self.status) && has(self.status.evidence))")
-        .message("status.evidence cannot be removed: an apply must repeat what was stated before"),
+        .message("status.evidence cannot be removed: an apply must repeat what was stated before")
+        .field_path(".status.evidence"),
     validation = Rule::new("!has(self.status) || !has(self.status.sealed) || has(self.status.sealed.jobNo) == has(self.spec.payment)")
-        .message("status.sealed.jobNo must be set if spec.payment is, and only then: it numbers what a lane pays"),
+        .message("status.sealed.jobNo must be set if spec.payment is, and only then: it numbers what a lane pays")
+        .field_path(".status.sealed"),
     validation = Rule::new("!has(self.status) || !has(self.status.settlement) || has(self.status.sealed)")
-        .message("status.settlement needs status.sealed: seal the slice before it is settled"),
+        .message("status.settlement needs status.sealed: seal the slice before it is settled")
+        .field_path(".status.settlement"),
     printcolumn(name = "Job", type_ = "string", json_path = ".spec.job.name"),
     printcolumn(name = "Attempt", type_ = "integer", json_path = ".spec.attempt"),
     printcolumn(name = "Member", type_ = "integer", json_path = ".spec.member"),

@@ -14,7 +14,7 @@ Six kinds. People write the first three; the system keeps the other three as its
 them all, `kubectl explain computejob.spec` explains any field on the cluster itself.
 
 Conventions: amounts are decimal strings of whole tokens with at most 9 decimals (`\"0.00072\"`), durations are strings
-such as `90s` or `1h30m`, times are RFC 3339, and a field that is not set is left out (`null` is refused). What may be
+such as `90s` or `1h30m`, times are RFC 3339, and `null` is the same as leaving a field out. What may be
 set only once says so when a change is refused. The meaning of conditions, reasons and states is in
 [conditions.md](conditions.md).
 ";
