@@ -164,7 +164,7 @@ impl Placer {
                     self.log.append(&placement.decision);
                     self.assumed
                         .insert(job.uid().unwrap_or_default(), request, placement);
-                    tracing::info!(job = %job.name_any(), namespace = job.namespace(), attempt = request.attempt, nodes = ?placement.nodes, "placed");
+                    tracing::info!(job = %job.name_any(), namespace = job.namespace(), attempt = request.attempt, nodes = placement.nodes.join(" "), "placed");
                 }
                 match outcome {
                     Some(Outcome::Waits(_, _, again)) => again,
