@@ -87,8 +87,8 @@ pub enum FaultError {
     Directory(#[from] crate::directory::DirectoryError),
     #[error("there is no GPU {name}; give an index below {count} or a UUID")]
     Gpu { name: String, count: usize },
-    #[error("{fault:?} is about one device: say which with --gpu")]
-    NeedsGpu { fault: Fault },
+    #[error("this fault is about one device: say which with --gpu INDEX or --gpu UUID")]
+    NeedsGpu,
     #[error("a {model} cannot be cut into {wanted} MIG devices; it takes {most}")]
     Mig {
         model: String,
@@ -129,7 +129,7 @@ pub fn set(
                 set_call(&mut state.calls, symbol, None, Some(delay));
                 Ok(())
             }
-            fault => Err(FaultError::NeedsGpu { fault }),
+            _ => Err(FaultError::NeedsGpu),
         };
     };
     let uuid = state.devices[gpu].uuid.clone();

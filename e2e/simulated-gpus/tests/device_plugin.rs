@@ -1,7 +1,11 @@
 //! The plugin against a kubelet's two gRPC services, with real processes.
 
-#[path = "../nvml/tests/support/mod.rs"]
-mod support;
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 use std::{
     future::Future,

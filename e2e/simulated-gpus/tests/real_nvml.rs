@@ -1,5 +1,12 @@
 //! NVIDIA's own library, where there is no driver: the double behaves as it does.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+
 #[path = "../nvml/tests/support/mod.rs"]
 mod support;
 

@@ -1,6 +1,13 @@
 //! NVML's protocol, called as C calls it: list sizes in two steps, version words, NULL pointers, handles, counting of
 //! initialisations.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+
 mod support;
 
 use std::{

@@ -1,5 +1,12 @@
 //! Compares the C types with NVIDIA's published header, as a C compiler sees it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+
 #[allow(dead_code, reason = "only layouts are compared")]
 #[path = "../src/abi.rs"]
 mod abi;
