@@ -28,6 +28,8 @@ use crate::{
 /// What the agent knows at this moment.
 #[derive(Debug, Default)]
 pub struct View {
+    /// Whether NVML has shown anything yet, trouble included. Before that there is no state to tell.
+    pub seen: bool,
     /// The devices and the agent's state.
     pub inventory: Inventory,
     /// Who holds and who uses them.
@@ -161,7 +163,7 @@ impl Series {
             state: GaugeVec::new(
                 Opts::new(
                     "gridstake_agent_state",
-                    "1 for the state in which the agent is, 0 for the others",
+                    "1 for the state in which the agent is, 0 for the others; all 0 before the first look at NVML",
                 ),
                 &["state"],
             )?,
@@ -230,9 +232,9 @@ impl Series {
     fn fill(&self, view: &View) {
         self.gauges().into_iter().for_each(GaugeVec::reset);
         self.energy.reset();
-        let now = view.inventory.state();
+        let now = view.seen.then(|| view.inventory.state());
         for state in AgentState::ALL {
-            let value = f64::from(u8::from(*state == now));
+            let value = f64::from(u8::from(Some(*state) == now));
             self.state.with_label_values(&[state.as_str()]).set(value);
         }
         for device in view.inventory.devices() {

@@ -65,15 +65,12 @@ impl Observer {
         let mut watchdog = tokio::time::interval(WATCHDOG_EVERY);
         let mut said = None;
         let mut pids = Vec::new();
-        // Before NVML has shown anything there is nothing to tell, not even that there are no GPUs.
-        let mut anything_seen = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 changed = self.latest.changed() => {
                     changed.map_err(|_| NvmlThreadEnded)?;
                     self.take_observation();
-                    anything_seen = true;
                 }
                 // Nobody asks the kubelet when its socket's path is of no use; then nothing changes.
                 Ok(()) = self.kubelet.changed() => {}
@@ -84,12 +81,14 @@ impl Observer {
                     continue;
                 }
                 _ = watchdog.tick() => if let Some(call) = self.calls.stuck(Instant::now()) {
-                    self.view().inventory.stuck(call);
-                    anything_seen = true;
+                    let mut view = self.view();
+                    view.inventory.stuck(call);
+                    view.seen = true;
                 },
             }
             self.attribute(&mut pids);
-            if !anything_seen {
+            // Before NVML has shown anything there is nothing to tell, not even that there are no GPUs.
+            if !self.view().seen {
                 continue;
             }
             self.say(&mut said);
@@ -112,7 +111,9 @@ impl Observer {
             if observation.trouble.is_none() {
                 self.metrics.nvml_last_answer.set(unix_seconds());
             }
-            self.view().inventory.observe(&observation);
+            let mut view = self.view();
+            view.inventory.observe(&observation);
+            view.seen = true;
         }
     }
 

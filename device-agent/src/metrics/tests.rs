@@ -30,6 +30,7 @@ fn slot(uuid: &str, sample: Sample) -> Slot {
 
 fn show(metrics: &Metrics, slots: Vec<Slot>, attribution: Attribution) -> String {
     let mut view = View {
+        seen: true,
         attribution,
         ..View::default()
     };
@@ -157,4 +158,15 @@ fn scraping_twice_shows_the_same_energy() {
     let first = show(&metrics, vec![slot("GPU-a", full())], Attribution::new());
     let again = String::from_utf8(metrics.render().unwrap()).unwrap();
     assert_eq!(first, again);
+}
+
+#[test]
+fn before_the_first_look_at_nvml_no_state_is_claimed() {
+    let text = String::from_utf8(Metrics::new().unwrap().render().unwrap()).unwrap();
+    let states: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("gridstake_agent_state{"))
+        .collect();
+    assert_eq!(states.len(), AgentState::ALL.len());
+    assert!(states.iter().all(|line| line.ends_with(" 0")), "{text}");
 }

@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use crate::PATIENCE;
 
-/// A kubelet that gave the device `0` to a pod.
+/// A kubelet that gave one device to a pod.
 struct Kubelet(&'static str);
 
 fn devices(id: &str) -> v1::ContainerDevices {
@@ -72,12 +72,14 @@ impl PodResourcesLister for Kubelet {
     }
 }
 
-fn serve(socket: &Path, device: &'static str) -> JoinHandle<()> {
+/// Serves until `stop`, which also ends the connections.
+fn serve(socket: &Path, device: &'static str, stop: &CancellationToken) -> JoinHandle<()> {
+    let stopped = stop.clone().cancelled_owned();
     let listener = UnixListenerStream::new(UnixListener::bind(socket).unwrap());
     tokio::spawn(async move {
         Server::builder()
             .add_service(PodResourcesListerServer::new(Kubelet(device)))
-            .serve_with_incoming(listener)
+            .serve_with_incoming_shutdown(listener, stopped)
             .await
             .unwrap();
     })
@@ -87,7 +89,7 @@ fn serve(socket: &Path, device: &'static str) -> JoinHandle<()> {
 async fn the_holder_of_a_device_is_read_and_an_old_kubelet_suffices() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("kubelet.sock");
-    let _server = serve(&socket, "GPU-a");
+    let _server = serve(&socket, "GPU-a", &CancellationToken::new());
     let mut client = PodResources::new(&socket).unwrap();
     let assignments = client.assignments().await.unwrap();
     assert_eq!(assignments.len(), 1);
@@ -135,17 +137,18 @@ async fn a_kubelet_that_is_not_there_is_asked_again_and_one_that_restarts_is_fou
             all.is_some_and(|all| all.iter().any(|a| a.device.to_string() == device))
         }
     };
-    let first = serve(&socket, "GPU-a");
+    let restart = CancellationToken::new();
+    let first = serve(&socket, "GPU-a", &restart);
     changed.notify_one();
     timeout(PATIENCE, answer.wait_for(holds("GPU-a")))
         .await
         .unwrap()
         .unwrap();
 
-    first.abort();
-    assert!(first.await.is_err());
+    restart.cancel();
+    timeout(PATIENCE, first).await.unwrap().unwrap();
     std::fs::remove_file(&socket).unwrap();
-    let _second = serve(&socket, "GPU-b");
+    let _second = serve(&socket, "GPU-b", &stop);
     changed.notify_one();
     timeout(PATIENCE, answer.wait_for(holds("GPU-b")))
         .await

@@ -1,6 +1,13 @@
 //! The agent against everything it meets on a node, each in its real form: NVML as a library that is loaded by dlopen
 //! (the double), the kubelet as a gRPC server on a unix socket, the API server as an HTTP server.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy allows them in test functions and not in what these call"
+)]
+
 mod api_server;
 mod kubelet;
 mod node;
@@ -10,4 +17,4 @@ mod process;
 use std::time::Duration;
 
 /// How long a condition is waited for; only a test that fails takes that long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);

@@ -137,9 +137,12 @@ impl Watch {
                 self.inventory.observe(&seen);
             }
         };
-        if tokio::time::timeout(PATIENCE, follow).await.is_err() {
-            panic!("waited for {what}; the inventory is {:#?}", self.inventory);
-        }
+        let came = tokio::time::timeout(PATIENCE, follow).await.is_ok();
+        assert!(
+            came,
+            "waited for {what}; the inventory is {:#?}",
+            self.inventory
+        );
     }
 
     pub fn device(&self, index: u32) -> &Device {
