@@ -1,5 +1,12 @@
 //! What every generated definition keeps to. The rules themselves are tried on a real API server by `e2e/tests/manifests.rs`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests"
+)]
+
 use std::collections::BTreeSet;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{

@@ -1,5 +1,12 @@
 //! The manifests that `e2e/tests/manifests` sends to an API server: whether they leave anything untried.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests"
+)]
+
 use std::{collections::BTreeSet, fs, path::Path};
 
 use gridstake_crds::{ComputeJob, GpuNode, Incident, SettlementBatch, StakeBinding, UsageRecord};

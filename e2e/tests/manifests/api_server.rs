@@ -194,7 +194,6 @@ impl ApiServer {
             api_version: format!("{}/{}", crd.spec.group, crd.spec.versions[0].name),
             kind: kind.to_owned(),
             plural: crd.spec.names.plural.clone(),
-            ..ApiResource::erase::<gridstake_crds::GpuNode>(&())
         };
         Ok(if crd.spec.scope == "Namespaced" {
             Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
