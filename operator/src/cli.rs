@@ -46,7 +46,7 @@ pub struct Args {
     pub log_format: LogFormat,
 
     /// Which log lines are written: `info`, or a list such as `info,gridstake_operator=debug`.
-    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    #[arg(long, env = "RUST_LOG", default_value = "info,kube_runtime=warn")]
     pub log_filter: String,
 }
 

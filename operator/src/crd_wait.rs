@@ -9,7 +9,7 @@ use gridstake_crds::{GROUP, VERSION};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::is_not_found, health::Health, metrics::Metrics};
+use crate::{error::chain, health::Health, metrics::Metrics};
 
 const POLL: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,9 +31,11 @@ pub async fn wait_for_crds(
         health.pending(pending(plural));
     }
     let mut reported = BTreeSet::new();
+    let mut failing = false;
     loop {
         match tokio::time::timeout(PATIENCE, established(client)).await {
             Ok(Ok(present)) => {
+                failing = false;
                 let missing = report(&wanted, &present, health, metrics);
                 if missing.is_empty() {
                     return;
@@ -44,7 +46,12 @@ pub async fn wait_for_crds(
                 }
             }
             Ok(Err(error)) => {
-                tracing::warn!(error = %error, "could not look for CustomResourceDefinitions")
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "could not look for CustomResourceDefinitions"
+                    );
+                }
             }
             Err(_) => tracing::warn!("could not look for CustomResourceDefinitions in time"),
         }
@@ -66,7 +73,8 @@ async fn established(client: &Client) -> kube::Result<BTreeSet<String>> {
             .into_iter()
             .map(|resource| resource.name)
             .collect()),
-        Err(error) if is_not_found(&error) => Ok(BTreeSet::new()),
+        // An unknown group is answered in plain text, so only the code tells.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(BTreeSet::new()),
         Err(error) => Err(error),
     }
 }

@@ -13,7 +13,7 @@ pub trait ReconcileError: StdError + Send + Sync + 'static {
 /// Stops at the first [`kube::Error`]: that one prints its own causes.
 #[must_use]
 pub fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut line = error.to_string();
+    let mut line = words(error);
     let mut current = error;
     while current.downcast_ref::<kube::Error>().is_none()
         && current.downcast_ref::<Box<kube::Error>>().is_none()
@@ -36,6 +36,19 @@ fn words(error: &(dyn StdError + 'static)) -> String {
     match api {
         Some(kube::Error::Api(status)) => format!("{} ({})", status.message, status.code),
         _ => error.to_string(),
+    }
+}
+
+/// What went wrong with a watch, in the API server's own words where it answered.
+#[must_use]
+pub fn watch_words(error: &kube::runtime::watcher::Error) -> String {
+    use kube::runtime::watcher::Error;
+    match error {
+        Error::InitialListFailed(source) => format!("list: {}", words(source)),
+        Error::WatchStartFailed(source) => format!("start the watch: {}", words(source)),
+        Error::WatchFailed(source) => format!("watch: {}", words(source)),
+        Error::WatchError(status) => format!("watch: {} ({})", status.message, status.code),
+        Error::NoResourceVersion => error.to_string(),
     }
 }
 

@@ -9,6 +9,8 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
+use crate::error::chain;
+
 /// The API's limit on an event's note is 1024 bytes.
 const NOTE_LIMIT: usize = 1000;
 /// An event is not worth waiting for longer than this.
@@ -56,7 +58,9 @@ impl Events {
         let reference = object.object_ref(&());
         match tokio::time::timeout(PATIENCE, recorder.publish(&event, &reference)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(reason, error = %error, "could not publish an event"),
+            Ok(Err(error)) => {
+                tracing::warn!(reason, error = chain(&error), "could not publish an event");
+            }
             Err(_) => tracing::warn!(reason, "could not publish an event in time"),
         }
     }

@@ -1,6 +1,12 @@
 //! Runs a controller: which objects, how many at once, for how long, and what after a failure.
 
-use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt as _, stream};
 use kube::{
@@ -154,13 +160,15 @@ where
             triggers,
         } = self;
         let failures = Arc::new(Failures::<ObjectRef<Guarded<K>>>::default());
+        let unparsable = Arc::new(Unparsable::default());
         let queue = expand(triggers.stream(), store.clone())
             .map(Ok::<_, std::convert::Infallible>)
             .take_until(stop.cancelled_owned())
             .boxed();
 
         let one_pass = {
-            let (failures, metrics) = (failures.clone(), metrics.clone());
+            let (failures, metrics, unparsable) =
+                (failures.clone(), metrics.clone(), unparsable.clone());
             move |object: Arc<Guarded<K>>, _: Arc<()>| {
                 let key = ObjectRef::from_obj(&*object);
                 let span = tracing::info_span!(
@@ -175,6 +183,7 @@ where
                     Err(invalid) => Err(PassError::Unparsable(invalid.error.clone())),
                 };
                 let (failures, metrics) = (failures.clone(), metrics.clone());
+                let known = unparsable.is_known(&key, &object);
                 let task = async move {
                     let started = Instant::now();
                     let result = guarded(work).await;
@@ -187,6 +196,9 @@ where
                         Ok(_) => failures.forget(&key),
                         Err(error) => {
                             metrics.pass_failed(name, error.category());
+                            if known {
+                                return Ok(Action::await_change());
+                            }
                             tracing::warn!(error = %error, category = error.category(), "reconcile failed");
                         }
                     }
@@ -210,13 +222,45 @@ where
             .for_each(|result| {
                 if let Err(controller::Error::ObjectNotFound(gone)) = result {
                     let mut key = ObjectRef::new(&gone.name);
-                    key.namespace = gone.namespace.clone();
+                    key.namespace.clone_from(&gone.namespace);
                     failures.forget(&key);
+                    unparsable.forget(&key);
                 }
                 std::future::ready(())
             })
             .await;
         tracing::info!(controller = name, "controller stopped");
+    }
+}
+
+/// Objects that cannot be parsed, by the version that was complained about: one complaint each.
+struct Unparsable<K: Resource<DynamicType = ()>>(
+    Mutex<HashMap<ObjectRef<Guarded<K>>, Option<String>>>,
+);
+
+impl<K: Resource<DynamicType = ()>> Default for Unparsable<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Unparsable<K> {
+    /// Whether `object` cannot be parsed and is known for it in this version.
+    fn is_known(&self, key: &ObjectRef<Guarded<K>>, object: &Guarded<K>) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if object.0.is_ok() {
+            known.remove(key);
+            return false;
+        }
+        let version = object.meta().resource_version.clone();
+        known.insert(key.clone(), version.clone()) == Some(version)
+    }
+
+    fn forget(&self, key: &ObjectRef<Guarded<K>>) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
     }
 }
 
@@ -269,5 +313,165 @@ fn label<K: Resource<DynamicType = ()>>(object: &ObjectRef<K>) -> String {
     match &object.namespace {
         Some(namespace) => format!("{namespace}/{}", object.name),
         None => object.name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use gridstake_crds::GpuNode;
+    use kube::runtime::{reflector, watcher::Event};
+    use serde_json::json;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("test")]
+    struct Refused;
+
+    impl ReconcileError for Refused {
+        fn category(&self) -> &'static str {
+            "refused"
+        }
+    }
+
+    fn stored(name: &str, mode: &str) -> Guarded<GpuNode> {
+        serde_json::from_value(json!({
+            "apiVersion": "gridstake.dev/v1alpha1", "kind": "GpuNode",
+            "metadata": {"name": name, "resourceVersion": "1"}, "spec": {"mode": mode},
+        }))
+        .unwrap()
+    }
+
+    struct Running {
+        metrics: Metrics,
+        triggers: TriggerHub<Guarded<GpuNode>>,
+        stop: CancellationToken,
+        passes: mpsc::UnboundedReceiver<String>,
+        controller: tokio::task::JoinHandle<()>,
+    }
+
+    /// A controller over `objects` whose passes end as `outcome` says for the object's name and the number of the pass.
+    fn run(
+        objects: Vec<Guarded<GpuNode>>,
+        outcome: fn(&str, u32) -> Result<Pass, Refused>,
+    ) -> Running {
+        let (store, mut writer) = reflector::store();
+        writer.apply_watcher_event(&Event::Init);
+        for object in objects {
+            writer.apply_watcher_event(&Event::InitApply(object));
+        }
+        writer.apply_watcher_event(&Event::InitDone);
+        let (metrics, triggers) = (Metrics::new().unwrap(), TriggerHub::new());
+        let (told, passes) = mpsc::unbounded_channel();
+        let (stop, count) = (CancellationToken::new(), Arc::new(AtomicU32::new(0)));
+        let controller = Controller {
+            name: "test",
+            store,
+            triggers: triggers.clone(),
+        };
+        let work = controller.run(metrics.clone(), stop.clone(), move |node: Arc<GpuNode>| {
+            let (told, count) = (told.clone(), count.clone());
+            async move {
+                let name = node.metadata.name.clone().unwrap_or_default();
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                let _ = told.send(name.clone());
+                outcome(&name, number)
+            }
+        });
+        let controller = tokio::spawn(async move {
+            work.await;
+            drop(writer);
+        });
+        Running {
+            metrics,
+            triggers,
+            stop,
+            passes,
+            controller,
+        }
+    }
+
+    impl Running {
+        async fn end(self) -> String {
+            self.stop.cancel();
+            self.controller.await.unwrap();
+            self.metrics.render().unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn every_object_is_looked_at_once_and_again_when_triggered() {
+        let mut running = run(
+            vec![stored("a", "Always"), stored("b", "Always")],
+            |_, _| Ok(Pass::applied()),
+        );
+        let mut first = [
+            running.passes.recv().await.unwrap(),
+            running.passes.recv().await.unwrap(),
+        ];
+        first.sort();
+        assert_eq!(first, ["a", "b"]);
+        running.triggers.one(None, "b");
+        assert_eq!(running.passes.recv().await.unwrap(), "b");
+        let metrics = running.end().await;
+        assert!(
+            metrics.contains(r#"gridstake_reconcile_total{controller="test",outcome="applied"} 3"#),
+            "{metrics}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_object_that_cannot_be_parsed_stalls_only_itself() {
+        let mut running = run(
+            vec![stored("bad", "Sometimes"), stored("good", "Always")],
+            |_, _| Ok(Pass::unchanged()),
+        );
+        assert_eq!(running.passes.recv().await.unwrap(), "good");
+        running.triggers.one(None, "bad");
+        running.triggers.one(None, "good");
+        assert_eq!(running.passes.recv().await.unwrap(), "good");
+        let metrics = running.end().await;
+        assert!(metrics.contains(r#"outcome="unparsable""#), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_failed_pass_is_repeated() {
+        let mut running = run(vec![stored("a", "Always")], |_, number| {
+            if number == 0 {
+                Err(Refused)
+            } else {
+                Ok(Pass::applied())
+            }
+        });
+        running.passes.recv().await.unwrap();
+        running.passes.recv().await.unwrap();
+        let metrics = running.end().await;
+        let failed = r#"gridstake_reconcile_errors_total{category="refused",controller="test"} 1"#;
+        assert!(metrics.contains(failed), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_pass_and_not_the_controller() {
+        let mut running = run(vec![stored("a", "Always")], |_, number| {
+            assert!(number > 0, "the first pass panics");
+            Ok(Pass::applied())
+        });
+        running.passes.recv().await.unwrap();
+        running.passes.recv().await.unwrap();
+        let metrics = running.end().await;
+        assert!(metrics.contains(r#"outcome="panicked"} 1"#), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_pass_can_ask_to_be_repeated() {
+        let mut running = run(vec![stored("a", "Always")], |_, _| {
+            Ok(Pass::unchanged().again_in(Duration::from_millis(1)))
+        });
+        running.passes.recv().await.unwrap();
+        running.passes.recv().await.unwrap();
+        running.end().await;
     }
 }

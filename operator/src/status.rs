@@ -89,10 +89,11 @@ pub enum StatusError {
 }
 
 impl StatusError {
-    /// Whether the object had changed since it was read (only with [`Guard::ResourceVersion`]).
+    /// Whether the write was meant for another version of the object (only with [`Guard::ResourceVersion`]), or for an
+    /// object that is gone or has been replaced by a namesake.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Apply { source, .. } if crate::error::is_conflict(source))
+        matches!(self, Self::Apply { source, .. } if crate::error::is_conflict(source) || names_another_uid(source))
     }
 
     /// Whether the object is gone.
@@ -139,7 +140,7 @@ impl StatusOwner {
             return Ok(Written::Unchanged);
         }
 
-        let body = apply_body(object, desired, guard);
+        let body = apply_body(object, &desired, guard);
         let namespace = object.namespace();
         let request = Request::new(K::url_path(&(), namespace.as_deref()))
             .patch_subresource(
@@ -189,10 +190,22 @@ impl StatusOwner {
     }
 }
 
+/// The API server calls a uid that differs from the present object's an attempt to change an immutable field.
+fn names_another_uid(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.is_invalid()
+        && causes
+            .into_iter()
+            .any(|cause| cause.field == "metadata.uid")
+}
+
 /// The apply patch. The uid makes a write meant for an object that has been replaced by a namesake fail.
 fn apply_body<K: Resource<DynamicType = ()>>(
     object: &K,
-    status: Map<String, Value>,
+    status: &Map<String, Value>,
     guard: Guard,
 ) -> Value {
     let mut metadata = Map::new();
@@ -273,11 +286,32 @@ mod tests {
     }
 
     #[test]
+    fn a_write_for_a_replaced_object_is_a_conflict() {
+        let refused = |code: u16, reason: &str, field: &str| {
+            StatusError::Apply {
+            kind: "GpuNode".into(),
+            name: "n1".into(),
+            source: Box::new(kube::Error::Api(Box::new(
+                serde_json::from_value(json!({
+                    "code": code, "reason": reason, "message": "",
+                    "details": {"causes": [{"reason": "FieldValueInvalid", "message": "", "field": field}]},
+                }))
+                .unwrap(),
+            ))),
+        }
+        };
+        assert!(refused(422, "Invalid", "metadata.uid").is_conflict());
+        assert!(refused(409, "Conflict", "").is_conflict());
+        assert!(!refused(422, "Invalid", "status.free").is_conflict());
+        assert!(!refused(404, "NotFound", "").is_conflict());
+    }
+
+    #[test]
     fn the_body_names_the_object_and_carries_the_version_only_when_guarded() {
         let mut node = GpuNode::new("n1", gridstake_crds::GpuNodeSpec::default());
         node.metadata.uid = Some("u".into());
         node.metadata.resource_version = Some("7".into());
-        let guarded = apply_body(&node, Map::new(), Guard::ResourceVersion);
+        let guarded = apply_body(&node, &Map::new(), Guard::ResourceVersion);
         assert_eq!(
             guarded,
             json!({
@@ -285,7 +319,7 @@ mod tests {
                 "metadata": {"name": "n1", "uid": "u", "resourceVersion": "7"}, "status": {},
             })
         );
-        let free = apply_body(&node, Map::new(), Guard::None);
+        let free = apply_body(&node, &Map::new(), Guard::None);
         assert_eq!(free["metadata"]["resourceVersion"], Value::Null);
     }
 }

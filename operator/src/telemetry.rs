@@ -1,5 +1,7 @@
 //! Log output.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 use crate::cli::LogFormat;
@@ -18,7 +20,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), ParseError> {
             .with_current_span(true)
             .with_span_list(false)
             .init(),
-        LogFormat::Text => logs.init(),
+        LogFormat::Text => logs.with_ansi(std::io::stdout().is_terminal()).init(),
     }
     Ok(())
 }

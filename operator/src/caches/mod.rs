@@ -287,7 +287,7 @@ impl Triggers {
         move |seen| {
             match seen {
                 Seen::Applied(node) | Seen::Deleted(node) => {
-                    self.gpu_nodes.one(None, &node.name_any())
+                    self.gpu_nodes.one(None, &node.name_any());
                 }
                 Seen::Everything(_) => self.gpu_nodes.all(),
             }
@@ -335,7 +335,7 @@ impl Triggers {
         move |seen| {
             match seen {
                 Seen::Applied(node) | Seen::Deleted(node) => {
-                    self.gpu_nodes.one(None, &node.name_any())
+                    self.gpu_nodes.one(None, &node.name_any());
                 }
                 Seen::Everything(_) => self.gpu_nodes.all(),
             }

@@ -13,7 +13,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{health::Health, metrics::Metrics};
+use crate::{error::watch_words, health::Health, metrics::Metrics};
 
 /// How many objects a list asks for at once: bounds the memory of the first list.
 const PAGE: u32 = 500;
@@ -67,7 +67,11 @@ where
                     metrics.watch_failed(kind);
                     health.watch_failed(kind, Instant::now());
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(kind, error = %error, "a watch fails; it will be tried again");
+                        tracing::warn!(
+                            kind,
+                            error = watch_words(&error),
+                            "a watch fails; it will be tried again"
+                        );
                     }
                 }
                 Ok(event) => {

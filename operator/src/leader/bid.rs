@@ -70,13 +70,16 @@ impl Sighting {
             .filter(|holder| !holder.is_empty())
     }
 
-    /// For how long the holder asked others to keep out.
-    fn duration(&self, fallback: Duration) -> Duration {
-        self.lease
-            .spec
-            .as_ref()
-            .and_then(|spec| u64::try_from(spec.lease_duration_seconds?).ok())
-            .map_or(fallback, Duration::from_secs)
+    /// When others may take the lease if it does not change before.
+    ///
+    /// The longer of the holder's and the own duration counts: a replica with a changed flag must not cut another's
+    /// term short.
+    #[must_use]
+    pub fn free_at(&self, terms: &Terms) -> Instant {
+        let spec = self.lease.spec.as_ref();
+        let asked = spec.and_then(|spec| u64::try_from(spec.lease_duration_seconds?).ok());
+        let asked = asked.map_or(Duration::ZERO, Duration::from_secs);
+        self.unchanged_since + asked.max(terms.lease_duration)
     }
 }
 
@@ -87,15 +90,7 @@ pub fn bid(seen: Option<&Sighting>, me: &str, terms: &Terms, now: Instant) -> Bi
     match seen.holder() {
         None => Bid::Take,
         Some(holder) if holder == me => Bid::Renew,
-        // The longer of both durations: a replica with a changed flag must not cut another's term short.
-        Some(_)
-            if now.duration_since(seen.unchanged_since)
-                >= seen
-                    .duration(terms.lease_duration)
-                    .max(terms.lease_duration) =>
-        {
-            Bid::Take
-        }
+        Some(_) if now >= seen.free_at(terms) => Bid::Take,
         Some(_) => Bid::Wait,
     }
 }

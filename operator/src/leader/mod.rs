@@ -127,12 +127,15 @@ impl Elector {
                 tracing::error!(holder = self.holder, "lost the lease to another replica");
                 return Ended::Lost;
             }
-            // A leader must notice the end of its term even when that comes before the next bid.
-            let pause = until.map_or(self.terms.retry_period, |until| {
-                until
-                    .saturating_duration_since(Instant::now())
-                    .min(self.terms.retry_period)
-            });
+            // A leader must notice the end of its term, and a standby that of another's, even when that comes before
+            // the next bid.
+            let end = until.or_else(|| self.seen.as_ref().map(|seen| seen.free_at(&self.terms)));
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let pause = left
+                .filter(|left| !left.is_zero())
+                .map_or(self.terms.retry_period, |left| {
+                    left.min(self.terms.retry_period)
+                });
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => {

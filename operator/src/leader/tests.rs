@@ -7,13 +7,14 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client, client::Body};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tower_test::mock::{Handle, pair};
 
 use super::{Bid, Elector, Ended, Sighting, Terms, bid};
 use crate::metrics::Metrics;
 
-type ApiServer = Handle<Request<Body>, Response<Body>>;
+/// Requests in their order, each with where its answer goes.
+type ApiServer = mpsc::UnboundedReceiver<(Request<Body>, oneshot::Sender<Response<Body>>)>;
 
 const TERMS: Terms = Terms {
     lease_duration: Duration::from_secs(15),
@@ -22,9 +23,17 @@ const TERMS: Terms = Terms {
 };
 
 fn elector() -> (Elector, ApiServer) {
-    let (service, server) = pair::<Request<Body>, Response<Body>>();
-    let api: Api<Lease> =
-        Api::namespaced(Client::new(service, "gridstake-system"), "gridstake-system");
+    let (requests, server) = mpsc::unbounded_channel();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (answer, response) = oneshot::channel();
+        let sent = requests.send((request, answer));
+        async move {
+            sent.map_err(|_| "the server is gone")?;
+            response.await.map_err(|_| "the server hung up")
+        }
+    });
+    let client = Client::new(service, "gridstake-system");
+    let api: Api<Lease> = Api::namespaced(client, "gridstake-system");
     let elector = Elector::new(api, "me".into(), TERMS, Metrics::new().unwrap());
     (elector, server)
 }
@@ -46,13 +55,13 @@ async fn answer(
     method: Method,
     (code, body): (StatusCode, Value),
 ) -> Value {
-    let (request, send) = server.next_request().await.unwrap();
+    let (request, reply) = server.recv().await.unwrap();
     assert_eq!(request.method(), method, "{}", request.uri());
     let sent = request.into_body().collect_bytes().await.unwrap();
     let response = Response::builder()
         .status(code)
         .body(Body::from(body.to_string().into_bytes()));
-    send.send_response(response.unwrap());
+    let _ = reply.send(response.unwrap());
     serde_json::from_slice(&sent).unwrap_or(Value::Null)
 }
 
@@ -199,8 +208,7 @@ fn simulate(steps: &[Step]) -> Vec<Vec<(u64, u64)>> {
         // Time passes in small steps, so that what is under way arrives in its order.
         while now < until {
             now += 50;
-            for index in 0..candidates.len() {
-                let candidate = &mut candidates[index];
+            for (index, candidate) in candidates.iter_mut().enumerate() {
                 if let Some(write) = &mut candidate.write {
                     if write.result.is_none() && now >= write.arrives {
                         let accepted = write.version == version;

@@ -111,7 +111,7 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                         .map(|name| lift_gate(&pods, name.clone()))
                         .collect(),
                 )
-                .await?
+                .await?;
             }
             Write::DeletePods(names) => {
                 together(
@@ -120,7 +120,7 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                         .map(|name| delete(&pods, name.clone()))
                         .collect(),
                 )
-                .await?
+                .await?;
             }
             Write::ReleasePods(names) => {
                 together(
@@ -129,7 +129,7 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                         .map(|name| release(&pods, name.clone()))
                         .collect(),
                 )
-                .await?
+                .await?;
             }
             Write::ReleaseJob => release_job(&jobs, job).await?,
             Write::DeleteJob => delete_job(&jobs, job).await?,

@@ -176,7 +176,7 @@ impl Turn<'_> {
             .and_then(|(ttl, at)| after(at.0, ttl));
         match expires {
             Some(at) if at <= self.now && self.job.metadata.deletion_timestamp.is_none() => {
-                self.writes.push(Write::DeleteJob)
+                self.writes.push(Write::DeleteJob);
             }
             at => self.wake_at(at),
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gridstake_crds::{
     GpuNode,
+    closed_enum::ClosedEnum as _,
     condition::Status,
     gpu_node::{OfferReason, OfferState},
 };
@@ -33,7 +34,7 @@ fn device(uuid: &str, health: &str) -> Value {
         "health": health, "reasons": if health == "Unhealthy" { json!(["GpuLost"]) } else { json!([]) }})
 }
 
-fn gpu_node(spec: Value, status: Value) -> GpuNode {
+fn gpu_node(spec: &Value, status: &Value) -> GpuNode {
     serde_json::from_value(json!({
         "apiVersion": "gridstake.dev/v1alpha1", "kind": "GpuNode",
         "metadata": {"name": "n1", "generation": 3}, "spec": spec, "status": status,
@@ -49,7 +50,7 @@ fn two_devices() -> Value {
     json!({"agent": agent("Ok"), "devices": [device("GPU-0", "Healthy"), device("GPU-1", "Healthy")]})
 }
 
-fn node(spec: Value, ready: &str, gpus: Option<&str>) -> Node {
+fn node(spec: &Value, ready: &str, gpus: Option<&str>) -> Node {
     let mut allocatable = json!({"cpu": "8"});
     if let Some(gpus) = gpus {
         allocatable["nvidia.com/gpu"] = gpus.into();
@@ -63,7 +64,7 @@ fn node(spec: Value, ready: &str, gpus: Option<&str>) -> Node {
 }
 
 fn sound_node() -> Node {
-    node(json!({}), "True", Some("2"))
+    node(&json!({}), "True", Some("2"))
 }
 
 fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
@@ -100,244 +101,209 @@ fn words(plan: &Plan, condition: &str) -> String {
     fact.message.clone()
 }
 
+/// Holds for all cases: which reason is given, and that offer, conditions and reason agree.
+fn expect(
+    case: &str,
+    gpu_node: &GpuNode,
+    node: Option<Node>,
+    heartbeat: Option<Timestamp>,
+    expected: OfferReason,
+) {
+    let verdict = offer(gpu_node, node.as_ref(), heartbeat, now());
+    assert_eq!(
+        verdict.err().unwrap_or(OfferReason::Available),
+        expected,
+        "{case}"
+    );
+    let plan = decide(gpu_node, &seen(node, heartbeat), now());
+    let offered = expected == OfferReason::Available;
+    let state = if offered {
+        OfferState::Offered
+    } else {
+        OfferState::Withheld
+    };
+    assert_eq!(
+        (plan.offer.state, plan.offer.reason),
+        (state, expected),
+        "{case}"
+    );
+    assert_eq!(
+        stated(&plan, "Offered"),
+        (offered.into(), expected.as_str()),
+        "{case}"
+    );
+    let ready = if offered { "Ready" } else { "NotOffered" };
+    assert_eq!(stated(&plan, "Ready"), (offered.into(), ready), "{case}");
+}
+
+fn well() -> GpuNode {
+    gpu_node(&json!({}), &two_devices())
+}
+
+fn fresh() -> Timestamp {
+    ago(5)
+}
+
 #[test]
-fn every_reason_to_withhold_a_node_is_found() {
+fn a_node_is_offered_only_while_its_node_is_ready_and_not_cordoned() {
     use OfferReason as R;
-    let fresh = Some(ago(5));
-    let ok = || gpu_node(json!({}), two_devices());
-    let with = |status: Value| gpu_node(json!({}), status);
-    let devices = |health: [&str; 2]| {
-        with(
-            json!({"agent": agent("Ok"), "devices": [device("GPU-0", health[0]), device("GPU-1", health[1])]}),
-        )
-    };
-    let spec = |spec: Value| gpu_node(spec, two_devices());
-    let maintenance = |from: i64, to: i64| {
-        spec(json!({"maintenance": [{"from": ago(from).to_string(), "to": ago(to).to_string()}]}))
-    };
-    let cordoned = || node(json!({"unschedulable": true}), "True", Some("2"));
-    for (case, gpu_node, node, heartbeat, expected) in [
-        ("all is well", ok(), Some(sound_node()), fresh, R::Available),
-        ("no Node", ok(), None, fresh, R::NodeMissing),
+    let cordoned = node(&json!({"unschedulable": true}), "True", Some("2"));
+    for (case, node, expected) in [
+        ("all is well", Some(sound_node()), R::Available),
+        ("no Node", None, R::NodeMissing),
         (
-            "Node not ready",
-            ok(),
-            Some(node(json!({}), "False", Some("2"))),
-            fresh,
+            "not ready",
+            Some(node(&json!({}), "False", Some("2"))),
             R::NodeNotReady,
         ),
         (
             "kubelet silent",
-            ok(),
-            Some(node(json!({}), "Unknown", Some("2"))),
-            fresh,
+            Some(node(&json!({}), "Unknown", Some("2"))),
             R::NodeNotReady,
         ),
+        ("no status", Some(Node::default()), R::NodeNotReady),
+        ("cordoned", Some(cordoned), R::NodeCordoned),
         (
-            "Node without status",
-            ok(),
-            Some(Node::default()),
-            fresh,
-            R::NodeNotReady,
-        ),
-        ("cordoned", ok(), Some(cordoned()), fresh, R::NodeCordoned),
-        (
-            "no heartbeat ever",
-            ok(),
-            Some(sound_node()),
-            None,
-            R::AgentSilent,
+            "no device plugin",
+            Some(node(&json!({}), "True", None)),
+            R::NoDevicePlugin,
         ),
         (
-            "silent for 30 s",
-            ok(),
-            Some(sound_node()),
-            Some(ago(30)),
-            R::AgentSilent,
+            "a plugin with nothing",
+            Some(node(&json!({}), "True", Some("0"))),
+            R::NoDevicePlugin,
         ),
         (
-            "silent for 29 s",
-            ok(),
-            Some(sound_node()),
-            Some(ago(29)),
-            R::Available,
+            "an unreadable amount",
+            Some(node(&json!({}), "True", Some("x"))),
+            R::NoDevicePlugin,
         ),
-        (
-            "nothing reported",
-            with(json!({})),
-            Some(sound_node()),
-            fresh,
-            R::NvmlUnavailable,
-        ),
+    ] {
+        expect(case, &well(), node, Some(fresh()), expected);
+    }
+}
+
+#[test]
+fn a_node_is_offered_only_while_its_agent_is_heard_and_sees_gpus() {
+    use OfferReason as R;
+    for (case, heartbeat, expected) in [
+        ("no heartbeat ever", None, R::AgentSilent),
+        ("silent for 30 s", Some(ago(30)), R::AgentSilent),
+        ("silent for 29 s", Some(ago(29)), R::Available),
+    ] {
+        expect(case, &well(), Some(sound_node()), heartbeat, expected);
+    }
+    let sees =
+        |state: &str| json!({"agent": agent(state), "devices": [device("GPU-0", "Healthy")]});
+    let has = |health: [&str; 2]| json!({"agent": agent("Ok"), "devices": [device("GPU-0", health[0]), device("GPU-1", health[1])]});
+    for (case, status, expected) in [
+        ("nothing reported", json!({}), R::NvmlUnavailable),
         (
             "library missing",
-            with(json!({"agent": agent("LibraryMissing")})),
-            Some(sound_node()),
-            fresh,
+            json!({"agent": agent("LibraryMissing")}),
             R::NvmlUnavailable,
         ),
+        ("driver too old", sees("DriverTooOld"), R::NvmlUnavailable),
+        ("call stuck", sees("CallStuck"), R::NvmlUnavailable),
         (
-            "driver too old",
-            with(json!({"agent": agent("DriverTooOld"), "devices": [device("GPU-0", "Healthy")]})),
-            Some(sound_node()),
-            fresh,
-            R::NvmlUnavailable,
-        ),
-        (
-            "call stuck",
-            with(json!({"agent": agent("CallStuck"), "devices": [device("GPU-0", "Healthy")]})),
-            Some(sound_node()),
-            fresh,
-            R::NvmlUnavailable,
-        ),
-        (
-            "agent sees no GPU",
-            with(json!({"agent": agent("NoDevices")})),
-            Some(sound_node()),
-            fresh,
+            "no GPU seen",
+            json!({"agent": agent("NoDevices")}),
             R::NoDevices,
         ),
-        (
-            "no device listed",
-            with(json!({"agent": agent("Ok")})),
-            Some(sound_node()),
-            fresh,
-            R::NoDevices,
-        ),
+        ("no GPU listed", json!({"agent": agent("Ok")}), R::NoDevices),
         (
             "one of two lost",
-            devices(["Healthy", "Unhealthy"]),
-            Some(sound_node()),
-            fresh,
+            has(["Healthy", "Unhealthy"]),
             R::Available,
         ),
         (
-            "one of two degraded",
-            devices(["Unhealthy", "Degraded"]),
-            Some(sound_node()),
-            fresh,
+            "one lost, one degraded",
+            has(["Unhealthy", "Degraded"]),
             R::Available,
         ),
         (
             "both lost",
-            devices(["Unhealthy", "Unknown"]),
-            Some(sound_node()),
-            fresh,
+            has(["Unhealthy", "Unknown"]),
             R::NoHealthyDevices,
         ),
-        (
-            "no device plugin",
-            ok(),
-            Some(node(json!({}), "True", None)),
-            fresh,
-            R::NoDevicePlugin,
-        ),
-        (
-            "device plugin with nothing",
-            ok(),
-            Some(node(json!({}), "True", Some("0"))),
-            fresh,
-            R::NoDevicePlugin,
-        ),
-        (
-            "unreadable amount",
-            ok(),
-            Some(node(json!({}), "True", Some("x"))),
-            fresh,
-            R::NoDevicePlugin,
-        ),
-        (
-            "maintenance running",
-            maintenance(10, -10),
+    ] {
+        expect(
+            case,
+            &gpu_node(&json!({}), &status),
             Some(sound_node()),
-            fresh,
+            Some(fresh()),
+            expected,
+        );
+    }
+}
+
+#[test]
+fn a_node_is_offered_only_when_its_provider_wants_it() {
+    use OfferReason as R;
+    let maintenance = |from: i64, to: i64| json!({"maintenance": [{"from": ago(from).to_string(), "to": ago(to).to_string()}]});
+    for (case, spec, expected) in [
+        (
+            "maintenance is running",
+            maintenance(10, -10),
             R::Maintenance,
         ),
         (
             "maintenance begins now",
             maintenance(0, -10),
-            Some(sound_node()),
-            fresh,
             R::Maintenance,
         ),
+        ("maintenance ends now", maintenance(10, 0), R::Available),
         (
-            "maintenance ends now",
-            maintenance(10, 0),
-            Some(sound_node()),
-            fresh,
-            R::Available,
-        ),
-        (
-            "maintenance to come",
+            "maintenance is to come",
             maintenance(-10, -20),
-            Some(sound_node()),
-            fresh,
             R::Available,
         ),
-        (
-            "drained",
-            spec(json!({"mode": "Drained"})),
-            Some(sound_node()),
-            fresh,
-            R::Drained,
-        ),
-        (
-            "idle only",
-            spec(json!({"mode": "IdleOnly"})),
-            Some(sound_node()),
-            fresh,
-            R::ModeUnavailable,
-        ),
+        ("drained", json!({"mode": "Drained"}), R::Drained),
+        ("idle only", json!({"mode": "IdleOnly"}), R::ModeUnavailable),
         (
             "scheduled",
-            spec(json!({"mode": "Scheduled"})),
-            Some(sound_node()),
-            fresh,
+            json!({"mode": "Scheduled"}),
             R::ModeUnavailable,
         ),
-        // The first reason in the order of the enumeration is given.
-        (
-            "cordoned and silent",
-            ok(),
-            Some(cordoned()),
-            None,
-            R::NodeCordoned,
-        ),
-        (
-            "drained and no plugin",
-            spec(json!({"mode": "Drained"})),
-            Some(node(json!({}), "True", None)),
-            fresh,
-            R::NoDevicePlugin,
-        ),
     ] {
-        let verdict = offer(&gpu_node, node.as_ref(), heartbeat, now());
-        assert_eq!(verdict.err().unwrap_or(R::Available), expected, "{case}");
-        let plan = decide(&gpu_node, &seen(node, heartbeat), now());
-        let offered = expected == R::Available;
-        let state = if offered {
-            OfferState::Offered
-        } else {
-            OfferState::Withheld
-        };
-        assert_eq!(
-            (plan.offer.state, plan.offer.reason),
-            (state, expected),
-            "{case}"
+        expect(
+            case,
+            &gpu_node(&spec, &two_devices()),
+            Some(sound_node()),
+            Some(fresh()),
+            expected,
         );
-        assert_eq!(
-            stated(&plan, "Offered"),
-            (offered.into(), plan.facts[3].reason),
-            "{case}"
-        );
-        let ready = if offered { "Ready" } else { "NotOffered" };
-        assert_eq!(stated(&plan, "Ready"), (offered.into(), ready), "{case}");
     }
 }
 
 #[test]
+fn of_several_reasons_the_first_of_the_enumeration_is_given() {
+    let cordoned = node(&json!({"unschedulable": true}), "True", Some("2"));
+    expect(
+        "cordoned and silent",
+        &well(),
+        Some(cordoned),
+        None,
+        OfferReason::NodeCordoned,
+    );
+    let drained = gpu_node(&json!({"mode": "Drained"}), &two_devices());
+    let plain = node(&json!({}), "True", None);
+    expect(
+        "drained, no plugin",
+        &drained,
+        Some(plain),
+        Some(fresh()),
+        OfferReason::NoDevicePlugin,
+    );
+}
+
+#[test]
 fn every_condition_is_stated_from_the_first_pass() {
-    let plan = decide(&gpu_node(json!({}), json!({})), &Observed::default(), now());
+    let plan = decide(
+        &gpu_node(&json!({}), &json!({})),
+        &Observed::default(),
+        now(),
+    );
     let stated: Vec<&str> = plan.facts.iter().map(|fact| fact.condition).collect();
     assert_eq!(stated, status::OWNER.conditions);
 }
@@ -365,13 +331,13 @@ fn reporting_says_what_is_wrong_with_the_agent() {
     ];
     for (status, heartbeat, holds, reason) in cases {
         let plan = decide(
-            &gpu_node(json!({}), status),
+            &gpu_node(&json!({}), &status),
             &seen(Some(sound_node()), heartbeat),
             now(),
         );
         assert_eq!(stated(&plan, "Reporting"), (holds, reason));
     }
-    let blind = gpu_node(json!({}), json!({"agent": agent("LibraryMissing")}));
+    let blind = gpu_node(&json!({}), &json!({"agent": agent("LibraryMissing")}));
     let plan = decide(&blind, &all_well(), now());
     assert_eq!(words(&plan, "Reporting"), "LibraryMissing: dlopen failed");
 }
@@ -384,7 +350,10 @@ fn health_is_unknown_while_nobody_looks_and_names_the_sick_otherwise() {
             .enumerate()
             .map(|(n, h)| device(&format!("GPU-{n}"), h))
             .collect();
-        gpu_node(json!({}), json!({"agent": agent("Ok"), "devices": devices}))
+        gpu_node(
+            &json!({}),
+            &json!({"agent": agent("Ok"), "devices": devices}),
+        )
     };
     for (health, holds, reason, message) in [
         (
@@ -429,7 +398,7 @@ fn health_is_unknown_while_nobody_looks_and_names_the_sick_otherwise() {
 fn without_a_chain_no_bond_is_asked_for() {
     let mut bound = all_well();
     bound.provider_id = Some("0x01".into());
-    let plan = decide(&gpu_node(json!({}), two_devices()), &bound, now());
+    let plan = decide(&well(), &bound, now());
     assert_eq!(
         stated(&plan, "Bonded"),
         (Status::Unknown, "NoChainConfigured")
@@ -440,7 +409,7 @@ fn without_a_chain_no_bond_is_asked_for() {
 
 #[test]
 fn the_next_look_is_exactly_when_time_alone_changes_the_answer() {
-    let ok = gpu_node(json!({}), two_devices());
+    let ok = well();
     let deadline = ago(5) + SILENT_AFTER;
     assert_eq!(decide(&ok, &all_well(), now()).again_at, Some(deadline));
     assert_eq!(
@@ -460,7 +429,7 @@ fn the_next_look_is_exactly_when_time_alone_changes_the_answer() {
         (json!([span(20, 10)]), Some(deadline)),
         (json!([span(-7, -20), span(3, -2)]), Some(ago(-2))),
     ] {
-        let node = gpu_node(json!({"maintenance": spans}), two_devices());
+        let node = gpu_node(&json!({"maintenance": spans}), &two_devices());
         assert_eq!(
             decide(&node, &all_well(), now()).again_at,
             expected,
@@ -471,7 +440,7 @@ fn the_next_look_is_exactly_when_time_alone_changes_the_answer() {
 
 #[test]
 fn what_a_pass_writes_the_next_pass_does_not_write_again() {
-    let mut gpu_node = gpu_node(json!({}), two_devices());
+    let mut gpu_node = well();
     let plan = decide(&gpu_node, &all_well(), now());
     let written = status::desired(&gpu_node, &plan, false, now());
     let merged = gridstake_crds::GpuNodeStatus {
@@ -489,7 +458,7 @@ fn what_a_pass_writes_the_next_pass_does_not_write_again() {
 
 #[test]
 fn a_free_count_that_changed_alone_waits_and_any_other_change_takes_it_along() {
-    let mut gpu_node = gpu_node(json!({}), two_devices());
+    let mut gpu_node = well();
     let plan = decide(&gpu_node, &all_well(), now());
     let mut present = status::desired(&gpu_node, &plan, false, now());
     present.free = Some(2);

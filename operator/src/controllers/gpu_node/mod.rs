@@ -26,6 +26,9 @@ use crate::{
     status::{Guard, StatusError},
 };
 
+/// How soon to look again at an object that was not what it seemed, should the watch be slower.
+const AFTER_CONFLICT: Duration = Duration::from_secs(1);
+
 /// Why a pass over a GpuNode failed.
 #[derive(Debug, thiserror::Error)]
 #[error("write the GpuNode's status")]
@@ -99,8 +102,10 @@ async fn pass(
         .await;
     let applied = match written {
         Ok(written) => written.is_applied(),
-        // Deleted meanwhile: there is nothing to say about it any more.
-        Err(error) if error.is_not_found() => return Ok(Pass::unchanged()),
+        // Gone, or replaced by a namesake, which has a pass of its own.
+        Err(error) if error.is_not_found() || error.is_conflict() => {
+            return Ok(Pass::waiting().again_in(AFTER_CONFLICT));
+        }
         Err(error) => return Err(Error(error)),
     };
     if applied {

@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    fn binding(name: &str, select: serde_json::Value) -> StakeBinding {
+    fn binding(name: &str, select: &serde_json::Value) -> StakeBinding {
         let mut spec = json!({
             "chain": "main", "providerId": format!("0x{:064x}", 1), "role": "Miner",
             "stakerAddress": format!("0x{:040x}", 1), "operatorAddress": format!("0x{:040x}", 2),
@@ -201,11 +201,11 @@ mod tests {
     }
 
     fn by_name(name: &str, nodes: &[&str]) -> StakeBinding {
-        binding(name, json!({"nodeNames": nodes}))
+        binding(name, &json!({"nodeNames": nodes}))
     }
 
     fn by_zone(name: &str, zone: &str) -> StakeBinding {
-        binding(name, json!({"nodeSelector": {"zone": zone}}))
+        binding(name, &json!({"nodeSelector": {"zone": zone}}))
     }
 
     /// n1 and n2 in zone a, n3 in zone b.
@@ -245,7 +245,7 @@ mod tests {
     fn nodes_are_bound_by_name_or_by_all_labels() {
         assert_eq!(bound(&[by_name("x", &["n1", "gone"])], "x"), ["n1"]);
         assert_eq!(bound(&[by_zone("x", "a")], "x"), ["n1", "n2"]);
-        let two = binding("x", json!({"nodeSelector": {"zone": "a", "other": "1"}}));
+        let two = binding("x", &json!({"nodeSelector": {"zone": "a", "other": "1"}}));
         assert!(bound(&[two], "x").is_empty());
     }
 

@@ -4,7 +4,7 @@ pub mod decide;
 pub mod observe;
 pub mod status;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use gridstake_crds::StakeBinding;
 use kube::ResourceExt as _;
@@ -16,6 +16,9 @@ use crate::{
     reconcile::{Controller, Pass},
     status::{Guard, StatusError},
 };
+
+/// How soon to look again at an object that was not what it seemed, should the watch be slower.
+const AFTER_CONFLICT: Duration = Duration::from_secs(1);
 
 /// Why a pass over a StakeBinding failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +64,10 @@ async fn pass(context: Context, binding: Arc<StakeBinding>) -> Result<Pass, Erro
         .await;
     match written {
         Ok(written) => Ok(Pass::wrote(written.is_applied())),
-        Err(error) if error.is_not_found() => Ok(Pass::unchanged()),
+        // Gone, or replaced by a namesake, which has a pass of its own.
+        Err(error) if error.is_not_found() || error.is_conflict() => {
+            Ok(Pass::waiting().again_in(AFTER_CONFLICT))
+        }
         Err(error) => Err(Error(error)),
     }
 }
