@@ -241,9 +241,12 @@ mod tests {
         assert!(status.message().contains("GPU-9"), "{status}");
     }
 
+    /// Available, must be included, size; expected.
+    type Case = (&'static [u32], &'static [u32], i32, &'static [u32]);
+
     #[test]
     fn devices_of_one_numa_node_are_preferred_and_full_nodes_are_left_whole() {
-        let cases: &[(&[u32], &[u32], i32, &[u32])] = &[
+        let cases: [Case; 5] = [
             // All free: the first node.
             (&[0, 1, 2, 3, 4, 5, 6, 7], &[], 2, &[0, 1]),
             // Node 1 has just two left: take those, keep node 0 whole.
@@ -259,7 +262,7 @@ mod tests {
             let request = ContainerPreferredAllocationRequest {
                 available_device_i_ds: ids(available),
                 must_include_device_i_ds: ids(must),
-                allocation_size: *size,
+                allocation_size: size,
             };
             let mut chosen = prefer(&devices(8), &request);
             let mut expected = ids(expected);

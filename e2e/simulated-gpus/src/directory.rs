@@ -285,7 +285,7 @@ mod tests {
         let install = |kind| {
             directory
                 .install_library(&lock, &source, &Driver::of(kind))
-                .unwrap()
+                .unwrap();
         };
         for (kind, expected) in [
             (DriverKind::Current, Some("current")),

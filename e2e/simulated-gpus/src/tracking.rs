@@ -343,11 +343,11 @@ mod tests {
         let before = [ours.clone(), other.clone()];
         assert_eq!(
             with_lingering(vec![], &before, &[found(7, 0)]),
-            [ours.clone()]
+            std::slice::from_ref(&ours)
         );
         assert_eq!(
             with_lingering(vec![other.clone()], &before, &[]),
-            [other.clone()]
+            std::slice::from_ref(&other)
         );
         // The devices have a new owner: only that one counts.
         let new = Grant {

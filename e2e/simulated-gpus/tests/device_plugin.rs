@@ -414,7 +414,7 @@ async fn nvml_shows_the_real_processes_of_the_container_that_was_given_the_devic
     let uuid = world.state().devices[1].uuid.clone();
     world.give("train", std::slice::from_ref(&uuid));
     let mut process = Process::with_devices(&uuid);
-    let _foreign = Process::with_devices(&world.state().devices[0].uuid);
+    let foreign = Process::with_devices(&world.state().devices[0].uuid);
     let pid = process.0.id();
     let nvml = nvml(world.directory().path());
     let listed = |gpu: u32| -> Vec<u32> {
@@ -444,7 +444,7 @@ async fn nvml_shows_the_real_processes_of_the_container_that_was_given_the_devic
         std::slice::from_ref(&world.state().devices[0].uuid),
     );
     eventually("the new pod's process is listed", || {
-        listed(0) == [_foreign.0.id()]
+        listed(0) == [foreign.0.id()]
     })
     .await;
     assert_eq!(listed(1), [pid]);

@@ -421,6 +421,9 @@ fn a_library_that_is_closed_leaves_the_process() {
     );
 }
 
+/// The list from before MIG, with the buffer's type left open.
+type FirstVersion = unsafe extern "C" fn(nvmlDevice_t, *mut c_uint, *mut c_void) -> c_uint;
+
 #[test]
 fn an_old_driver_has_the_first_versions_of_the_lists() {
     let node = Node::old_driver("t4");
@@ -428,7 +431,6 @@ fn an_old_driver_has_the_first_versions_of_the_lists() {
     node.run(0, &[41]);
     assert!(nvml.nvmlDeviceGetComputeRunningProcesses_v3.is_err());
     assert!(nvml.nvmlDeviceGetMemoryInfo_v2.is_err());
-    type FirstVersion = unsafe extern "C" fn(nvmlDevice_t, *mut c_uint, *mut c_void) -> c_uint;
     // SAFETY: the signature is nvml.h's, with the buffer's type left open.
     let list: libloading::Symbol<FirstVersion> = unsafe {
         nvml.__library
