@@ -12,7 +12,10 @@ use kube::{
     config::AuthInfo,
 };
 
-use crate::{tenant::Tenant, world::World};
+use crate::{
+    tenant::Tenant,
+    world::{World, connection_of_kubeconfig, find_release},
+};
 
 /// A client with the very token that the API server gives to `pod`: it names the pod's node.
 pub async fn of_pod(world: &World, pod: &Pod) -> Result<Client> {
@@ -104,6 +107,21 @@ pub fn impersonating(world: &World, user: &str) -> Result<Client> {
             ..world.config.auth_info.clone()
         },
     )
+}
+
+/// The administrator under the operator's name: whom neither roles nor Gridstake's admission policies refuse anything,
+/// so that only the definitions of the API types answer. Works also where Gridstake is not installed.
+pub async fn administrator_as_operator() -> Result<Client> {
+    let mut config = connection_of_kubeconfig().await?;
+    let administrator = Client::try_from(config.clone()).context("make a client")?;
+    let Ok((namespace, _)) = find_release(&administrator).await else {
+        return Ok(administrator);
+    };
+    config.auth_info.impersonate = Some(format!(
+        "system:serviceaccount:{namespace}:gridstake-operator"
+    ));
+    config.auth_info.impersonate_groups = Some(vec!["system:masters".into()]);
+    Client::try_from(config).context("make a client")
 }
 
 fn client(world: &World, who: AuthInfo) -> Result<Client> {

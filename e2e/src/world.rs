@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
@@ -72,11 +72,7 @@ impl World {
         let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
             .await?
             .context("wait for the stories of other processes")?;
-        let kubeconfig =
-            Kubeconfig::read_from(&path).with_context(|| format!("read {}", path.display()))?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("understand {}", path.display()))?;
+        let config = connection(&path).await?;
         let client = Client::try_from(config.clone()).context("make a client")?;
         let (namespace, release) = find_release(&client).await?;
         let mut world = Self {
@@ -117,8 +113,11 @@ impl World {
 
     /// The running pod of a part of which each node has one.
     pub async fn pod_on(&self, component: &str, node: &str) -> Result<Pod> {
-        let on_node =
-            |pod: &Pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_deref() == Some(node));
+        let on_node = |pod: &Pod| {
+            pod.spec
+                .as_ref()
+                .is_some_and(|s| s.node_name.as_deref() == Some(node))
+        };
         self.pods_of(component)
             .await?
             .into_iter()
@@ -262,7 +261,21 @@ fn kubeconfig() -> Result<PathBuf> {
     }
 }
 
-async fn find_release(client: &Client) -> Result<(String, String)> {
+/// How the cluster of KUBECONFIG is reached.
+pub(crate) async fn connection_of_kubeconfig() -> Result<Config> {
+    connection(&kubeconfig()?).await
+}
+
+async fn connection(path: &Path) -> Result<Config> {
+    let kubeconfig =
+        Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("understand {}", path.display()))
+}
+
+/// The namespace and name of the release.
+pub(crate) async fn find_release(client: &Client) -> Result<(String, String)> {
     let deployments: Api<Deployment> = Api::all(client.clone());
     let found = deployments.list(&ListParams::default().labels(OPERATOR)).await.context(
         "look for the operator; with the native cluster, run in its network: e2e/cluster/world.sh run CMD",

@@ -63,7 +63,7 @@ fn a_job_that_kubectl_applies_runs_to_complete_and_sees_exactly_its_devices() ->
         ensure!(
             attempt.end_reason == AttemptEndReason::Succeeded
                 && attempt.attempt == 1
-                && &attempt.nodes == &[node.clone()],
+                && attempt.nodes == std::slice::from_ref(node),
             "{attempt:?}"
         );
         let used = status.usage.context("status.usage")?.gpu_millis;
