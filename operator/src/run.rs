@@ -23,6 +23,9 @@ use crate::{
     metrics::Metrics,
 };
 
+/// What readiness says until each cache speaks for itself.
+const STARTING: &str = "caches are not started";
+
 /// Why the process ends with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -68,8 +71,8 @@ pub async fn run(args: Args) -> Result<(), RunError> {
 
     let listener = http::bind(args.listen).await.map_err(RunError::Http)?;
     let serving = CancellationToken::new();
-    // Until the definitions are known to be there, nothing else is listed as pending.
-    health.pending("starting");
+    // Until the definitions are known to be there, no cache is listed as pending.
+    health.pending(STARTING);
     let server = tokio::spawn(http::serve(
         listener,
         health.clone(),
@@ -105,7 +108,7 @@ async fn work(
 
     let mut watches = JoinSet::new();
     let caches = Caches::start(&client, &args.namespace, &health, &metrics, &mut watches);
-    health.done("starting");
+    health.done(STARTING);
     if asked.run_until_cancelled(caches.filled()).await.is_none() {
         return Ok(());
     }

@@ -39,7 +39,7 @@ fn a_plain_template_is_sound() {
 #[test]
 fn a_pod_may_not_reach_for_the_host_or_the_scheduler() {
     let cases = [
-        (", nodeName: n", "nodeName"),
+        (", nodeName: n1", "nodeName"),
         (", schedulingGates: [{name: mine}]", "schedulingGates"),
         (", schedulerName: mine", "schedulerName"),
         (", restartPolicy: OnFailure", "restartPolicy"),
