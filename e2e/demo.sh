@@ -94,7 +94,7 @@ gpu_seconds() { # prints milliseconds of GPU time as seconds
 # In the same shell, so that its seconds count on.
 steps_logs=$checkout/.build/logs/demo
 bash "$here/setup.sh"
-step "compile Gridstake (the first time some minutes)" env -C "$checkout" cargo build --workspace --all-targets --locked
+step "compile Gridstake (the first time some minutes)" env -C "$checkout" cargo build --workspace --locked
 step "pack the images" "$here/images/pack.sh"
 step "bring the $(world which) cluster up" world up
 say "load the images into its nodes"
