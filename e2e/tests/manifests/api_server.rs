@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use gridstake_crds::all_crds;
+use gridstake_e2e::identity::administrator_as_operator;
 use k8s_openapi::{
     api::core::v1::Namespace,
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -41,13 +42,8 @@ pub struct ApiServer {
 impl ApiServer {
     /// Runs `story` with a namespace of its own, which is removed also when the story fails.
     pub async fn visit(name: &str, story: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
-        if std::env::var_os("KUBECONFIG").is_none() {
-            bail!("KUBECONFIG is not set: this test needs a cluster; run it by `make test`");
-        }
         let _alone = ONE_AT_A_TIME.lock().await;
-        let client = Client::try_default()
-            .await
-            .context("connect to the cluster of KUBECONFIG")?;
+        let client = administrator_as_operator().await?;
         let definitions = all_crds();
         install(&client, &definitions).await?;
         let server = Self {
