@@ -41,18 +41,19 @@ check_go() {
   fi
 }
 
+# With one selection of packages, cargo builds each dependency once.
+compile() { step "compile" cargo build --workspace --all-targets --locked; }
+
 check() {
   steps_go_on=yes
   step "formatting" cargo fmt --all --check
   step "lints" cargo clippy --workspace --all-targets --locked -- --deny warnings
-  step "generated manifests are up to date" cargo run --quiet --locked --package gridstake-crds --bin crdgen -- --check
+  compile
+  step "generated manifests are up to date" "${CARGO_TARGET_DIR:-target}/debug/crdgen" --check
   step "charts and manifests" charts/check.sh
   step "shell scripts" check_scripts
   step "Go sources" check_go
 }
-
-# With one selection of packages, cargo builds each dependency once.
-compile() { step "compile" cargo build --workspace --all-targets --locked; }
 
 # Chosen by target, not by package: leaving a package out would change the features of its dependencies, and cargo
 # would build them once more.
