@@ -89,7 +89,9 @@ fn a_job_that_ends_while_every_operator_is_dead_is_recorded_when_one_is_back() -
         released?;
         let status = ends.until_complete().await?;
         ensure!(
-            status.attempts.len() == 1 && status.usage.is_some_and(|u| u.gpu_millis > 0),
+            status.attempts.len() == 1
+                && status.attempts[0].started_at.is_some()
+                && status.usage.is_some(),
             "{:?}",
             status.attempts
         );

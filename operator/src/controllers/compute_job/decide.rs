@@ -534,8 +534,8 @@ impl Turn<'_> {
 fn words(message: Option<&String>, exit_code: Option<i32>) -> String {
     match (message, exit_code) {
         (Some(message), _) => message.clone(),
-        (None, Some(code)) => format!("exit code {code}"),
-        (None, None) => String::new(),
+        (None, Some(code)) if code != 0 => format!("exit code {code}"),
+        (None, _) => String::new(),
     }
 }
 
