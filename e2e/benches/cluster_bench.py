@@ -131,10 +131,17 @@ class Watch:
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, str], float] = {}
+        self.watchers: list[subprocess.Popen] = []
         for kind, selector in (("computejobs", []), ("pods", ["-l", "gridstake.dev/job"])):
             command = ["kubectl", "get", kind, "--watch", "-o", "json", *selector]
             watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            self.watchers.append(watcher)
             threading.Thread(target=self.read, args=(kind, watcher), daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends the watches: a kubectl that is left behind keeps this program's output open."""
+        for watcher in self.watchers:
+            watcher.kill()
 
     def read(self, kind: str, watcher: subprocess.Popen) -> None:
         """Reads one JSON object after the other from a watch."""
@@ -160,8 +167,15 @@ def job_start_seconds(count: int) -> list[float]:
         wait_until(lambda name=name: ("running", name) in watch.seen, 60, f"job {name} runs")
         times.append(watch.seen["running", name] - watch.seen["created", name])
         kubectl("wait", "--for=condition=Complete", f"computejob/{name}", "--timeout=60s")
+    watch.stop()
     kubectl("delete", "computejobs", "--all", "--timeout=60s")
     return times
+
+
+def is_at_rest() -> bool:
+    """Tells whether every GpuNode shows all its GPUs free: the last write that jobs cause, up to 5 s after them."""
+    nodes = json.loads(kubectl("get", "gpunodes", "-o", "json"))["items"]
+    return all(node["status"]["free"] == node["status"]["capacity"] for node in nodes)
 
 
 def writes_by_gridstake(audit_log: pathlib.Path, since: str) -> dict[str, int]:
@@ -196,6 +210,7 @@ def main() -> None:
     report.add(f"job created to pod running, median of {options.jobs}", statistics.median(times), "s", 2)
     report.add(f"job created to pod running, slowest of {options.jobs}", max(times), "s", 2)
 
+    wait_until(is_at_rest, 60, "the cluster is at rest")
     since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     agents = [(Node(options.world, pod["spec"]["nodeName"]), pod["metadata"]["uid"]) for pod in pods("device-agent")]
     agents = [(node, node.process_of(uid, "gridstake-device-agent")) for node, uid in agents]
