@@ -94,11 +94,7 @@ pub fn is_news(before: &[Condition], fact: &Fact) -> bool {
 }
 
 fn shortened(note: &str) -> &str {
-    let mut end = note.len().min(NOTE_LIMIT);
-    while !note.is_char_boundary(end) {
-        end -= 1;
-    }
-    &note[..end]
+    &note[..note.floor_char_boundary(NOTE_LIMIT)]
 }
 
 #[cfg(test)]

@@ -335,11 +335,7 @@ fn started_at(container: &ContainerStatus) -> Option<Timestamp> {
 
 /// At most `max` bytes of `text`, cut at a character.
 fn clip(text: &str, max: usize) -> String {
-    let mut end = text.len().min(max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
+    text[..text.floor_char_boundary(max)].to_owned()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use gridstake_crds::{
     ComputeJob,
-    compute_job::{ComputeJobCondition, ComputeJobReason, ComputeJobStatus},
+    compute_job::{ComputeJobCondition, ComputeJobReason},
     condition,
     names::{JOB_PRIORITY_CLASS, MANAGER_COMPUTE_JOB},
 };
@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     context::Context,
-    controllers::{job_request::job_request, placement::fleet},
+    controllers::{
+        job_request::job_request,
+        placement::{decide::next_attempt, fleet},
+    },
     error::chain,
     scheduler::explain,
 };
@@ -163,11 +166,7 @@ fn admission(ctx: &Context, job: &ComputeJob) -> Admission {
         );
         return Admission::Refused(ComputeJobReason::PriorityClassMissing, message);
     }
-    let attempt = job
-        .status
-        .as_ref()
-        .and_then(|s: &ComputeJobStatus| s.placement.as_ref())
-        .map_or(1, |p| p.attempt.saturating_add(1));
+    let attempt = job.status.as_ref().map_or(1, next_attempt);
     let labels = fleet::namespace_labels(&ctx.caches, &job.namespace().unwrap_or_default());
     match job_request(
         job,

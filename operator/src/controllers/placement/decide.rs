@@ -139,7 +139,8 @@ pub fn place(job: &ComputeJob, snapshot: &Snapshot, around: Surroundings<'_>) ->
 }
 
 /// The number of the attempt after the last one.
-fn next_attempt(status: &ComputeJobStatus) -> u32 {
+#[must_use]
+pub fn next_attempt(status: &ComputeJobStatus) -> u32 {
     status
         .placement
         .as_ref()
