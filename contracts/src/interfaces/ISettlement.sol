@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+/// @title Settlement: pays what lanes report, exactly once.
+/// @notice All amounts are in nano-tokens (1e-9 of a whole token), whatever the token's decimals.
+/// A lane is one cluster on this chain. Its payers have account numbers of their own, counted from 1; account 0 is the
+/// lane's reward account, from which emissions are paid. A lane's signer can debit accounts of its lane only.
+interface ISettlement {
+    /// @param signer whose EIP-712 signature authorises batches
+    /// @param seq number of the last batch settled; 0 if none
+    /// @param state 0 unknown, 1 active, 2 closed
+    /// @param chainHash head of the chain of batches; zero if none
+    struct Lane {
+        address signer;
+        uint48 seq;
+        uint8 state;
+        bytes32 chainHash;
+    }
+
+    struct Thaw {
+        uint64 amount;
+        uint64 due;
+    }
+
+    struct Claim {
+        uint64 amount;
+        uint64 due;
+    }
+
+    /// @notice One link of a lane's chain of batches.
+    struct Link {
+        uint64 seq;
+        bytes32 usageRoot;
+        bytes32 dataHash;
+    }
+
+    /// @notice Why an entry of a batch was left out; the rest of the batch is paid. Only `Duplicate` is final.
+    enum Why {
+        None,
+        UnknownProvider,
+        UnknownPayer,
+        Insufficient,
+        Duplicate,
+        ProviderCooling
+    }
+
+    event LaneOpened(uint32 indexed lane, address signer);
+    event LaneSignerChanged(uint32 indexed lane, address signer);
+    event LaneClosed(uint32 indexed lane);
+    event PayerRegistered(uint32 indexed lane, uint32 indexed payer, address indexed owner);
+    event Deposited(uint32 indexed lane, uint32 indexed payer, address from, uint64 amount);
+    event ThawRequested(uint32 indexed lane, uint32 indexed payer, uint64 amount, uint64 due);
+    event Withdrawn(uint32 indexed lane, uint32 indexed payer, uint64 amount);
+    event ProviderActivated(uint32 indexed provider);
+    /// @notice summary = total << 64 | jobs paid << 32 | jobs skipped. amounts: one big-endian uint64 a group in the order
+    /// of the data: what was paid, or 1 << 63 if the group was left out.
+    event BatchSettled(
+        uint32 indexed lane,
+        uint64 indexed seq,
+        bytes32 chainHash,
+        bytes32 usageRoot,
+        uint256 summary,
+        bytes amounts
+    );
+    event GroupSkipped(uint32 indexed lane, uint64 indexed seq, uint32 provider, uint32 payer, Why why);
+    /// @notice One a bitmap word with refused jobs: job number = wordNo * 224 + bit.
+    event JobsSkipped(uint32 indexed lane, uint64 indexed seq, uint32 wordNo, uint224 bits, Why why);
+    /// @notice A provider's credit was divided: fee to the treasury, a part to delegators, the rest to the provider.
+    event Divided(uint32 indexed provider, uint64 credit, uint64 fee, uint64 toDelegators, uint64 toProvider);
+    event ClaimRequested(uint32 indexed provider, uint64 amount, uint64 due);
+    event Claimed(uint32 indexed provider, address indexed beneficiary, uint64 amount);
+
+    error BadSeq(uint64 want);
+    error BadPrev(bytes32 want);
+    error BadSignature();
+    error Expired();
+    error LaneNotActive(uint32 lane);
+    error BadEncoding();
+    error Paused();
+    error NotOwner();
+    error UnknownPayer(uint32 lane, uint32 payer);
+    error UnknownProvider(uint32 provider);
+    error ProviderIsCooling(uint32 provider, uint64 until);
+    error NothingToDo();
+    error NotDue(uint64 due);
+    error ClaimOpen(uint64 due);
+    /// @notice The token moved another amount than asked: tokens with a fee on transfer are refused.
+    error UnsupportedToken();
+    error Overflow();
+
+    // ---- what a lane's operator uses
+    /// @notice Settles a batch. Anyone may send it; authority is the signature of the lane's signer over
+    /// Batch(uint32 lane,uint64 seq,bytes32 prev,bytes32 usageRoot,bytes32 dataHash,uint64 validUntil).
+    function settle(
+        uint32 lane,
+        uint64 seq,
+        bytes32 prev,
+        bytes32 usageRoot,
+        uint64 validUntil,
+        bytes32 r,
+        bytes32 vs,
+        bytes calldata data
+    ) external;
+    function head(uint32 lane) external view returns (uint64 seq, bytes32 chainHash);
+    function laneOf(uint32 lane) external view returns (Lane memory);
+    function isPaid(uint32 lane, uint64 jobNo) external view returns (bool);
+    function settlePaused() external view returns (bool);
+    function receiptInChain(
+        uint32 lane,
+        bytes32 prev,
+        Link[] calldata links,
+        bytes32 leaf,
+        bytes32[] calldata proof
+    ) external view returns (bool);
+
+    // ---- payers
+    function registerPayer(uint32 lane) external returns (uint32 payer);
+    /// @notice Anyone may deposit, to account 0 (rewards) too.
+    function deposit(uint32 lane, uint32 payer, uint64 amount) external;
+    /// @notice Asks for `amount` back; until it is due the lane can still spend it. Replaces an earlier request.
+    function thaw(uint32 lane, uint32 payer, uint64 amount) external;
+    function withdraw(uint32 lane, uint32 payer) external returns (uint64 amount);
+    function payerOwner(uint32 lane, uint32 payer) external view returns (address);
+    function balanceOf(uint32 lane, uint32 payer) external view returns (uint64);
+    function thawOf(uint32 lane, uint32 payer) external view returns (Thaw memory);
+
+    // ---- providers
+    /// @notice Lets a provider be paid once its cooling in the vault is over. Anyone may call it.
+    function activateProvider(uint32 provider) external;
+    function isActive(uint32 provider) external view returns (bool);
+    /// @notice Credit that is not divided yet.
+    function creditOf(uint32 provider) external view returns (uint64);
+    /// @notice The provider's own part that is divided and not in a claim yet.
+    function earnedOf(uint32 provider) external view returns (uint64);
+    function claimOf(uint32 provider) external view returns (Claim memory);
+    /// @notice Divides the credit by the shares of now. The vault calls it before shares change, so that a late delegator
+    /// gets nothing of what was credited before. Anyone may call it.
+    function divide(uint32 provider) external;
+    /// @notice Divides, then opens a claim of all that is earned; anyone may call it.
+    function requestClaim(uint32 provider) external;
+    /// @notice Pays an open claim that is due to the provider's beneficiary; anyone may call it.
+    function claim(uint32 provider) external returns (uint64 amount);
+    function feeBps() external view returns (uint16);
+    function claimDelay() external view returns (uint64);
+    function token() external view returns (address);
+    function vault() external view returns (address);
+}
