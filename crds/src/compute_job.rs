@@ -352,6 +352,14 @@ pub struct MemberNode {
     /// The node.
     #[schemars(length(min = 1, max = 253))]
     pub node: String,
+    /// The price of one GPU for one second there, as it stood when this was decided: in whole tokens as a decimal
+    /// string. Absent if the node is free of charge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_gpu_second: Option<TokenAmount>,
+    /// The account number of the provider whose node it was. Absent without a chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub provider_id: Option<u32>,
 }
 
 /// A draw, with everything that is needed to replay it from the archive.
@@ -482,6 +490,8 @@ closed_enum! {
         RunTimeout,
         /// The job was suspended.
         Suspended,
+        /// The payer's escrow would not have lasted: the job was stopped and goes on once it is topped up.
+        EscrowExhausted,
         /// The job was deleted.
         Deleted,
     }
@@ -538,8 +548,7 @@ pub struct JobSettlement {
     #[schemars(length(max = 63))]
     pub chain: String,
     /// The lane.
-    #[schemars(length(max = 66))]
-    pub lane: String,
+    pub lane: u32,
     /// Slices that are sealed.
     pub sealed: u32,
     /// Slices whose payment is final.
@@ -573,8 +582,6 @@ closed_enum! {
         QueueTimeout,
         /// An attempt ran longer than `timeouts.run`.
         RunTimeout,
-        /// The payer's escrow is empty.
-        EscrowExhausted,
     }
 }
 
@@ -632,6 +639,8 @@ closed_enum! {
         EscrowExhausted,
         /// The chain has been away for too long.
         ChainUnavailable,
+        /// The provider that answers for this lane has too little stake, so the lane takes no new jobs.
+        CoordinatorUnbonded,
         /// The job waits for a place; the condition `Scheduled` says for what.
         Queued,
         /// Waiting: nodes could take the job, but not now; the message counts the reasons.

@@ -46,7 +46,7 @@ use crate::{amount::TokenAmount, closed_enum};
     ),
     printcolumn(
         name = "Provider",
-        type_ = "string",
+        type_ = "integer",
         json_path = ".status.providerId",
         priority = 1
     ),
@@ -113,6 +113,28 @@ pub struct GpuNodeSpec {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub maintenance: Vec<MaintenanceWindow>,
+
+    /// The provider's signature that certifies the key of this node's agent. With a chain configured the node is offered
+    /// only while it is in force. `kubectl gridstake certify` makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_certificate: Option<AgentCertificate>,
+}
+
+/// A provider's word that a key is its agent's: the EIP-712 signature over `AgentKey(provider, node, key, epoch,
+/// notAfter)` by the provider's operator address.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentCertificate {
+    /// The agent's address, as in `status.agent.key`.
+    #[schemars(schema_with = "crate::schema::address")]
+    pub key: String,
+    /// The provider's session epoch on chain for which it was signed: `revokeSessions` there voids all earlier ones.
+    pub epoch: u64,
+    /// When it ends.
+    pub not_after: Time,
+    /// The signature.
+    #[schemars(schema_with = "crate::schema::signature")]
+    pub signature: String,
 }
 
 closed_enum! {
@@ -248,8 +270,8 @@ pub struct GpuNodeStatus {
 
     /// The on-chain provider to which a StakeBinding binds this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 66))]
-    pub provider_id: Option<String>,
+    #[schemars(range(min = 1))]
+    pub provider_id: Option<u32>,
 
     /// Reputation in thousandths: 1000 is spotless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -431,22 +453,13 @@ pub struct Agent {
     pub key: Option<AgentKey>,
 }
 
-/// The key with which an agent signs.
+/// The key with which an agent signs. The provider certifies it in `spec.agentCertificate`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentKey {
     /// The key's EVM address.
     #[schemars(schema_with = "crate::schema::address")]
     pub address: String,
-    /// How often this node's key has been made anew.
-    pub epoch: u64,
-    /// The provider's signature over `AgentKey(provider, node, key, epoch, notAfter)`, in hexadecimal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 132))]
-    pub certificate: Option<String>,
-    /// When the certificate ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_after: Option<Time>,
 }
 
 closed_enum! {
@@ -522,6 +535,8 @@ closed_enum! {
         InLocalUse,
         /// No StakeBinding gives the node the stake that the lane asks for.
         Unbonded,
+        /// The key of the node's agent is not certified by the provider, or no longer; see `spec.agentCertificate`.
+        KeyNotCertified,
         /// Too many failures lately.
         Quarantined,
     }
@@ -575,6 +590,10 @@ closed_enum! {
         ConflictingBindings,
         /// The bound stake is too small.
         StakeTooSmall,
+        /// The StakeBinding is not ready for another reason, which the message gives.
+        BindingNotReady,
+        /// The chain has not been read for longer than `maxStaleness`, or never.
+        ChainUnavailable,
         /// Nothing speaks against the node.
         Clean,
         /// Admission of pods failed too often.

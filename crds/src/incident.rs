@@ -46,7 +46,7 @@ use crate::{
     printcolumn(name = "Slash", type_ = "string", json_path = ".spec.slash"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
     printcolumn(name = "Answer by", type_ = "string", json_path = ".status.proposal.disputeUntil"),
-    printcolumn(name = "Provider", type_ = "string", json_path = ".spec.subject.providerId", priority = 1),
+    printcolumn(name = "Provider", type_ = "integer", json_path = ".spec.subject.providerId", priority = 1),
     printcolumn(name = "Job", type_ = "string", json_path = ".spec.job.name", priority = 1),
     printcolumn(name = "Summary", type_ = "string", json_path = ".spec.summary", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -107,8 +107,8 @@ pub struct Subject {
     pub node_name: String,
     /// The provider to which the node was bound at the time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "crate::schema::hash")]
-    pub provider_id: Option<String>,
+    #[schemars(range(min = 1))]
+    pub provider_id: Option<u32>,
     /// The devices, by NVML's UUID.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]

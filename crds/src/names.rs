@@ -48,6 +48,16 @@ pub const ANNOTATION_PAYER: &str = "gridstake.dev/payer";
 /// Annotation on a Namespace: the payer's EIP-712 signature that consents to pay for its jobs.
 pub const ANNOTATION_PAYER_CONSENT: &str = "gridstake.dev/payer-consent";
 
+/// Annotation on an agent's heartbeat Lease: the heads of its open evidence chains, as a JSON object from a UsageRecord's
+/// name to `{"head": "0x…", "toMs": …}`, so that evidence is never older than a heartbeat and costs no write of its own.
+pub const ANNOTATION_EVIDENCE_HEADS: &str = "gridstake.dev/evidence-heads";
+
+/// The name of the ConfigMap that says which job numbers of a lane are given out.
+#[must_use]
+pub fn lane_numbers(lane: u32) -> String {
+    format!("lane-{lane}-numbers")
+}
+
 /// The name of the heartbeat Lease that the agent on `node` renews.
 #[must_use]
 pub fn heartbeat_lease(node: &str) -> String {

@@ -22,7 +22,7 @@ use crate::{amount::TokenAmount, closed_enum};
     derive = "PartialEq",
     doc = "Binds nodes to an on-chain provider and its stake. The stake is divided over the nodes, never counted on each.",
     printcolumn(name = "Chain", type_ = "string", json_path = ".spec.chain"),
-    printcolumn(name = "Provider", type_ = "string", json_path = ".spec.providerId"),
+    printcolumn(name = "Provider", type_ = "integer", json_path = ".spec.providerId"),
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodeCount"),
     printcolumn(name = "Bonded", type_ = "string", json_path = ".status.bonded"),
@@ -56,10 +56,10 @@ pub struct StakeBindingSpec {
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.chain cannot be changed: create a new StakeBinding"))]
     pub chain: String,
-    /// The provider's id on that chain: 0x and 64 hexadecimal digits.
-    #[schemars(schema_with = "crate::schema::hash")]
+    /// The provider's account number on that chain: what the contract returned when the provider registered, such as 7.
+    #[schemars(range(min = 1))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.providerId cannot be changed: create a new StakeBinding"))]
-    pub provider_id: String,
+    pub provider_id: u32,
     /// `Miner` offers GPUs; `Coordinator` runs a lane.
     pub role: StakeRole,
     /// The nodes, by name.
@@ -187,12 +187,16 @@ closed_enum! {
         Matches,
         /// The contract knows no such provider.
         ProviderUnknown,
-        /// The contract has other addresses.
+        /// The contract has other addresses; the message says which.
         AddressMismatch,
+        /// The chain's id, or the code at a configured address, is not what is configured; nothing is sent.
+        ContractMismatch,
         /// Read from the chain lately.
         Synced,
         /// The chain cannot be reached.
         ChainUnavailable,
+        /// The provider registered too recently to be paid.
+        Cooling,
         /// The stake suffices.
         StakeSuffices,
         /// The stake is too small.

@@ -38,6 +38,9 @@ use crate::{
     validation = Rule::new("!has(self.status) || !has(self.status.sealed) || has(self.status.sealed.jobNo) == has(self.spec.payment)")
         .message("status.sealed.jobNo must be set if spec.payment is, and only then: it numbers what a lane pays")
         .field_path(".status.sealed"),
+    validation = Rule::new("!has(self.status) || !has(self.status.sealed) || !has(self.status.sealed.emission) || (has(self.spec.payment) && self.status.sealed.emission.jobNo != self.status.sealed.jobNo)")
+        .message("status.sealed.emission needs spec.payment and a jobNo of its own: it is another entry of the batch")
+        .field_path(".status.sealed"),
     validation = Rule::new("!has(self.status) || !has(self.status.settlement) || has(self.status.sealed)")
         .message("status.settlement needs status.sealed: seal the slice before it is settled")
         .field_path(".status.settlement"),
@@ -116,11 +119,9 @@ pub struct Payment {
     pub lane: u32,
     /// The payer's account number on that lane.
     pub payer: u32,
-    /// The provider's account number on that chain.
+    /// The provider's account number on that chain, as in its StakeBinding.
+    #[schemars(range(min = 1))]
     pub provider: u32,
-    /// The provider's id, as in its StakeBinding.
-    #[schemars(schema_with = "crate::schema::hash")]
-    pub provider_id: String,
     /// The price of one GPU for one second, in whole tokens as a decimal string with at most 9 decimals, as it stood
     /// when the attempt was placed.
     pub per_gpu_second: TokenAmount,
@@ -281,12 +282,15 @@ pub struct EvidenceGap {
     pub to_ms: u64,
     /// Why.
     pub reason: GapReason,
+    /// Whether the same process (number and start time) was there before and after: then the span is billed. A span
+    /// that is not bridged is not.
+    pub bridged: bool,
 }
 
 closed_enum! {
     /// Why there is no evidence for a span.
     pub enum GapReason {
-        /// The agent was away and, when it came back, could not show that the same process had run on.
+        /// The agent was away.
         AgentAway,
         /// The agent came back with a new key, which had to be certified first.
         KeyChanged,
@@ -326,6 +330,9 @@ pub struct Sealed {
     /// What weighs this slice when emissions are divided. It never changes what the tenant pays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factors: Option<Factors>,
+    /// What the lane's reward account pays on top. Absent if nothing, such as while that account is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emission: Option<Emission>,
     /// The head of the evidence that the bill rests on. Absent if there is none, such as when the agent never saw the
     /// pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -348,6 +355,17 @@ closed_enum! {
         /// The member never started: nothing is billed.
         NeverStarted,
     }
+}
+
+/// What a lane's reward account pays for a slice, as an entry of its own.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Emission {
+    /// The number under which the lane pays it; another one than the record's own.
+    pub job_no: u64,
+    /// How much, in whole tokens as a decimal string: GPU-time × rate × performance × stability, and never more than the
+    /// fee on what the tenant pays, so that nobody gains by paying himself.
+    pub amount: TokenAmount,
 }
 
 /// What weighs a slice when emissions are divided; in thousandths, rounded down.

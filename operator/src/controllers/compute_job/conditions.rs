@@ -121,7 +121,6 @@ fn end_reason(reason: JobEndReason) -> R {
         JobEndReason::InfrastructureFailed => R::InfrastructureFailed,
         JobEndReason::QueueTimeout => R::QueueTimeout,
         JobEndReason::RunTimeout => R::RunTimeout,
-        JobEndReason::EscrowExhausted => R::EscrowExhausted,
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Plan {
     /// GPUs that nobody holds or has been promised.
     pub free: u32,
     /// The provider to which one StakeBinding binds the node.
-    pub provider_id: Option<String>,
+    pub provider_id: Option<u32>,
     /// The moment at which time alone can change the answer.
     pub again_at: Option<Timestamp>,
 }
@@ -75,7 +75,7 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
         offer: Offer { state, reason },
         capacity: seen.gpus.capacity,
         free: seen.gpus.free,
-        provider_id: seen.provider_id.clone(),
+        provider_id: seen.provider_id,
         again_at: next_change(gpu_node, seen.heartbeat, now),
     }
 }
@@ -342,6 +342,9 @@ fn why_not_offered(gpu_node: &GpuNode, reason: OfferReason) -> String {
         OfferReason::OutsideWindow => "no window of spec.windows is open",
         OfferReason::InLocalUse => "the node is in local use",
         OfferReason::Unbonded => "no StakeBinding gives the node the stake that is asked for",
+        OfferReason::KeyNotCertified => {
+            "the provider has not certified the agent's key, or no longer; see spec.agentCertificate"
+        }
         OfferReason::Quarantined => "too many failures lately",
     };
     words.to_owned()

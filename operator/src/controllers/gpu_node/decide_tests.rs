@@ -397,14 +397,14 @@ fn health_is_unknown_while_nobody_looks_and_names_the_sick_otherwise() {
 #[test]
 fn without_a_chain_no_bond_is_asked_for() {
     let mut bound = all_well();
-    bound.provider_id = Some("0x01".into());
+    bound.provider_id = Some(7);
     let plan = decide(&well(), &bound, now());
     assert_eq!(
         stated(&plan, "Bonded"),
         (Status::Unknown, "NoChainConfigured")
     );
     assert_eq!(plan.offer.state, OfferState::Offered);
-    assert_eq!(plan.provider_id.as_deref(), Some("0x01"));
+    assert_eq!(plan.provider_id, Some(7));
 }
 
 #[test]

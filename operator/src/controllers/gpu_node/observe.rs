@@ -22,7 +22,7 @@ pub struct Observed {
     /// Its GPUs.
     pub gpus: GpuCounts,
     /// The provider of the one StakeBinding that binds the node.
-    pub provider_id: Option<String>,
+    pub provider_id: Option<u32>,
 }
 
 /// Looks around `gpu_node` at `now`.

@@ -46,7 +46,7 @@ pub fn desired(gpu_node: &GpuNode, plan: &Plan, settling: bool, now: Timestamp) 
         capacity: Some(plan.capacity),
         free: Some(plan.free),
         offer: Some(plan.offer.clone()),
-        provider_id: plan.provider_id.clone(),
+        provider_id: plan.provider_id,
         conditions: condition::conditions(conditions, &plan.facts, generation, now),
         ..GpuNodeStatus::default()
     };

@@ -153,6 +153,8 @@ pub fn to_api(placement: &Placement, attempt: u32, now: Timestamp) -> ApiPlaceme
     let member = |(number, node): (u32, &String)| MemberNode {
         member: number,
         node: node.clone(),
+        per_gpu_second: None,
+        provider_id: None,
     };
     ApiPlacement {
         attempt,

@@ -191,7 +191,7 @@ mod tests {
 
     fn binding(name: &str, select: &serde_json::Value) -> StakeBinding {
         let mut spec = json!({
-            "chain": "main", "providerId": format!("0x{:064x}", 1), "role": "Miner",
+            "chain": "main", "providerId": 1, "role": "Miner",
             "stakerAddress": format!("0x{:040x}", 1), "operatorAddress": format!("0x{:040x}", 2),
         });
         spec.as_object_mut()

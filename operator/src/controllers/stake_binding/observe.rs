@@ -24,7 +24,7 @@ pub fn resolutions(caches: &Caches) -> BTreeMap<String, Resolution> {
 
 /// The provider of the one binding that binds `node`.
 #[must_use]
-pub fn provider_of(caches: &Caches, node: &str) -> Option<String> {
+pub fn provider_of(caches: &Caches, node: &str) -> Option<u32> {
     let bindings = caches.stake_bindings.state();
     if bindings.is_empty() {
         return None;
@@ -40,5 +40,5 @@ pub fn provider_of(caches: &Caches, node: &str) -> Option<String> {
                 .get(&binding.name_any())
                 .is_some_and(|resolution| resolution.nodes.contains(&node.name))
         })
-        .map(|binding| binding.spec.provider_id.clone())
+        .map(|binding| binding.spec.provider_id)
 }
