@@ -1,6 +1,6 @@
 //! Command line and environment of the operator.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
@@ -40,6 +40,10 @@ pub struct Args {
     /// `terminationGracePeriodSeconds`.
     #[arg(long, default_value = "20", value_parser = whole_seconds)]
     pub drain_timeout: Duration,
+
+    /// File that says on which chain this cluster settles. Without it jobs run and are metered, and nothing is owed.
+    #[arg(long, env = "GRIDSTAKE_CHAINS_FILE")]
+    pub chains_file: Option<PathBuf>,
 
     /// How log lines are written.
     #[arg(long, env = "GRIDSTAKE_LOG_FORMAT", default_value = "json")]

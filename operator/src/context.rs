@@ -3,7 +3,10 @@
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
-use crate::{caches::Caches, events::Events, health::Health, leader::Leadership, metrics::Metrics};
+use crate::{
+    caches::Caches, chain::Chains, events::Events, health::Health, leader::Leadership,
+    metrics::Metrics,
+};
 
 /// The operator's surroundings. Cloning shares them.
 #[derive(Clone)]
@@ -14,6 +17,8 @@ pub struct Context {
     pub namespace: String,
     /// What is known of the cluster.
     pub caches: Caches,
+    /// The chains on which this cluster settles, and what is known of them. Without one, nothing is owed.
+    pub chains: Chains,
     /// Where events go.
     pub events: Events,
     /// Where measurements go.

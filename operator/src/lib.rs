@@ -5,6 +5,7 @@
 //! | [`scheduler`] | which nodes a job's members go to; pure |
 //! | [`controllers`] | one folder per kind: observe → decide → act → status |
 //! | [`snapshot`] | the scheduler's view of the caches |
+//! | [`chain`] | what is known of the chain, kept up to date by following its blocks |
 //! | [`caches`] | what is known of the cluster, kept up to date by watches |
 //! | [`reconcile`], [`backoff`], [`status`], [`events`], [`error`] | what controllers run on |
 //! | [`leader`] | election by Lease |
@@ -12,6 +13,7 @@
 
 pub mod backoff;
 pub mod caches;
+pub mod chain;
 pub mod cli;
 pub mod context;
 pub mod controllers;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     caches::Caches,
+    chain::{Chains, ConfigError},
     cli::Args,
     context::Context,
     controllers,
@@ -38,6 +39,9 @@ pub enum RunError {
     /// The HTTP server does not start.
     #[error("start the HTTP server")]
     Http(#[source] HttpError),
+    /// The chains file is wrong.
+    #[error("configure the chains")]
+    Chains(#[source] ConfigError),
     /// Signals cannot be received.
     #[error("listen for signals")]
     Signals(#[source] std::io::Error),
@@ -64,6 +68,7 @@ enum Exit {
 
 /// Runs the operator until it is told to stop, or loses the lease.
 pub async fn run(args: Args) -> Result<(), RunError> {
+    let chains = Chains::configured(args.chains_file.as_deref()).map_err(RunError::Chains)?;
     let metrics = Metrics::new().map_err(RunError::Metrics)?;
     let health = Health::default();
     let asked = CancellationToken::new();
@@ -84,10 +89,11 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         identity = args.identity,
         namespace = args.namespace,
         listen = %args.listen,
+        chain = chains.home().map(crate::chain::Chain::name),
         "the operator starts"
     );
 
-    let outcome = work(args, health, metrics, asked).await;
+    let outcome = work(args, chains, health, metrics, asked).await;
     serving.cancel();
     // Whatever the server has to say, the work is done.
     let _ = server.await;
@@ -96,6 +102,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
 
 async fn work(
     args: Args,
+    chains: Chains,
     health: Health,
     metrics: Metrics,
     asked: CancellationToken,
@@ -121,6 +128,7 @@ async fn work(
         client,
         namespace: args.namespace.clone(),
         caches,
+        chains,
         metrics,
         health,
         leadership: leadership.clone(),

@@ -1,0 +1,591 @@
+//! The chains file: which chain this cluster settles on, and by which accounts.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use alloy::primitives::{Address, B256};
+use gridstake_crds::TokenAmount;
+use reqwest::Url;
+use serde::Deserialize;
+
+use super::wei::Wei;
+
+/// The chains file.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChainsFile {
+    /// The chains; in this version none or one.
+    #[serde(default)]
+    pub chains: Vec<ChainConfig>,
+}
+
+/// One chain and this cluster's place on it.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChainConfig {
+    /// Its name in StakeBindings, batches and metrics.
+    pub name: String,
+    /// Its id (EIP-155).
+    pub chain_id: u64,
+    /// JSON-RPC endpoints, in the order in which they are tried. They may hold access tokens: they are never logged.
+    pub rpc: Vec<Url>,
+    /// This cluster's lane.
+    pub lane: u32,
+    /// The contract `Settlement`.
+    pub settlement: ContractConfig,
+    /// The contract `StakeVault`.
+    pub vault: ContractConfig,
+    /// The token in which everything is paid.
+    pub token: Address,
+    /// The provider account of whoever runs this cluster. If it is set, jobs are admitted only while it is bonded as
+    /// coordinator.
+    #[serde(default)]
+    pub coordinator: Option<u32>,
+    /// When a block counts as safe, and when as final.
+    #[serde(default)]
+    pub finality: FinalityConfig,
+    /// Files with private keys, in hexadecimal.
+    pub keys: KeyFiles,
+    /// For how long the last observation stays in force while the chain is away.
+    #[serde(default = "defaults::max_staleness", with = "duration")]
+    pub max_staleness: Duration,
+    /// After which time a slice of a lease is sealed, so that it is paid while it runs.
+    #[serde(default = "defaults::interval", with = "duration")]
+    pub interval: Duration,
+    /// For how long sealed records are gathered before a batch is made of them. A full batch does not wait.
+    #[serde(default = "defaults::window", with = "duration")]
+    pub window: Duration,
+    /// The pause between two looks at the chain's head.
+    #[serde(default = "defaults::poll", with = "duration")]
+    pub poll: Duration,
+    /// After which time a request to an endpoint is given up, and the next endpoint tried.
+    #[serde(default = "defaults::request_timeout", with = "duration")]
+    pub request_timeout: Duration,
+    /// For how long, on the chain's clock, a batch's signature is in force.
+    #[serde(default = "defaults::authorization", with = "duration")]
+    pub authorization: Duration,
+    /// What a transaction may cost.
+    #[serde(default)]
+    pub fees: FeeConfig,
+    /// What is paid from the lane's reward account. Absent: nothing.
+    #[serde(default)]
+    pub emissions: Option<EmissionsConfig>,
+}
+
+/// Where a contract is, and what it must be.
+#[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ContractConfig {
+    /// Its address.
+    pub address: Address,
+    /// keccak256 of its deployed code, as `gridstake-operator contracts-deploy` prints it.
+    pub code_hash: B256,
+}
+
+/// When a block counts as safe, and when as final.
+#[derive(Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FinalityConfig {
+    /// Who says so.
+    #[serde(default)]
+    pub mode: FinalityMode,
+    /// With [`FinalityMode::Depth`]: a block is final when this many blocks are on top of it, and safe at half of that.
+    #[serde(default)]
+    pub depth: Option<u64>,
+}
+
+/// Who says when a block is safe and final.
+#[derive(Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FinalityMode {
+    /// The chain, by its block tags `safe` and `finalized`.
+    #[default]
+    Tags,
+    /// The number of blocks on top of it, for chains without these tags.
+    Depth,
+}
+
+/// Files with private keys: 32 bytes in hexadecimal, with or without `0x`.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeyFiles {
+    /// Signs batches.
+    pub lane_signer: PathBuf,
+    /// Pays for gas.
+    pub gas: PathBuf,
+    /// Signs slashes. Absent: none are proposed.
+    #[serde(default)]
+    pub slash: Option<PathBuf>,
+}
+
+/// What a transaction may cost.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct FeeConfig {
+    /// The most to be paid per gas, base fee and tip together, such as `500gwei`.
+    pub max_fee_per_gas: Wei,
+    /// The least tip per gas.
+    pub min_priority_fee_per_gas: Wei,
+    /// The most to be paid per gas as a multiple of what the chain asks at the time.
+    pub max_multiple: u32,
+    /// After how many blocks without inclusion a transaction is replaced by one that pays more.
+    pub replace_after_blocks: u64,
+    /// The highest gas limit of one transaction.
+    pub max_gas: u64,
+}
+
+impl Default for FeeConfig {
+    fn default() -> Self {
+        Self {
+            max_fee_per_gas: Wei::from_gwei(500),
+            min_priority_fee_per_gas: Wei::new(1),
+            max_multiple: 5,
+            replace_after_blocks: 3,
+            // EIP-7825: no transaction may have a higher limit.
+            max_gas: 16_777_216,
+        }
+    }
+}
+
+/// What is paid from the lane's reward account, beside what tenants pay.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EmissionsConfig {
+    /// For one GPU and one second at factors of 1000, in whole tokens as a decimal string.
+    pub per_gpu_second: TokenAmount,
+    /// Nodes whose factors differ from 1000, by name.
+    #[serde(default)]
+    pub factors: BTreeMap<String, NodeFactors>,
+}
+
+/// What weighs a node's time when emissions are divided, in thousandths.
+#[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodeFactors {
+    /// Its speed against the reference device.
+    pub performance_permille: u32,
+    /// Uptime and completion.
+    pub stability_permille: u32,
+}
+
+impl Default for NodeFactors {
+    fn default() -> Self {
+        Self {
+            performance_permille: 1000,
+            stability_permille: 1000,
+        }
+    }
+}
+
+impl EmissionsConfig {
+    /// The factors of `node`.
+    #[must_use]
+    pub fn factors_of(&self, node: &str) -> NodeFactors {
+        self.factors.get(node).copied().unwrap_or_default()
+    }
+}
+
+/// Why the chains file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read the chains file {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what is expected. The message names the line and the field.
+    #[error("parse the chains file {path}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<serde_saphyr::Error>,
+    },
+    /// A value is wrong.
+    #[error("the chains file {path}: {field} {problem}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The field, such as `chains[0].rpc`.
+        field: String,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
+}
+
+/// A field, and what is wrong with it.
+type Problem = (&'static str, String);
+
+impl ChainsFile {
+    /// Reads and checks the file at `path`.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses and checks `text`; `path` is only named in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let file: Self = serde_saphyr::from_str(text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let value = |field: String, problem: String| ConfigError::Value {
+            path: path.to_owned(),
+            field,
+            problem,
+        };
+        if file.chains.len() > 1 {
+            return Err(value(
+                "chains".to_owned(),
+                format!(
+                    "lists {} chains; this version settles on one: keep one entry",
+                    file.chains.len()
+                ),
+            ));
+        }
+        for (index, chain) in file.chains.iter().enumerate() {
+            chain
+                .check()
+                .map_err(|(field, problem)| value(format!("chains[{index}].{field}"), problem))?;
+        }
+        Ok(file)
+    }
+}
+
+impl ChainConfig {
+    /// Checks what the types alone cannot say.
+    fn check(&self) -> Result<(), Problem> {
+        let named = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit();
+        let valid_name = (1..=63).contains(&self.name.len())
+            && self.name.starts_with(named)
+            && self.name.ends_with(named)
+            && self.name.chars().all(|c| named(c) || c == '-');
+        require(valid_name, "name", || {
+            format!(
+                "{:?} is not a name: write at most 63 lower-case letters, digits and hyphens, such as base-sepolia",
+                self.name
+            )
+        })?;
+        require(self.chain_id > 0, "chainId", || {
+            "is 0: write the chain's EIP-155 id, such as 8453".to_owned()
+        })?;
+        require(!self.rpc.is_empty(), "rpc", || {
+            "is empty: list at least one JSON-RPC endpoint".to_owned()
+        })?;
+        require(
+            self.rpc
+                .iter()
+                .all(|url| matches!(url.scheme(), "http" | "https") && url.has_host()),
+            "rpc",
+            || "holds something else than http:// and https:// endpoints".to_owned(),
+        )?;
+        for (field, address) in [
+            ("settlement.address", self.settlement.address),
+            ("vault.address", self.vault.address),
+            ("token", self.token),
+        ] {
+            require(!address.is_zero(), field, || {
+                "is the zero address: write the contract's address".to_owned()
+            })?;
+        }
+        require(
+            self.settlement.address != self.vault.address,
+            "vault.address",
+            || "is the settlement's address: they are two contracts".to_owned(),
+        )?;
+        require(self.coordinator != Some(0), "coordinator", || {
+            "is 0, which is never a provider: write the provider's account number, or leave it out"
+                .to_owned()
+        })?;
+        self.check_finality()?;
+        self.check_durations()?;
+        self.check_fees()
+    }
+
+    fn check_finality(&self) -> Result<(), Problem> {
+        match (self.finality.mode, self.finality.depth) {
+            (FinalityMode::Depth, None | Some(0)) => Err((
+                "finality.depth",
+                "must be at least 1 with mode Depth: write how many blocks make a block final, such as 64"
+                    .to_owned(),
+            )),
+            (FinalityMode::Tags, Some(_)) => Err((
+                "finality.depth",
+                "has no meaning with mode Tags: leave it out, or write mode: Depth".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_durations(&self) -> Result<(), Problem> {
+        let hour = Duration::from_hours(1);
+        for (field, value, least, most) in [
+            (
+                "maxStaleness",
+                self.max_staleness,
+                Duration::from_mins(1),
+                hour * 24 * 7,
+            ),
+            (
+                "interval",
+                self.interval,
+                Duration::from_secs(10),
+                hour * 24 * 7,
+            ),
+            ("window", self.window, Duration::ZERO, hour * 24),
+            (
+                "poll",
+                self.poll,
+                Duration::from_millis(50),
+                Duration::from_mins(5),
+            ),
+            (
+                "requestTimeout",
+                self.request_timeout,
+                Duration::from_millis(100),
+                Duration::from_mins(1),
+            ),
+            (
+                "authorization",
+                self.authorization,
+                Duration::from_mins(1),
+                hour * 24 * 30,
+            ),
+        ] {
+            require((least..=most).contains(&value), field, || {
+                format!(
+                    "is {value:?}: write a duration from {least:?} to {most:?}, such as 30s or 1h"
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_fees(&self) -> Result<(), Problem> {
+        let fees = &self.fees;
+        require(fees.max_fee_per_gas.get() > 0, "fees.maxFeePerGas", || {
+            "is 0: nothing could be sent; write the most to be paid per gas, such as 500gwei"
+                .to_owned()
+        })?;
+        require(
+            fees.min_priority_fee_per_gas <= fees.max_fee_per_gas,
+            "fees.minPriorityFeePerGas",
+            || "is above maxFeePerGas: a tip is a part of the fee".to_owned(),
+        )?;
+        require(fees.max_multiple >= 2, "fees.maxMultiple", || {
+            "must be at least 2, so that a replacement can pay more".to_owned()
+        })?;
+        require(
+            fees.replace_after_blocks > 0,
+            "fees.replaceAfterBlocks",
+            || "must be at least 1".to_owned(),
+        )?;
+        require(fees.max_gas >= 100_000, "fees.maxGas", || {
+            "is below 100000: not even an empty batch fits".to_owned()
+        })
+    }
+}
+
+fn require(
+    holds: bool,
+    field: &'static str,
+    problem: impl FnOnce() -> String,
+) -> Result<(), Problem> {
+    if holds {
+        Ok(())
+    } else {
+        Err((field, problem()))
+    }
+}
+
+mod defaults {
+    use std::time::Duration;
+
+    pub(super) fn max_staleness() -> Duration {
+        Duration::from_hours(1)
+    }
+
+    pub(super) fn interval() -> Duration {
+        Duration::from_hours(1)
+    }
+
+    pub(super) fn window() -> Duration {
+        Duration::from_secs(30)
+    }
+
+    pub(super) fn poll() -> Duration {
+        Duration::from_secs(2)
+    }
+
+    pub(super) fn request_timeout() -> Duration {
+        Duration::from_secs(10)
+    }
+
+    pub(super) fn authorization() -> Duration {
+        Duration::from_hours(6)
+    }
+}
+
+/// Durations as Kubernetes writes them, such as `1h30m`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, de};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let duration: kube::core::duration::Duration = text.parse().map_err(|_| {
+            de::Error::custom(format_args!(
+                "{text:?} is not a duration: write a number and a unit, such as 30s or 1h30m"
+            ))
+        })?;
+        if duration.is_negative() {
+            return Err(de::Error::custom(format_args!(
+                "{text:?} is negative: write a duration such as 30s"
+            )));
+        }
+        Ok(duration.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r"
+chains:
+  - name: anvil
+    chainId: 31337
+    rpc: [http://127.0.0.1:8545]
+    lane: 7
+    settlement:
+      address: '0x5FbDB2315678afecb367f032d93F642f64180aa3'
+      codeHash: '0x0101010101010101010101010101010101010101010101010101010101010101'
+    vault:
+      address: '0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512'
+      codeHash: '0x0202020202020202020202020202020202020202020202020202020202020202'
+    token: '0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0'
+    keys:
+      laneSigner: /keys/lane
+      gas: /keys/gas
+";
+
+    fn parse(text: &str) -> Result<ChainsFile, String> {
+        ChainsFile::parse(text, Path::new("chains.yaml"))
+            .map_err(|error| crate::error::chain(&error))
+    }
+
+    #[test]
+    fn a_file_with_what_is_needed_is_read_and_the_rest_has_defaults() {
+        let file = parse(GOOD).unwrap();
+        let chain = &file.chains[0];
+        assert_eq!(chain.lane, 7);
+        assert_eq!(chain.finality.mode, FinalityMode::Tags);
+        assert_eq!(chain.interval, Duration::from_hours(1));
+        assert_eq!(chain.fees.max_fee_per_gas, Wei::from_gwei(500));
+        assert!(chain.keys.slash.is_none() && chain.emissions.is_none());
+        assert!(parse("chains: []").unwrap().chains.is_empty());
+        assert!(parse("{}").unwrap().chains.is_empty());
+    }
+
+    #[test]
+    fn emissions_and_fees_are_read_exactly() {
+        let text = format!(
+            "{GOOD}    fees: {{maxFeePerGas: 1.5gwei}}\n    emissions:\n      perGpuSecond: '0.0001'\n      factors: {{n1: {{performancePermille: 900}}}}\n"
+        );
+        let file = parse(&text).unwrap();
+        let chain = &file.chains[0];
+        assert_eq!(chain.fees.max_fee_per_gas.get(), 1_500_000_000);
+        let emissions = chain.emissions.as_ref().unwrap();
+        assert_eq!(emissions.per_gpu_second.nano(), 100_000);
+        assert_eq!(emissions.factors_of("n1").performance_permille, 900);
+        assert_eq!(emissions.factors_of("n1").stability_permille, 1000);
+        assert_eq!(emissions.factors_of("other"), NodeFactors::default());
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_its_field_and_what_would_be_right() {
+        for (from, to, words) in [
+            (
+                "name: anvil",
+                "name: An vil",
+                "chains[0].name \"An vil\" is not a name",
+            ),
+            ("chainId: 31337", "chainId: 0", "chains[0].chainId is 0"),
+            ("[http://127.0.0.1:8545]", "[]", "chains[0].rpc is empty"),
+            (
+                "http://127.0.0.1:8545",
+                "ftp://host",
+                "chains[0].rpc holds something else",
+            ),
+            (
+                "lane: 7",
+                "lane: 7\n    coordinator: 0",
+                "coordinator is 0, which is never a provider",
+            ),
+            (
+                "lane: 7",
+                "lane: 7\n    finality: {mode: Depth}",
+                "finality.depth must be at least 1",
+            ),
+            (
+                "lane: 7",
+                "lane: 7\n    finality: {depth: 3}",
+                "finality.depth has no meaning",
+            ),
+            (
+                "lane: 7",
+                "lane: 7\n    interval: 1s",
+                "chains[0].interval is 1s",
+            ),
+            ("lane: 7", "lane: 7\n    window: 30", "not a duration"),
+            (
+                "lane: 7",
+                "lane: 7\n    fees: {maxMultiple: 1}",
+                "fees.maxMultiple must be at least 2",
+            ),
+            (
+                "lane: 7",
+                "lane: 7\n    fees: {maxFeePerGas: lots}",
+                "such as 500gwei",
+            ),
+            ("lane: 7", "lane: 7\n    colour: red", "colour"),
+            ("    lane: 7\n", "", "lane"),
+            (
+                "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512",
+                "0x5FbDB2315678afecb367f032d93F642f64180aa3",
+                "vault.address is the settlement's address",
+            ),
+        ] {
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD, "{from}");
+            let refused = parse(&text).unwrap_err();
+            assert!(refused.contains(words), "{to}: {refused}");
+        }
+    }
+
+    #[test]
+    fn two_chains_are_refused() {
+        let entry = GOOD.trim_start().trim_start_matches("chains:\n");
+        let refused = parse(&format!("{GOOD}{entry}")).unwrap_err();
+        assert!(refused.contains("lists 2 chains"), "{refused}");
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_named() {
+        let refused = ChainsFile::read(Path::new("/nowhere/chains.yaml")).unwrap_err();
+        assert!(crate::error::chain(&refused).contains("/nowhere/chains.yaml"));
+    }
+}
