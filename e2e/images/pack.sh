@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Packs images into .build/images/IMAGE.tar, without a Docker engine, and prints their sizes.
 #
-#   pack.sh [IMAGE...]     operator, device-agent, simulated-gpus, busybox, pause (default: all)
+#   pack.sh [IMAGE...]     operator, device-agent, simulated-gpus, anvil, busybox, pause (default: all)
 #
 # Environment:
 #   PROFILE      dev (default) or release: which of cargo's outputs to pack
@@ -31,14 +31,15 @@ pack() { # IMAGE NAME:TAG [ARCHIVE_OPTION...]
   printf '%-16s %6.1f MB  %s\n' "$image" "$(stat -c %s "$archives/$image.tar" | awk '{ print $1 / 1e6 }')" "$name"
 }
 
-if (($# == 0)); then set -- operator device-agent simulated-gpus busybox pause; fi
+if (($# == 0)); then set -- operator device-agent simulated-gpus anvil busybox pause; fi
 for image; do
   case $image in
     operator) pack operator "localhost/gridstake-operator:${TAG:-dev}" --entrypoint /usr/bin/gridstake-operator --user 65532:65532 ;;
     device-agent) pack device-agent "localhost/gridstake-device-agent:${TAG:-dev}" --entrypoint /usr/bin/gridstake-device-agent ;;
     simulated-gpus) pack simulated-gpus "localhost/gridstake-simulated-gpus:${TAG:-dev}" --entrypoint /usr/bin/gridstake-simulated-gpus ;;
+    anvil) pack anvil localhost/anvil:1 --entrypoint /usr/bin/anvil --user 65532:65532 ;;
     busybox) pack busybox localhost/busybox:1 ;;
     pause) pack pause localhost/pause:1 --entrypoint /bin/busybox --entrypoint sleep --entrypoint 2147483647 ;;
-    *) echo "pack.sh: no image '$image'; there are operator, device-agent, simulated-gpus, busybox and pause" >&2 && exit 1 ;;
+    *) echo "pack.sh: no image '$image'; there are operator, device-agent, simulated-gpus, anvil, busybox and pause" >&2 && exit 1 ;;
   esac
 done

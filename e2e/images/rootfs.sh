@@ -3,14 +3,14 @@
 #
 #   rootfs.sh IMAGE BINARIES OUT
 #
-#   IMAGE     operator | device-agent | simulated-gpus | busybox | pause
-#   BINARIES  the folder of cargo's outputs: target/debug or target/release (not read for busybox and pause)
+#   IMAGE     operator | device-agent | simulated-gpus | anvil | busybox | pause
+#   BINARIES  the folder of cargo's outputs: target/debug or target/release (not read for the last three)
 #   OUT       the folder to fill; it is emptied first
 #
 # The programs are linked dynamically: NVML's library is loaded at run time (dlopen), which a static glibc program
 # cannot do. So an image holds what ldd names, the parts of glibc that libnvidia-ml.so.1 itself needs, a CA bundle
 # (a TLS client is not even built without one), two users, /tmp, and nothing else: no shell.
-# Needs ldd and strip (binutils); busybox and pause need a static busybox.
+# Needs ldd and strip (binutils); anvil, busybox and pause need a static busybox, anvil also itself (contracts/setup.sh).
 set -euo pipefail
 
 if (($# != 3)); then
@@ -46,7 +46,7 @@ certificates() {
 
 elf() { # SOURCE DESTINATION: a stripped copy, with the libraries it is linked to
   local library
-  [ -e "$1" ] || fail "$1 does not exist; run 'make build' (cargo build --workspace) first"
+  [ -e "$1" ] || fail "$1 does not exist; run 'make setup build' first"
   mkdir -p "$(dirname "$out$2")"
   strip --strip-unneeded -o "$out$2" "$1"
   chmod 755 "$out$2"
@@ -91,6 +91,10 @@ case $image in
     elf "$binaries/libgridstake_nvml_double.so" /usr/lib/gridstake/libnvidia-ml.so.1
     elf "$binaries/libgridstake_nvml_double_old_driver.so" /usr/lib/gridstake/old-driver/libnvidia-ml.so.1
     ;;
+  anvil)
+    shell
+    elf "$(readlink -f "$(dirname "$0")/../..")/.build/bin/anvil" /usr/bin/anvil
+    ;;
   busybox | pause) shell ;;
-  *) fail "no image '$image'; there are operator, device-agent, simulated-gpus, busybox and pause" ;;
+  *) fail "no image '$image'; there are operator, device-agent, simulated-gpus, anvil, busybox and pause" ;;
 esac

@@ -62,3 +62,26 @@ of stored versions. The second name is that of a controller manager that uses on
     'system:serviceaccount:kube-system:namespace-controller',
     'system:serviceaccount:kube-system:storage-version-migrator-controller'])
 {{- end }}
+
+{{/* The chain whose contracts a hook deploys, if there is one; else empty. */}}
+{{- define "gridstake.deploysContracts" -}}
+{{- range .Values.chains }}{{ if dig "deploy" "enabled" false . }}true{{ end }}{{ end }}
+{{- end }}
+
+{{/* The ConfigMap that holds the operator's chains file: of the chart, or of the hook that deploys the contracts. */}}
+{{- define "gridstake.chainsConfigMap" -}}
+gridstake-chains{{ if include "gridstake.deploysContracts" . }}-deployed{{ end }}
+{{- end }}
+
+{{/* The operator's chains file; with `deploy`, what the hook makes it from. As JSON, which is YAML: an address without
+quotes would be a number. */}}
+{{- define "gridstake.chainsFile" -}}
+{{- $folder := "/etc/gridstake/keys" }}
+{{- $chains := list }}
+{{- range .Values.chains }}
+{{- $keys := dict "laneSigner" (printf "%s/lane-signer" $folder) "gas" (printf "%s/gas" $folder) }}
+{{- if dig "slash" true .keys }}{{ $_ := set $keys "slash" (printf "%s/slash" $folder) }}{{ end }}
+{{- $chains = append $chains (set (omit . "keys" "deploy") "keys" $keys) }}
+{{- end }}
+{{- dict "chains" $chains | toPrettyJson }}
+{{- end }}
