@@ -1,9 +1,10 @@
 # `make` lists what can be made. The recipes are scripts under e2e/ that can also be called by hand.
 .DEFAULT_GOAL := help
-.PHONY: help setup build images gen check test test-unit test-e2e world-up world-down demo demo-down bench
+.PHONY: help setup build images gen check test test-unit test-e2e world-up world-down demo demo-down bench \
+	contracts-build contracts-test contracts-abi gas
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install and build what the demo and the tests need
 	@e2e/setup.sh
@@ -46,3 +47,16 @@ demo-down: ## remove the demo's cluster
 
 bench: ## measure what docs/benchmarks.md records, on release builds (about 15 min)
 	@e2e/bench.sh
+
+contracts-build: ## compile the contracts
+	@contracts/setup.sh
+	@cd contracts && ../.build/bin/forge build
+
+contracts-test: ## the contracts' tests; FOUNDRY_PROFILE=long for the big campaigns
+	@contracts/test.sh
+
+contracts-abi: ## write the contracts' ABI and bytecode again
+	@contracts/abi.sh
+
+gas: ## what settlement costs per job, from receipts of a local chain
+	@contracts/gas.sh

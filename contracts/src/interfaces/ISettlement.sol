@@ -2,7 +2,8 @@
 pragma solidity ^0.8.28;
 
 /// @title Settlement: pays what lanes report, exactly once.
-/// @notice All amounts are in nano-tokens (1e-9 of a whole token), whatever the token's decimals.
+/// @notice All amounts are in nano-tokens (1e-9 of a whole token), whatever the token's decimals. With a token of fewer
+/// than 9 decimals only multiples of `granularity()` can leave or enter; what is below stays in the account.
 /// A lane is one cluster on this chain. Its payers have account numbers of their own, counted from 1; account 0 is the
 /// lane's reward account, from which emissions are paid. A lane's signer can debit accounts of its lane only.
 interface ISettlement {
@@ -44,9 +45,17 @@ interface ISettlement {
         ProviderCooling
     }
 
+    /// @notice What the guardian can pause, each by itself. Nothing else can be paused: deposits, thaws, divisions go on.
+    enum Path {
+        Settle,
+        Claim,
+        Withdraw
+    }
+
     event LaneOpened(uint32 indexed lane, address signer);
     event LaneSignerChanged(uint32 indexed lane, address signer);
     event LaneClosed(uint32 indexed lane);
+    event LaneReopened(uint32 indexed lane, address signer);
     event PayerRegistered(uint32 indexed lane, uint32 indexed payer, address indexed owner);
     event Deposited(uint32 indexed lane, uint32 indexed payer, address from, uint64 amount);
     event ThawRequested(uint32 indexed lane, uint32 indexed payer, uint64 amount, uint64 due);
@@ -69,12 +78,19 @@ interface ISettlement {
     event Divided(uint32 indexed provider, uint64 credit, uint64 fee, uint64 toDelegators, uint64 toProvider);
     event ClaimRequested(uint32 indexed provider, uint64 amount, uint64 due);
     event Claimed(uint32 indexed provider, address indexed beneficiary, uint64 amount);
+    event FeesCollected(address indexed treasury, uint64 amount);
+    event PathPaused(Path indexed path);
+    event PathUnpaused(Path indexed path);
+    event FeeChanged(uint16 bps);
+    event ClaimDelayChanged(uint64 delay);
+    event TreasuryChanged(address treasury);
 
     error BadSeq(uint64 want);
     error BadPrev(bytes32 want);
     error BadSignature();
     error Expired();
     error LaneNotActive(uint32 lane);
+    error LaneKnown(uint32 lane);
     error BadEncoding();
     error Paused();
     error NotOwner();
@@ -86,7 +102,12 @@ interface ISettlement {
     error ClaimOpen(uint64 due);
     /// @notice The token moved another amount than asked: tokens with a fee on transfer are refused.
     error UnsupportedToken();
+    /// @notice The amount is not a multiple of the token's smallest unit.
+    error BelowGranularity(uint64 granularity);
+    /// @notice The contract would hold more than 2^63 - 1 nano-tokens.
     error Overflow();
+    error OutOfBounds();
+    error ZeroAddress();
 
     // ---- what a lane's operator uses
     /// @notice Settles a batch. Anyone may send it; authority is the signature of the lane's signer over
@@ -117,9 +138,23 @@ interface ISettlement {
     function registerPayer(uint32 lane) external returns (uint32 payer);
     /// @notice Anyone may deposit, to account 0 (rewards) too.
     function deposit(uint32 lane, uint32 payer, uint64 amount) external;
-    /// @notice Asks for `amount` back; until it is due the lane can still spend it. Replaces an earlier request.
+    /// @notice A deposit with an EIP-2612 permit of the caller instead of an approval before it.
+    function depositWithPermit(
+        uint32 lane,
+        uint32 payer,
+        uint64 amount,
+        uint256 deadline,
+        uint8 v,
+        bytes32 r,
+        bytes32 s
+    ) external;
+    /// @notice Asks for `amount` back, due after THAW_TIME; until it is withdrawn the lane can still spend it. Replaces an
+    /// earlier request; 0 takes it back. Owner only.
     function thaw(uint32 lane, uint32 payer, uint64 amount) external;
+    /// @notice Pays a due request, or what is left in the account if that is less, to the owner. Owner only.
     function withdraw(uint32 lane, uint32 payer) external returns (uint64 amount);
+    /// @notice Accounts of the lane without account 0: the highest number given out.
+    function payerCount(uint32 lane) external view returns (uint32);
     function payerOwner(uint32 lane, uint32 payer) external view returns (address);
     function balanceOf(uint32 lane, uint32 payer) external view returns (uint64);
     function thawOf(uint32 lane, uint32 payer) external view returns (Thaw memory);
@@ -140,8 +175,38 @@ interface ISettlement {
     function requestClaim(uint32 provider) external;
     /// @notice Pays an open claim that is due to the provider's beneficiary; anyone may call it.
     function claim(uint32 provider) external returns (uint64 amount);
+    /// @notice Pays the fees of all divisions so far to the treasury; anyone may call it.
+    function collectFees() external returns (uint64 amount);
+    function feesDue() external view returns (uint64);
+    /// @notice Everything the contract owes: balances, credits, earnings, open claims, fees.
+    function held() external view returns (uint64);
     function feeBps() external view returns (uint16);
     function claimDelay() external view returns (uint64);
     function token() external view returns (address);
     function vault() external view returns (address);
+    /// @notice Nano-tokens in the smallest amount that the token can move; 1 if it has 9 decimals or more.
+    function granularity() external view returns (uint64);
+    function treasury() external view returns (address);
+    function claimPaused() external view returns (bool);
+    function withdrawPaused() external view returns (bool);
+
+    // ---- roles
+    /// @notice LANE_ADMIN. `rewardsOwner` owns account 0 of the lane and can thaw it; zero: nobody can.
+    function openLane(uint32 lane, address signer, address rewardsOwner) external;
+    /// @notice LANE_ADMIN.
+    function setLaneSigner(uint32 lane, address signer) external;
+    /// @notice GUARDIAN or LANE_ADMIN. Nothing is settled on the lane any more; payers can still withdraw.
+    function closeLane(uint32 lane) external;
+    /// @notice LANE_ADMIN. The chain of batches goes on where it stopped.
+    function reopenLane(uint32 lane, address signer) external;
+    /// @notice GUARDIAN.
+    function pause(Path path) external;
+    /// @notice GUARDIAN or admin.
+    function unpause(Path path) external;
+    /// @notice Admin; at most MAX_FEE_BPS. It holds for credits that are not divided yet; anyone can divide before.
+    function setFeeBps(uint16 bps) external;
+    /// @notice Admin; at most MAX_CLAIM_DELAY. Open claims keep their due time.
+    function setClaimDelay(uint64 delay) external;
+    /// @notice Admin.
+    function setTreasury(address treasury) external;
 }
