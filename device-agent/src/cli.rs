@@ -32,6 +32,19 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_PROC_ROOT", default_value = "/proc")]
     pub proc_root: PathBuf,
 
+    /// Where the signing key and the evidence that is not delivered yet are kept: a folder of the host that only the
+    /// agent may read.
+    #[arg(
+        long,
+        env = "GRIDSTAKE_STATE_DIR",
+        default_value = "/var/lib/gridstake"
+    )]
+    pub state_dir: PathBuf,
+
+    /// Where the kubelet keeps the logs of pods: the names of the folders there tell which pod has which UID.
+    #[arg(long, env = "GRIDSTAKE_POD_LOGS", default_value = "/var/log/pods")]
+    pub pod_logs: PathBuf,
+
     /// Address of `/healthz` and `/metrics`.
     #[arg(long, env = "GRIDSTAKE_LISTEN", default_value = "0.0.0.0:9400")]
     pub listen: SocketAddr,
@@ -93,6 +106,7 @@ mod tests {
         let args = Args::parse_from(["agent", "--node-name", "a", "--namespace", "b"]);
         assert_eq!(args.proc_root, PathBuf::from("/proc"));
         assert_eq!(args.nvml_library, None);
+        assert_eq!(args.state_dir, PathBuf::from("/var/lib/gridstake"));
         assert_eq!(args.listen.port(), 9400);
         assert_eq!(args.sample_interval, Duration::from_secs(1));
     }

@@ -17,6 +17,7 @@
 pub mod attribution;
 pub mod backoff;
 pub mod cli;
+pub mod clock;
 pub mod device_id;
 pub mod heartbeat;
 pub mod holders;
@@ -30,3 +31,4 @@ pub mod process;
 pub mod publish;
 pub mod report;
 pub mod run;
+pub mod signing_key;

@@ -19,6 +19,7 @@ use crate::{
     nvml::{Observation, call::Calls},
     process::ProcessTable,
     report,
+    signing_key::KeyState,
 };
 
 /// How often it is asked whether an NVML call hangs.
@@ -41,6 +42,8 @@ pub struct Observer {
     pub processes: ProcessTable,
     /// The agent's metrics; their view is the observer's memory.
     pub metrics: Arc<Metrics>,
+    /// The agent's signing key.
+    pub key: watch::Receiver<KeyState>,
     /// What should be published.
     pub wanted: watch::Sender<Option<GpuNodeStatus>>,
 }
@@ -74,6 +77,7 @@ impl Observer {
                 }
                 // Nobody asks the kubelet when its socket's path is of no use; then nothing changes.
                 Ok(()) = self.kubelet.changed() => {}
+                Ok(()) = self.key.changed() => {}
                 published = recv(&mut before) => {
                     if let Some(published) = published {
                         self.view().inventory.recall(published.iter().map(report::facts));
@@ -170,10 +174,12 @@ impl Observer {
         *said = Some(now);
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
+        let key = self.key.borrow_and_update().clone();
         let status = report::report(
             &self.view().inventory,
             &self.kubelet.borrow().replicas,
+            &key,
             env!("CARGO_PKG_VERSION"),
         );
         self.wanted.send_if_modified(|wanted| {

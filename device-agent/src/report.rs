@@ -3,7 +3,7 @@
 //! Nothing volatile stands here: no utilisation, temperature, time or counter. So a status that is equal is not written.
 
 use gridstake_crds::gpu_node::{
-    Agent, Device as PublishedDevice, Driver, GpuNodeStatus, Mig, MigInstance, Sharing,
+    Agent, AgentKey, Device as PublishedDevice, Driver, GpuNodeStatus, Mig, MigInstance, Sharing,
     SharingStrategy,
 };
 
@@ -13,6 +13,7 @@ use crate::{
         inventory::{Device, Inventory},
     },
     pod_resources::Replicas,
+    signing_key::KeyState,
 };
 
 /// Bytes in a MiB.
@@ -23,7 +24,12 @@ const MESSAGE_MAX: usize = 1024;
 
 /// The agent's part of a `GpuNode`'s status. It does not compare equal to a status with another part in it.
 #[must_use]
-pub fn report(inventory: &Inventory, replicas: &Replicas, version: &str) -> GpuNodeStatus {
+pub fn report(
+    inventory: &Inventory,
+    replicas: &Replicas,
+    key: &KeyState,
+    version: &str,
+) -> GpuNodeStatus {
     let mut devices: Vec<PublishedDevice> = inventory
         .devices()
         .map(|device| published(device, inventory, replicas))
@@ -39,11 +45,29 @@ pub fn report(inventory: &Inventory, replicas: &Replicas, version: &str) -> GpuN
         agent: Some(Agent {
             version: version.to_owned(),
             state: inventory.state(),
-            message: inventory.message().map(|text| cut(text, MESSAGE_MAX)),
-            key: None,
+            message: message(inventory, key).map(|text| cut(text, MESSAGE_MAX)),
+            key: match key {
+                KeyState::Ready(key) => Some(AgentKey {
+                    address: key.address().to_string(),
+                }),
+                KeyState::Pending | KeyState::Unusable(_) => None,
+            },
         }),
         ..GpuNodeStatus::default()
     }
+}
+
+/// The key's trouble first: it stops all metering.
+fn message(inventory: &Inventory, key: &KeyState) -> Option<String> {
+    let said = [
+        match key {
+            KeyState::Unusable(why) => Some(format!("no evidence is signed: {why}")),
+            KeyState::Pending | KeyState::Ready(_) => None,
+        },
+        inventory.message(),
+    ];
+    let said: Vec<String> = said.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// Whether `published` says in the agent's part what `wanted` says.
@@ -152,7 +176,10 @@ mod tests {
     use gridstake_crds::gpu_node::{AgentState, DeviceHealth};
 
     use super::*;
-    use crate::nvml::{Observation, Slot, library::DriverVersions, sample::Sample};
+    use crate::{
+        nvml::{Observation, Slot, library::DriverVersions, sample::Sample},
+        signing_key::SigningKey,
+    };
 
     fn facts_of(uuid: &str, index: u32) -> DeviceFacts {
         DeviceFacts {
@@ -199,6 +226,7 @@ mod tests {
         let status = report(
             &inventory(vec![facts_of("GPU-b", 0), facts_of("GPU-a", 1)], 0),
             &Replicas::new(),
+            &KeyState::Pending,
             "0.1.0",
         );
         let order: Vec<_> = status.devices.iter().map(|d| d.uuid.as_str()).collect();
@@ -233,10 +261,35 @@ mod tests {
             report(
                 &inventory(vec![facts_of("GPU-a", 0)], utilization),
                 &Replicas::new(),
+                &KeyState::Pending,
                 "1",
             )
         };
         assert_eq!(at(3), at(99));
+    }
+
+    #[test]
+    fn the_key_is_told_by_its_address_and_its_trouble_in_words() {
+        let told = |key: &KeyState| {
+            let mut inventory = inventory(vec![facts_of("GPU-a", 0)], 0);
+            inventory.stuck("nvmlDeviceGetCount_v2");
+            report(&inventory, &Replicas::new(), key, "1")
+                .agent
+                .unwrap()
+        };
+        let state = tempfile::tempdir().unwrap();
+        let key = Arc::new(SigningKey::load_or_create(state.path()).unwrap());
+        let address = key.address().to_string();
+        let ready = told(&KeyState::Ready(key));
+        assert_eq!(ready.key.map(|key| key.address), Some(address));
+        let unusable = told(&KeyState::Unusable("read the signing key /a".into()));
+        assert_eq!(unusable.key, None);
+        let message = unusable.message.unwrap();
+        assert!(
+            message.starts_with("no evidence is signed: read the signing key /a; ")
+                && message.contains("nvmlDeviceGetCount_v2"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -256,6 +309,7 @@ mod tests {
                 0,
             ),
             &replicas,
+            &KeyState::Pending,
             "1",
         );
         let sharing: Vec<_> = status.devices.iter().map(|d| d.sharing.clone()).collect();
@@ -280,6 +334,7 @@ mod tests {
         let wanted = report(
             &inventory(vec![facts_of("GPU-a", 0), facts_of("GPU-b", 1)], 0),
             &Replicas::new(),
+            &KeyState::Pending,
             "1",
         );
         let mut published = wanted.clone();
@@ -297,6 +352,7 @@ mod tests {
         let status = report(
             &inventory(vec![facts_of("GPU-a", 0)], 0),
             &Replicas::new(),
+            &KeyState::Pending,
             "1",
         );
         let recalled = facts(&status.devices[0]);

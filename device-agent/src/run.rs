@@ -27,6 +27,7 @@ use crate::{
     pod_resources::{self, PodResources},
     process::ProcessTable,
     publish::Publisher,
+    signing_key::{self, KeyState},
 };
 
 /// How long the parts may take to end.
@@ -86,6 +87,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
     let (answer, kubelet_answer) = watch::channel(KubeletAnswer::default());
     let (wanted, wanted_seen) = watch::channel(None);
     let (before, before_seen) = oneshot::channel();
+    let (key, key_seen) = watch::channel(KeyState::Pending);
     let processes_changed = Arc::new(Notify::new());
     let outcomes = |task| Outcomes::new(task, &metrics);
     if let Ok(address) = listener.local_addr() {
@@ -106,6 +108,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         outcomes(Task::PodResources),
         stop.clone(),
     ));
+    tasks.spawn(signing_key::provide(args.state_dir, key, stop.clone()));
     let (publish, heartbeat) = (outcomes(Task::Publish), outcomes(Task::Heartbeat));
     let (node, namespace, stopping) = (args.node_name, args.namespace, stop.clone());
     tasks.spawn(async move {
@@ -127,6 +130,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         processes_changed,
         processes: ProcessTable::new(&args.proc_root),
         metrics,
+        key: key_seen,
         wanted,
     };
     let ended = observer.run(before_seen, stop.clone()).await;

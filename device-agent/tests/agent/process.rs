@@ -7,21 +7,28 @@ use std::{
     time::Instant,
 };
 
+use tempfile::TempDir;
+
 use crate::{PATIENCE, node::Node};
 
 struct Agent {
     process: Child,
     address: String,
+    _state: TempDir,
 }
 
 impl Agent {
     fn start(library: &std::path::Path) -> Self {
+        let state = tempfile::tempdir().unwrap();
         let mut process = Command::new(env!("CARGO_BIN_EXE_gridstake-device-agent"))
             .env_clear()
             .env("HOME", "/nonexistent")
             .args(["--node-name", "node-a", "--namespace", "gridstake-system"])
             .args(["--listen", "127.0.0.1:0", "--sample-interval", "100ms"])
             .args(["--pod-resources-socket", "/nonexistent/kubelet.sock"])
+            .arg("--state-dir")
+            .arg(state.path())
+            .args(["--pod-logs", "/nonexistent/pods"])
             .arg("--nvml-library")
             .arg(library)
             .stdout(Stdio::piped())
@@ -37,7 +44,11 @@ impl Agent {
             .unwrap();
         // Keeps the pipe from filling up.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { process, address }
+        Self {
+            process,
+            address,
+            _state: state,
+        }
     }
 
     fn get(&self, path: &str) -> String {
