@@ -3,6 +3,9 @@
 #
 #   install.sh [HELM_OPTION...]    options go to the main chart, e.g. --set simulation.gpus=4
 #
+# Where a chain is up (e2e/chain/chain.sh) Gridstake settles on it, by values-chain.yaml: the chart's hook deploys the
+# contracts.
+#
 # Environment: E2E_CLUSTER, E2E_WORLD, E2E_VALUES as in world.sh
 #   NAMESPACE   where it is installed (default: gridstake-system)
 set -euo pipefail
@@ -17,4 +20,8 @@ run() { "$here/cluster/world.sh" run "$@"; }
 run helm upgrade --install gridstake-crds "$charts/gridstake-crds" --namespace "$namespace" --create-namespace
 run kubectl wait --for=condition=Established --timeout=60s \
   crd/{gpunodes,computejobs,stakebindings,usagerecords,settlementbatches,incidents}.gridstake.dev
+if url=$("$here/chain/chain.sh" url 2>/dev/null); then
+  values+=(--values "$here/values-chain.yaml" --set "chains[0].rpc={$url}")
+  run kubectl apply --namespace "$namespace" --filename "$here/chain/keys.yaml"
+fi
 run helm upgrade --install gridstake "$charts/gridstake" --namespace "$namespace" "${values[@]}" --wait --timeout 180s "$@"

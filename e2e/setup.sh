@@ -59,6 +59,10 @@ check_rust() {
   (cd "$checkout" && cargo --version) || fail "cargo does not run; with rustup: rustup toolchain install"
 }
 
+check_node() {
+  has npm || fail "no npm. Install Node.js 20 or newer: https://nodejs.org (it installs the contracts' compiler, forge and anvil)"
+}
+
 check_go() {
   local minor
   has go || fail "no go. Install Go 1.26 or newer: https://go.dev/doc/install (it builds Kubernetes, helm and kubeconform)"
@@ -135,8 +139,10 @@ say "set up for E2E_CLUSTER=$world"
 need_debian_packages $(debian_packages "$world")
 check_rust
 check_go
+check_node
 build_cluster_programs "$world"
 install_helm
 install_go_program kubeconform github.com/yannh/kubeconform/cmd/kubeconform "$kubeconform_version"
 make_schemas
+step "the contracts' compiler, forge, cast and anvil" "$checkout/contracts/setup.sh"
 say "everything is in place: $bin"

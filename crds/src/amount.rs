@@ -28,13 +28,13 @@ pub struct InvalidAmount {
 impl TokenAmount {
     /// An amount from nano-tokens.
     #[must_use]
-    pub fn from_nano(nano: u128) -> Self {
+    pub const fn from_nano(nano: u128) -> Self {
         Self(nano)
     }
 
     /// The amount in nano-tokens.
     #[must_use]
-    pub fn nano(self) -> u128 {
+    pub const fn nano(self) -> u128 {
         self.0
     }
 }

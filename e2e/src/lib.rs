@@ -7,15 +7,21 @@
 //! The stories use Gridstake as its users do: manifests, `kubectl`, `helm`, and objects in the API server.
 //! They need a world: `make test-e2e`, or with one that is up `e2e/cluster/world.sh run cargo test -p gridstake-e2e`.
 
+pub mod account;
 pub mod admission_hold;
 pub mod allocation;
+pub mod chain;
 pub mod command;
+pub mod contracts;
 pub mod diagnosis;
 pub mod identity;
 pub mod job;
 pub mod job_manifest;
+pub mod market;
 pub mod operator_process;
+pub mod payer;
 pub mod pod_history;
+pub mod provider;
 pub mod release;
 pub mod simulated_gpus;
 pub mod story;
@@ -34,7 +40,8 @@ pub mod prelude {
     pub use crate::{
         job::Job,
         job_manifest::{JobManifest, job},
-        story::story,
+        market::Market,
+        story::{paid_story, story},
         tenant::Tenant,
         wait::{Look, look_until},
         world::World,

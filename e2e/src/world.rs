@@ -66,6 +66,13 @@ pub struct World {
 impl World {
     /// Waits for its turn, connects, removes what a story that was killed has left, and waits until all is well.
     pub async fn enter() -> Result<Self> {
+        let mut world = Self::connect().await?;
+        world.hosts = world.until_whole().await?;
+        Ok(world)
+    }
+
+    /// Waits for its turn, connects, and removes what a story that was killed has left. Its hosts are not known yet.
+    pub(crate) async fn connect() -> Result<Self> {
         let path = kubeconfig()?;
         let lock = File::open(&path)
             .with_context(|| format!("open the file {} of KUBECONFIG", path.display()))?;
@@ -75,7 +82,7 @@ impl World {
         let config = connection(&path).await?;
         let client = Client::try_from(config.clone()).context("make a client")?;
         let (namespace, release) = find_release(&client).await?;
-        let mut world = Self {
+        let world = Self {
             client,
             config,
             namespace,
@@ -85,7 +92,6 @@ impl World {
             _lock: lock,
         };
         world.remove_leftovers().await?;
-        world.hosts = world.until_whole().await?;
         Ok(world)
     }
 

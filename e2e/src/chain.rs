@@ -1,0 +1,422 @@
+//! The chain of the world: an anvil in the cluster, reached through a forwarded port.
+
+use std::{process::Stdio, time::Duration};
+
+use alloy::{
+    eips::BlockNumberOrTag,
+    primitives::{Address, B256, Bytes, U256, hex},
+    providers::{Provider as _, ProviderBuilder, RootProvider},
+    rpc::types::{Filter, TransactionReceipt, TransactionRequest},
+    sol_types::{Eip712Domain, SolCall, SolEvent, SolInterface, eip712_domain},
+    transports::{RpcError, TransportErrorKind},
+};
+use anyhow::{Context as _, Result, bail, ensure};
+use gridstake_crds::TokenAmount;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::{
+    account::Account,
+    command::kubectl,
+    contracts::{Settlement, Token},
+    wait::{Look, look_until, patience},
+    world::World,
+};
+
+/// Where the chart's hook writes what it deployed.
+const DEPLOYED: &str = "gridstake-chains-deployed";
+/// The namespace of the chain, from `e2e/chain/anvil.yaml`.
+const NAMESPACE: &str = "chain";
+/// The first of anvil's well-known accounts; it deployed the contracts and holds the tokens.
+const DEPLOYER: Address = Address::new(hex!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266"));
+
+/// The chain, and Gridstake's contracts on it.
+pub struct Chain {
+    rpc: RootProvider,
+    /// Its name in the operator's configuration.
+    pub name: String,
+    /// Its id.
+    pub chain_id: u64,
+    /// The cluster's lane.
+    pub lane: u32,
+    /// The contract Settlement.
+    pub settlement: Address,
+    /// The contract StakeVault.
+    pub vault: Address,
+    /// The token.
+    pub token: Address,
+    /// The chain's Secret-free configuration, as the operator reads it.
+    pub config: Value,
+    /// Ends with this value.
+    _forwarder: Child,
+}
+
+impl Chain {
+    /// Connects to the chain that the release is configured for.
+    pub async fn connect(world: &World) -> Result<Self> {
+        let deployed: Api<ConfigMap> = Api::namespaced(world.client.clone(), &world.namespace);
+        let deployed = deployed.get_opt(DEPLOYED).await?.context(
+            "this story needs a chain: e2e/chain/chain.sh up, and e2e/install.sh after it",
+        )?;
+        let text = deployed
+            .data
+            .and_then(|mut d| d.remove("chains.yaml"))
+            .with_context(|| format!("find chains.yaml in ConfigMap {DEPLOYED}"))?;
+        let file: Value = serde_saphyr::from_str(&text).context("read chains.yaml")?;
+        let config = file
+            .pointer("/chains/0")
+            .cloned()
+            .context("find the chain in chains.yaml")?;
+        let text = |pointer: &str| {
+            config
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .with_context(|| format!("find {pointer} in chains.yaml"))
+        };
+        let number = |pointer: &str| {
+            config
+                .pointer(pointer)
+                .and_then(Value::as_u64)
+                .with_context(|| format!("find {pointer} in chains.yaml"))
+        };
+        let (forwarder, port) = forward().await?;
+        // reqwest asks for it, although no TLS is spoken here.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let rpc = ProviderBuilder::new()
+            .disable_recommended_fillers()
+            .connect_http(format!("http://127.0.0.1:{port}").parse()?);
+        let chain = Self {
+            rpc,
+            name: text("/name")?.to_owned(),
+            chain_id: number("/chainId")?,
+            lane: u32::try_from(number("/lane")?)?,
+            settlement: text("/settlement/address")?.parse()?,
+            vault: text("/vault/address")?.parse()?,
+            token: text("/token")?.parse()?,
+            config: config.clone(),
+            _forwarder: forwarder,
+        };
+        chain
+            .call("anvil_autoImpersonateAccount", json!([true]))
+            .await?;
+        Ok(chain)
+    }
+
+    /// Calls a JSON-RPC method.
+    pub async fn call(&self, method: &str, parameters: Value) -> Result<Value> {
+        self.rpc
+            .raw_request::<_, Value>(method.to_owned().into(), parameters)
+            .await
+            .with_context(|| format!("call {method}"))
+    }
+
+    /// The account of this name, with coins for gas.
+    pub async fn account(&self, name: &str) -> Result<Account> {
+        let account = Account::named(name)?;
+        self.give_coins(account.address()).await?;
+        Ok(account)
+    }
+
+    /// Gives an account 100 coins for gas.
+    pub async fn give_coins(&self, to: Address) -> Result<()> {
+        let coins = U256::from(100) * U256::from(10).pow(U256::from(18));
+        self.call("anvil_setBalance", json!([to, coins]))
+            .await
+            .map(drop)
+    }
+
+    /// Gives an account this much of the token, and lets `spender` take it.
+    pub async fn give_tokens(
+        &self,
+        to: Address,
+        amount: TokenAmount,
+        spender: Address,
+    ) -> Result<()> {
+        let units = self.units(amount).await?;
+        let token = self.token;
+        self.send(DEPLOYER, token, Token::transferCall { to, amount: units })
+            .await?;
+        self.send(
+            to,
+            token,
+            Token::approveCall {
+                spender,
+                amount: units,
+            },
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// An amount in the token's smallest unit.
+    pub async fn units(&self, amount: TokenAmount) -> Result<U256> {
+        let decimals = self.view(self.token, Token::decimalsCall {}).await?;
+        let scale = U256::from(10).pow(U256::from(decimals)) / U256::from(1_000_000_000_u64);
+        Ok(U256::from(amount.nano()) * scale)
+    }
+
+    /// What an account holds of the token, in its smallest unit.
+    pub async fn tokens_of(&self, account: Address) -> Result<U256> {
+        self.view(self.token, Token::balanceOfCall { account })
+            .await
+    }
+
+    /// Sends a call, mines it, and returns its receipt. A call that would revert is an error.
+    pub async fn send<C: SolCall>(
+        &self,
+        from: Address,
+        to: Address,
+        call: C,
+    ) -> Result<TransactionReceipt> {
+        let sent: Result<B256, _> = self
+            .rpc
+            .raw_request("eth_sendTransaction".into(), (request(from, to, &call),))
+            .await;
+        let hash = sent
+            .map_err(readable)
+            .with_context(|| format!("send {}", C::SIGNATURE))?;
+        self.mine().await?;
+        let receipt = look_until("the transaction is mined", || async {
+            let receipt = self.rpc.get_transaction_receipt(hash).await?;
+            Ok(Look::at(receipt, || format!("{hash} has no receipt")))
+        })
+        .await?;
+        ensure!(receipt.status(), "{} was mined and reverted", C::SIGNATURE);
+        Ok(receipt)
+    }
+
+    /// What a call returns now.
+    pub async fn view<C: SolCall>(&self, to: Address, call: C) -> Result<C::Return> {
+        let answer = self
+            .rpc
+            .call(request(DEPLOYER, to, &call))
+            .await
+            .map_err(readable)
+            .with_context(|| format!("read {}", C::SIGNATURE))?;
+        C::abi_decode_returns(&answer)
+            .with_context(|| format!("decode the answer of {}", C::SIGNATURE))
+    }
+
+    /// The named error with which the contract refuses a call; an error if it does not refuse it.
+    pub async fn refusal<E: SolInterface>(
+        &self,
+        from: Address,
+        to: Address,
+        call: impl SolCall,
+    ) -> Result<E> {
+        match self.rpc.call(request(from, to, &call)).await {
+            Ok(answer) => bail!("the call is not refused; it returns {answer}"),
+            Err(RpcError::ErrorResp(payload)) => payload
+                .as_decoded_interface_error::<E>()
+                .with_context(|| format!("the call is refused with another error: {payload}")),
+            Err(error) => Err(error).context("call the contract"),
+        }
+    }
+
+    /// All events of one kind that a contract has logged.
+    pub async fn events<E: SolEvent>(&self, contract: Address) -> Result<Vec<E>> {
+        let filter = Filter::new()
+            .address(contract)
+            .event_signature(E::SIGNATURE_HASH)
+            .from_block(BlockNumberOrTag::Earliest);
+        let logs = self.rpc.get_logs(&filter).await.context("read logs")?;
+        logs.iter()
+            .map(|log| {
+                E::decode_log(&log.inner)
+                    .map(|l| l.data)
+                    .context("decode a log")
+            })
+            .collect()
+    }
+
+    /// The receipt of a transaction, if it is mined.
+    pub async fn receipt(&self, transaction: B256) -> Result<Option<TransactionReceipt>> {
+        Ok(self.rpc.get_transaction_receipt(transaction).await?)
+    }
+
+    /// The number of the last final block.
+    pub async fn final_block(&self) -> Result<u64> {
+        let block = self
+            .rpc
+            .get_block_by_number(BlockNumberOrTag::Finalized)
+            .await?
+            .context("the chain has no final block")?;
+        Ok(block.header.number)
+    }
+
+    /// The time of the last block, in Unix seconds.
+    pub async fn now(&self) -> Result<u64> {
+        let block = self
+            .rpc
+            .get_block_by_number(BlockNumberOrTag::Latest)
+            .await?
+            .context("the chain has no block")?;
+        Ok(block.header.timestamp)
+    }
+
+    /// Mines a block at once.
+    pub async fn mine(&self) -> Result<()> {
+        self.call("evm_mine", json!([])).await.map(drop)
+    }
+
+    /// Lets the clock jump ahead and mines a block.
+    pub async fn warp(&self, by: Duration) -> Result<()> {
+        self.call("evm_increaseTime", json!([by.as_secs()])).await?;
+        self.mine().await
+    }
+
+    /// Mines a block with exactly this time, in Unix seconds; it must be later than the last block's.
+    pub async fn mine_at(&self, time: u64) -> Result<()> {
+        self.call("evm_setNextBlockTimestamp", json!([time]))
+            .await?;
+        self.mine().await
+    }
+
+    /// Mines no more blocks by itself until [`Chain::mine_every_second`].
+    pub async fn mine_only_on_demand(&self) -> Result<()> {
+        self.call("evm_setIntervalMining", json!([0]))
+            .await
+            .map(drop)
+    }
+
+    /// Mines a block a second.
+    pub async fn mine_every_second(&self) -> Result<()> {
+        self.call("evm_setIntervalMining", json!([1]))
+            .await
+            .map(drop)
+    }
+
+    /// What a payer's account holds on the lane, in nano-tokens.
+    pub async fn balance(&self, payer: u32) -> Result<u64> {
+        let lane = self.lane;
+        self.view(self.settlement, Settlement::balanceOfCall { lane, payer })
+            .await
+    }
+
+    /// What a provider has been credited and not been paid, in nano-tokens.
+    pub async fn credit(&self, provider: u32) -> Result<u64> {
+        self.view(self.settlement, Settlement::creditOfCall { provider })
+            .await
+    }
+
+    /// The number of the lane's last batch.
+    pub async fn batches(&self) -> Result<u64> {
+        let lane = self.lane;
+        Ok(self
+            .view(self.settlement, Settlement::headCall { lane })
+            .await?
+            .seq)
+    }
+
+    /// The domain of what is signed for the contract Settlement.
+    #[must_use]
+    pub fn settlement_domain(&self) -> Eip712Domain {
+        eip712_domain! {
+            name: "Gridstake Settlement",
+            version: "1",
+            chain_id: self.chain_id,
+            verifying_contract: self.settlement,
+        }
+    }
+
+    /// The domain of what is signed for the contract StakeVault.
+    #[must_use]
+    pub fn vault_domain(&self) -> Eip712Domain {
+        eip712_domain! {
+            name: "Gridstake StakeVault",
+            version: "1",
+            chain_id: self.chain_id,
+            verifying_contract: self.vault,
+        }
+    }
+
+    /// Halts the chain's process: calls get no answer. At the story's end it goes on in any case.
+    pub async fn stop(&self, world: &World) -> Result<()> {
+        world.undo_at_the_end("let the chain go on", signal("CONT"));
+        signal("STOP").await
+    }
+
+    /// Lets the chain's process go on.
+    pub async fn start(&self) -> Result<()> {
+        signal("CONT").await
+    }
+}
+
+async fn signal(name: &'static str) -> Result<()> {
+    let script = format!("kill -{name} $(pidof anvil)");
+    kubectl([
+        "exec",
+        "--namespace",
+        NAMESPACE,
+        "deployment/anvil",
+        "--container=anvil",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ])
+    .await
+    .map(drop)
+}
+
+/// Forwards a local port to the chain; returns the process that does it, and the port.
+async fn forward() -> Result<(Child, u16)> {
+    let mut forwarder = Command::new("kubectl")
+        .args([
+            "port-forward",
+            "--namespace",
+            NAMESPACE,
+            "deployment/anvil",
+            ":8545",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("start kubectl port-forward")?;
+    let output = forwarder.stdout.take().context("read kubectl's output")?;
+    let mut lines = BufReader::new(output).lines();
+    let line = timeout(patience(), lines.next_line())
+        .await
+        .context("wait for kubectl port-forward")??
+        .context("kubectl port-forward ended")?;
+    let port = line
+        .strip_prefix("Forwarding from 127.0.0.1:")
+        .and_then(|rest| rest.split_once(' '))
+        .and_then(|(port, _)| port.parse().ok())
+        .with_context(|| format!("kubectl port-forward says {line:?}"))?;
+    // It says a line for each connection.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok((forwarder, port))
+}
+
+fn request(from: Address, to: Address, call: &impl SolCall) -> TransactionRequest {
+    TransactionRequest::default()
+        .from(from)
+        .to(to)
+        .input(Bytes::from(call.abi_encode()).into())
+}
+
+/// The error with the contract's named error in it, where there is one.
+fn readable(error: RpcError<TransportErrorKind>) -> anyhow::Error {
+    use crate::contracts::StakeVault;
+    let RpcError::ErrorResp(payload) = &error else {
+        return error.into();
+    };
+    let of_settlement = payload
+        .as_decoded_interface_error::<Settlement::SettlementErrors>()
+        .map(|e| format!("{e:?}"));
+    let of_vault = payload
+        .as_decoded_interface_error::<StakeVault::StakeVaultErrors>()
+        .map(|e| format!("{e:?}"));
+    match of_settlement.or(of_vault) {
+        Some(named) => anyhow::anyhow!("the contract refuses it: {named}"),
+        None => error.into(),
+    }
+}
