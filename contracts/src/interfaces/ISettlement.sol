@@ -7,6 +7,28 @@ pragma solidity ^0.8.28;
 /// A lane is one cluster on this chain. Its payers have account numbers of their own, counted from 1; account 0 is the
 /// lane's reward account, from which emissions are paid. A lane's signer can debit accounts of its lane only.
 interface ISettlement {
+    /// @notice What a deployment fixes or begins with.
+    /// @param token a standard ERC-20 with `decimals()`; fixed
+    /// @param vault the StakeVault; fixed
+    /// @param admin holds DEFAULT_ADMIN_ROLE: a timelock
+    /// @param adminDelay seconds that a change of the admin takes
+    /// @param laneAdmin holds LANE_ADMIN_ROLE: a timelock, or who sets lanes up
+    /// @param guardian holds GUARDIAN_ROLE; zero: nobody yet
+    /// @param treasury gets fees
+    /// @param feeBps of each credit, in 1/10,000
+    /// @param claimDelay seconds between the request of a claim and its payment
+    struct Setup {
+        address token;
+        address vault;
+        address admin;
+        uint48 adminDelay;
+        address laneAdmin;
+        address guardian;
+        address treasury;
+        uint16 feeBps;
+        uint64 claimDelay;
+    }
+
     /// @param signer whose EIP-712 signature authorises batches
     /// @param seq number of the last batch settled; 0 if none
     /// @param state 0 unknown, 1 active, 2 closed
@@ -64,12 +86,7 @@ interface ISettlement {
     /// @notice summary = total << 64 | jobs paid << 32 | jobs skipped. amounts: one big-endian uint64 a group in the order
     /// of the data: what was paid, or 1 << 63 if the group was left out.
     event BatchSettled(
-        uint32 indexed lane,
-        uint64 indexed seq,
-        bytes32 chainHash,
-        bytes32 usageRoot,
-        uint256 summary,
-        bytes amounts
+        uint32 indexed lane, uint64 indexed seq, bytes32 chainHash, bytes32 usageRoot, uint256 summary, bytes amounts
     );
     event GroupSkipped(uint32 indexed lane, uint64 indexed seq, uint32 provider, uint32 payer, Why why);
     /// @notice One a bitmap word with refused jobs: job number = wordNo * 224 + bit.
@@ -108,6 +125,8 @@ interface ISettlement {
     error Overflow();
     error OutOfBounds();
     error ZeroAddress();
+    /// @notice The vault gave delegators more than there was.
+    error BadDivision(uint64 share, uint64 toDelegators);
 
     // ---- what a lane's operator uses
     /// @notice Settles a batch. Anyone may send it; authority is the signature of the lane's signer over
@@ -126,13 +145,10 @@ interface ISettlement {
     function laneOf(uint32 lane) external view returns (Lane memory);
     function isPaid(uint32 lane, uint64 jobNo) external view returns (bool);
     function settlePaused() external view returns (bool);
-    function receiptInChain(
-        uint32 lane,
-        bytes32 prev,
-        Link[] calldata links,
-        bytes32 leaf,
-        bytes32[] calldata proof
-    ) external view returns (bool);
+    function receiptInChain(uint32 lane, bytes32 prev, Link[] calldata links, bytes32 leaf, bytes32[] calldata proof)
+        external
+        view
+        returns (bool);
 
     // ---- payers
     function registerPayer(uint32 lane) external returns (uint32 payer);
