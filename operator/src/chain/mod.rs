@@ -4,7 +4,15 @@
 //! block, and reads nothing from the chain itself. With no chain configured, [`Chains::home`] is `None`: jobs run and
 //! are metered, and nothing is owed.
 
+pub mod client;
 pub mod config;
+pub mod contracts;
+pub mod follower;
+mod lineage;
+pub mod metrics;
+pub mod read;
+pub mod rpc_error;
+mod touched;
 pub mod view;
 pub mod wei;
 

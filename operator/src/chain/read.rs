@@ -1,0 +1,381 @@
+//! Reads lane, parameters and accounts in one block.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use alloy::{
+    primitives::{B256, U256},
+    sol_types::SolInterface as _,
+};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    ChainConfig, ContractMismatch,
+    client::{ChainClient, ClientError},
+    contracts::{
+        ISettlement::{self, ISettlementErrors},
+        IStakeVault::{self, IStakeVaultErrors},
+    },
+    view::{
+        CancelReason, LaneState, LaneView, Params, PayerView, ProviderView, SlashState, SlashView,
+        TicketView,
+    },
+};
+
+/// How many accounts are read at once.
+const AT_ONCE: usize = 8;
+
+/// Reads of one configured chain.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    client: ChainClient,
+    config: Arc<ChainConfig>,
+}
+
+impl Reader {
+    /// A reader of the configured contracts.
+    #[must_use]
+    pub fn new(client: ChainClient, config: Arc<ChainConfig>) -> Self {
+        Self { client, config }
+    }
+
+    async fn settlement<C: alloy::sol_types::SolCall + Clone>(
+        &self,
+        op: &'static str,
+        call: C,
+        at: B256,
+    ) -> Result<C::Return, ClientError> {
+        let to = self.config.settlement.address;
+        self.client.read(op, to, &call, at).await
+    }
+
+    async fn vault<C: alloy::sol_types::SolCall + Clone>(
+        &self,
+        op: &'static str,
+        call: C,
+        at: B256,
+    ) -> Result<C::Return, ClientError> {
+        let to = self.config.vault.address;
+        self.client.read(op, to, &call, at).await
+    }
+
+    /// How the chain and its contracts differ from what is configured. The lane is not looked at.
+    pub async fn mismatch(&self, at: B256) -> Result<Option<ContractMismatch>, ClientError> {
+        let config = &self.config;
+        let found = self.client.chain_id().await?;
+        if found != config.chain_id {
+            return Ok(Some(ContractMismatch::ChainId {
+                expected: config.chain_id,
+                found,
+            }));
+        }
+        for (contract, expected) in [
+            ("Settlement", &config.settlement),
+            ("StakeVault", &config.vault),
+        ] {
+            let found = self.client.code_hash(expected.address, at).await?;
+            if found != expected.code_hash {
+                return Ok(Some(ContractMismatch::Code {
+                    contract,
+                    address: expected.address,
+                    expected: expected.code_hash,
+                    found,
+                }));
+            }
+        }
+        let token = self
+            .settlement(
+                "read the settlement's token",
+                ISettlement::tokenCall {},
+                at,
+            )
+            .await?;
+        let vault = self
+            .settlement(
+                "read the settlement's vault",
+                ISettlement::vaultCall {},
+                at,
+            )
+            .await?;
+        for (what, expected, found) in [
+            ("token", config.token, token),
+            ("vault", config.vault.address, vault),
+        ] {
+            if expected != found {
+                return Ok(Some(ContractMismatch::Wiring {
+                    what,
+                    expected,
+                    found,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The lane.
+    pub async fn lane(&self, at: B256) -> Result<LaneView, ClientError> {
+        let lane = self.config.lane;
+        let entry = self
+            .settlement("read the lane", ISettlement::laneOfCall { lane }, at)
+            .await?;
+        let paused = self
+            .settlement(
+                "read whether batches are paused",
+                ISettlement::settlePausedCall {},
+                at,
+            )
+            .await?;
+        let slash_signer = self
+            .vault(
+                "read the lane's slash signer",
+                IStakeVault::slashSignerCall { lane },
+                at,
+            )
+            .await?;
+        Ok(LaneView {
+            seq: entry.seq.to(),
+            chain_hash: entry.chainHash,
+            signer: entry.signer,
+            state: match entry.state {
+                0 => LaneState::Unknown,
+                1 => LaneState::Active,
+                _ => LaneState::Closed,
+            },
+            paused,
+            slash_signer,
+        })
+    }
+
+    /// The parameters.
+    pub async fn params(&self, at: B256) -> Result<Params, ClientError> {
+        let minimum = |role| {
+            self.vault(
+                "read the minimum stake",
+                IStakeVault::minimumStakeCall { role },
+                at,
+            )
+        };
+        let fee_bps = self
+            .settlement("read the fee", ISettlement::feeBpsCall {}, at)
+            .await?;
+        let claim_delay = self
+            .settlement("read the claim delay", ISettlement::claimDelayCall {}, at)
+            .await?;
+        let unbonding = self
+            .vault(
+                "read the unbonding time",
+                IStakeVault::unbondingTimeCall {},
+                at,
+            )
+            .await?;
+        Ok(Params {
+            fee_bps,
+            minimum_stake_miner: minimum(IStakeVault::Role::Miner).await?,
+            minimum_stake_coordinator: minimum(IStakeVault::Role::Coordinator).await?,
+            unbonding_time: Duration::from_secs(unbonding),
+            claim_delay: Duration::from_secs(claim_delay),
+        })
+    }
+
+    /// These providers.
+    pub async fn providers(
+        &self,
+        ids: impl IntoIterator<Item = u32>,
+        params: &Params,
+        at: B256,
+    ) -> Result<BTreeMap<u32, Option<ProviderView>>, ClientError> {
+        stream::iter(ids)
+            .map(|id| async move { Ok((id, self.provider(id, params, at).await?)) })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn provider(
+        &self,
+        id: u32,
+        params: &Params,
+        at: B256,
+    ) -> Result<Option<ProviderView>, ClientError> {
+        let call = IStakeVault::providerOfCall { provider: id };
+        let entry = match self.vault("read a provider", call, at).await {
+            Ok(entry) => entry,
+            Err(error) if is_unknown_account(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if entry.staker.is_zero() {
+            return Ok(None);
+        }
+        let effective_stake = self
+            .vault(
+                "read a provider's effective stake",
+                IStakeVault::effectiveStakeCall { provider: id },
+                at,
+            )
+            .await?;
+        let tickets = self
+            .vault(
+                "read a provider's withdrawals",
+                IStakeVault::ticketsOfCall {
+                    provider: id,
+                    account: entry.staker,
+                },
+                at,
+            )
+            .await?;
+        let active = self
+            .settlement(
+                "read whether a provider is paid",
+                ISettlement::isActiveCall { provider: id },
+                at,
+            )
+            .await?;
+        Ok(Some(ProviderView {
+            staker: entry.staker,
+            operator: entry.operator,
+            beneficiary: entry.beneficiary,
+            registered_at: entry.registeredAt,
+            payable_at: entry.payableAt,
+            active,
+            own: entry.own,
+            delegated: entry.delegated,
+            unbonding: entry.unbonding,
+            frozen: entry.frozen,
+            effective_stake,
+            // As `isBonded` says it: strictly above the minimum.
+            bonded_miner: effective_stake > params.minimum_stake_miner,
+            bonded_coordinator: effective_stake > params.minimum_stake_coordinator,
+            session_epoch: entry.sessionEpoch,
+            commission_bps: entry.commissionBps,
+            inventory_hash: entry.inventoryHash,
+            tickets: tickets
+                .into_iter()
+                .map(|ticket| TicketView {
+                    id: ticket.id,
+                    amount: ticket.amount,
+                    unlock_at: ticket.unlockAt,
+                })
+                .collect(),
+        }))
+    }
+
+    /// These payers of the lane.
+    pub async fn payers(
+        &self,
+        ids: impl IntoIterator<Item = u32>,
+        at: B256,
+    ) -> Result<BTreeMap<u32, Option<PayerView>>, ClientError> {
+        stream::iter(ids)
+            .map(|id| async move { Ok((id, self.payer(id, at).await?)) })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn payer(&self, payer: u32, at: B256) -> Result<Option<PayerView>, ClientError> {
+        let lane = self.config.lane;
+        let mut view = PayerView::default();
+        // The reward account belongs to the lane: nobody can withdraw from it.
+        if payer != 0 {
+            let call = ISettlement::payerOwnerCall { lane, payer };
+            match self.settlement("read a payer's owner", call, at).await {
+                Ok(owner) if owner.is_zero() => return Ok(None),
+                Ok(owner) => view.owner = owner,
+                Err(error) if is_unknown_account(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+            let thaw = self
+                .settlement(
+                    "read what a payer withdraws",
+                    ISettlement::thawOfCall { lane, payer },
+                    at,
+                )
+                .await?;
+            view.thawing = thaw.amount;
+            view.thaw_due = thaw.due;
+        }
+        view.balance = self
+            .settlement(
+                "read a payer's balance",
+                ISettlement::balanceOfCall { lane, payer },
+                at,
+            )
+            .await?;
+        Ok(Some(view))
+    }
+
+    /// The slashes of these incidents of the lane.
+    pub async fn slashes(
+        &self,
+        incidents: impl IntoIterator<Item = B256>,
+        at: B256,
+    ) -> Result<BTreeMap<B256, Option<SlashView>>, ClientError> {
+        stream::iter(incidents)
+            .map(|incident| async move { Ok((incident, self.slash(incident, at).await?)) })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn slash(
+        &self,
+        incident: B256,
+        at: B256,
+    ) -> Result<Option<SlashView>, ClientError> {
+        let id = self
+            .vault(
+                "read the slash of an incident",
+                IStakeVault::slashIdOfCall {
+                    lane: self.config.lane,
+                    incidentId: incident,
+                },
+                at,
+            )
+            .await?;
+        if id == U256::ZERO {
+            return Ok(None);
+        }
+        let slash = self
+            .vault("read a slash", IStakeVault::slashOfCall { id }, at)
+            .await?;
+        use IStakeVault::{CancelWhy, SlashState as State};
+        let state = match slash.state {
+            State::Disputed => SlashState::Disputed,
+            State::Upheld => SlashState::Upheld,
+            State::Executed => SlashState::Executed,
+            State::Cancelled => SlashState::Cancelled,
+            State::Proposed | State::None | State::__Invalid => SlashState::Proposed,
+        };
+        Ok(Some(SlashView {
+            id: id.saturating_to(),
+            provider: slash.provider,
+            amount: slash.amount,
+            frozen: slash.frozen,
+            upheld: slash.upheld,
+            evidence: slash.evidence,
+            counter_evidence: slash.counterEvidence,
+            dispute_until: slash.disputeUntil,
+            resolve_until: slash.resolveUntil,
+            state,
+            cancelled: match slash.why {
+                CancelWhy::NotUpheld => Some(CancelReason::NotUpheld),
+                CancelWhy::NotDecided => Some(CancelReason::NotDecided),
+                CancelWhy::Guardian => Some(CancelReason::Guardian),
+                CancelWhy::NothingAtStake => Some(CancelReason::NothingAtStake),
+                CancelWhy::None | CancelWhy::__Invalid => None,
+            },
+        }))
+    }
+}
+
+/// Whether the contract says that there is no such account.
+fn is_unknown_account(error: &ClientError) -> bool {
+    error.revert().is_some_and(|data| {
+        matches!(
+            ISettlementErrors::abi_decode(data),
+            Ok(ISettlementErrors::UnknownPayer(_) | ISettlementErrors::UnknownProvider(_))
+        ) || matches!(
+            IStakeVaultErrors::abi_decode(data),
+            Ok(IStakeVaultErrors::UnknownProvider(_))
+        )
+    })
+}
