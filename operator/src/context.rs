@@ -5,7 +5,7 @@ use kube::Client;
 
 use crate::{
     caches::Caches, chain::Chains, events::Events, health::Health, leader::Leadership,
-    metrics::Metrics,
+    metrics::Metrics, settlement::Lane,
 };
 
 /// The operator's surroundings. Cloning shares them.
@@ -19,6 +19,8 @@ pub struct Context {
     pub caches: Caches,
     /// The chains on which this cluster settles, and what is known of them. Without one, nothing is owed.
     pub chains: Chains,
+    /// This cluster's lane on its chain, for reading and writing there. `None` if no chain is configured.
+    pub lane: Option<Lane>,
     /// Where events go.
     pub events: Events,
     /// Where measurements go.

@@ -6,6 +6,7 @@
 //! | [`controllers`] | one folder per kind: observe → decide → act → status |
 //! | [`snapshot`] | the scheduler's view of the caches |
 //! | [`chain`] | what is known of the chain, kept up to date by following its blocks |
+//! | [`settlement`] | what a lane owes: batched, signed, sent, followed until it is final |
 //! | [`caches`] | what is known of the cluster, kept up to date by watches |
 //! | [`reconcile`], [`backoff`], [`status`], [`events`], [`error`] | what controllers run on |
 //! | [`leader`] | election by Lease |
@@ -27,6 +28,7 @@ pub mod metrics;
 pub mod reconcile;
 pub mod run;
 pub mod scheduler;
+pub mod settlement;
 pub mod snapshot;
 pub mod status;
 pub mod telemetry;

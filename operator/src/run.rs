@@ -22,6 +22,7 @@ use crate::{
     http::{self, HttpError},
     leader::{Elector, Leadership, Terms},
     metrics::Metrics,
+    settlement::{Lane, OpenError},
 };
 
 /// What readiness says until each cache speaks for itself.
@@ -42,6 +43,9 @@ pub enum RunError {
     /// The chains file is wrong.
     #[error("configure the chains")]
     Chains(#[source] ConfigError),
+    /// A key is missing, or the chain has no client.
+    #[error("open the lane")]
+    Lane(#[source] OpenError),
     /// Signals cannot be received.
     #[error("listen for signals")]
     Signals(#[source] std::io::Error),
@@ -70,6 +74,7 @@ enum Exit {
 pub async fn run(args: Args) -> Result<(), RunError> {
     let chains = Chains::configured(args.chains_file.as_deref()).map_err(RunError::Chains)?;
     let metrics = Metrics::new().map_err(RunError::Metrics)?;
+    let lane = Lane::open(&chains, metrics.registry()).map_err(RunError::Lane)?;
     let health = Health::default();
     let asked = CancellationToken::new();
     stop_on_signals(&asked)?;
@@ -93,7 +98,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         "the operator starts"
     );
 
-    let outcome = work(args, chains, health, metrics, asked).await;
+    let outcome = work(args, chains, lane, health, metrics, asked).await;
     serving.cancel();
     // Whatever the server has to say, the work is done.
     let _ = server.await;
@@ -103,6 +108,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
 async fn work(
     args: Args,
     chains: Chains,
+    lane: Option<Lane>,
     health: Health,
     metrics: Metrics,
     asked: CancellationToken,
@@ -120,6 +126,9 @@ async fn work(
         return Ok(());
     }
     tracing::info!("the caches are filled");
+    if let Some(lane) = &lane {
+        watches.spawn(lane.follower().run(caches.clone(), Timestamp::now));
+    }
 
     let resigning = CancellationToken::new();
     let (leadership, mut election) = take_part(&args, &client, &metrics, &resigning);
@@ -129,6 +138,7 @@ async fn work(
         namespace: args.namespace.clone(),
         caches,
         chains,
+        lane,
         metrics,
         health,
         leadership: leadership.clone(),

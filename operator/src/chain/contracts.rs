@@ -1,12 +1,14 @@
-//! The contracts' calls, events and errors, from what the contracts' own sources compile to.
+//! The contracts' calls, events and errors, from the ABI files that the contracts' sources compile to.
 
 use alloy::sol;
 
 sol!(
     #[allow(missing_docs, clippy::too_many_arguments)]
-    "../contracts/src/interfaces/ISettlement.sol"
+    Settlement,
+    "../contracts/abi/Settlement.json"
 );
 sol!(
     #[allow(missing_docs, clippy::too_many_arguments)]
-    "../contracts/src/interfaces/IStakeVault.sol"
+    StakeVault,
+    "../contracts/abi/StakeVault.json"
 );

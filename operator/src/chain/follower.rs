@@ -112,9 +112,7 @@ impl Follower {
         let interest = self.chain.interest().borrow().clone();
         let tip = self.client.block(BlockNumberOrTag::Latest).await?;
         let before = self.chain.view();
-        let due = self
-            .read_all_at
-            .is_none_or(|at| at.elapsed() >= FULL_READ);
+        let due = self.read_all_at.is_none_or(|at| at.elapsed() >= FULL_READ);
         let (Some(before), false) = (before, due) else {
             return self.read_everything(&tip, &interest, now).await;
         };
@@ -215,7 +213,11 @@ impl Follower {
     ) -> Result<(), ClientError> {
         let (contract, lane, params) = match self.reader.mismatch(tip.hash).await? {
             // Calls to something else than our contracts would fail or mislead.
-            Some(mismatch) => (Err(mismatch), LaneView::default(), super::view::Params::default()),
+            Some(mismatch) => (
+                Err(mismatch),
+                LaneView::default(),
+                super::view::Params::default(),
+            ),
             None => {
                 let lane = self.reader.lane(tip.hash).await?;
                 let params = self.reader.params(tip.hash).await?;

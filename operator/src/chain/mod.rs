@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod config;
+#[allow(missing_docs)]
 pub mod contracts;
 pub mod follower;
 mod lineage;

@@ -12,8 +12,8 @@ use super::{
     ChainConfig, ContractMismatch,
     client::{ChainClient, ClientError},
     contracts::{
-        ISettlement::{self, ISettlementErrors},
-        IStakeVault::{self, IStakeVaultErrors},
+        Settlement::{self, SettlementErrors},
+        StakeVault::{self, StakeVaultErrors},
     },
     view::{
         CancelReason, LaneState, LaneView, Params, PayerView, ProviderView, SlashState, SlashView,
@@ -21,6 +21,10 @@ use super::{
     },
 };
 
+/// `Role.Miner` of IStakeVault.sol, by its number.
+const ROLE_MINER: u8 = 0;
+/// `Role.Coordinator` of IStakeVault.sol, by its number.
+const ROLE_COORDINATOR: u8 = 1;
 /// How many accounts are read at once.
 const AT_ONCE: usize = 8;
 
@@ -83,18 +87,10 @@ impl Reader {
             }
         }
         let token = self
-            .settlement(
-                "read the settlement's token",
-                ISettlement::tokenCall {},
-                at,
-            )
+            .settlement("read the settlement's token", Settlement::tokenCall {}, at)
             .await?;
         let vault = self
-            .settlement(
-                "read the settlement's vault",
-                ISettlement::vaultCall {},
-                at,
-            )
+            .settlement("read the settlement's vault", Settlement::vaultCall {}, at)
             .await?;
         for (what, expected, found) in [
             ("token", config.token, token),
@@ -115,19 +111,19 @@ impl Reader {
     pub async fn lane(&self, at: B256) -> Result<LaneView, ClientError> {
         let lane = self.config.lane;
         let entry = self
-            .settlement("read the lane", ISettlement::laneOfCall { lane }, at)
+            .settlement("read the lane", Settlement::laneOfCall { lane }, at)
             .await?;
         let paused = self
             .settlement(
                 "read whether batches are paused",
-                ISettlement::settlePausedCall {},
+                Settlement::settlePausedCall {},
                 at,
             )
             .await?;
         let slash_signer = self
             .vault(
                 "read the lane's slash signer",
-                IStakeVault::slashSignerCall { lane },
+                StakeVault::slashSignerCall { lane },
                 at,
             )
             .await?;
@@ -150,27 +146,27 @@ impl Reader {
         let minimum = |role| {
             self.vault(
                 "read the minimum stake",
-                IStakeVault::minimumStakeCall { role },
+                StakeVault::minimumStakeCall { role },
                 at,
             )
         };
         let fee_bps = self
-            .settlement("read the fee", ISettlement::feeBpsCall {}, at)
+            .settlement("read the fee", Settlement::feeBpsCall {}, at)
             .await?;
         let claim_delay = self
-            .settlement("read the claim delay", ISettlement::claimDelayCall {}, at)
+            .settlement("read the claim delay", Settlement::claimDelayCall {}, at)
             .await?;
         let unbonding = self
             .vault(
                 "read the unbonding time",
-                IStakeVault::unbondingTimeCall {},
+                StakeVault::unbondingTimeCall {},
                 at,
             )
             .await?;
         Ok(Params {
             fee_bps,
-            minimum_stake_miner: minimum(IStakeVault::Role::Miner).await?,
-            minimum_stake_coordinator: minimum(IStakeVault::Role::Coordinator).await?,
+            minimum_stake_miner: minimum(ROLE_MINER).await?,
+            minimum_stake_coordinator: minimum(ROLE_COORDINATOR).await?,
             unbonding_time: Duration::from_secs(unbonding),
             claim_delay: Duration::from_secs(claim_delay),
         })
@@ -196,7 +192,7 @@ impl Reader {
         params: &Params,
         at: B256,
     ) -> Result<Option<ProviderView>, ClientError> {
-        let call = IStakeVault::providerOfCall { provider: id };
+        let call = StakeVault::providerOfCall { provider: id };
         let entry = match self.vault("read a provider", call, at).await {
             Ok(entry) => entry,
             Err(error) if is_unknown_account(&error) => return Ok(None),
@@ -208,14 +204,14 @@ impl Reader {
         let effective_stake = self
             .vault(
                 "read a provider's effective stake",
-                IStakeVault::effectiveStakeCall { provider: id },
+                StakeVault::effectiveStakeCall { provider: id },
                 at,
             )
             .await?;
         let tickets = self
             .vault(
                 "read a provider's withdrawals",
-                IStakeVault::ticketsOfCall {
+                StakeVault::ticketsOfCall {
                     provider: id,
                     account: entry.staker,
                 },
@@ -225,7 +221,7 @@ impl Reader {
         let active = self
             .settlement(
                 "read whether a provider is paid",
-                ISettlement::isActiveCall { provider: id },
+                Settlement::isActiveCall { provider: id },
                 at,
             )
             .await?;
@@ -276,7 +272,7 @@ impl Reader {
         let mut view = PayerView::default();
         // The reward account belongs to the lane: nobody can withdraw from it.
         if payer != 0 {
-            let call = ISettlement::payerOwnerCall { lane, payer };
+            let call = Settlement::payerOwnerCall { lane, payer };
             match self.settlement("read a payer's owner", call, at).await {
                 Ok(owner) if owner.is_zero() => return Ok(None),
                 Ok(owner) => view.owner = owner,
@@ -286,7 +282,7 @@ impl Reader {
             let thaw = self
                 .settlement(
                     "read what a payer withdraws",
-                    ISettlement::thawOfCall { lane, payer },
+                    Settlement::thawOfCall { lane, payer },
                     at,
                 )
                 .await?;
@@ -296,7 +292,7 @@ impl Reader {
         view.balance = self
             .settlement(
                 "read a payer's balance",
-                ISettlement::balanceOfCall { lane, payer },
+                Settlement::balanceOfCall { lane, payer },
                 at,
             )
             .await?;
@@ -316,15 +312,11 @@ impl Reader {
             .await
     }
 
-    async fn slash(
-        &self,
-        incident: B256,
-        at: B256,
-    ) -> Result<Option<SlashView>, ClientError> {
+    async fn slash(&self, incident: B256, at: B256) -> Result<Option<SlashView>, ClientError> {
         let id = self
             .vault(
                 "read the slash of an incident",
-                IStakeVault::slashIdOfCall {
+                StakeVault::slashIdOfCall {
                     lane: self.config.lane,
                     incidentId: incident,
                 },
@@ -335,16 +327,9 @@ impl Reader {
             return Ok(None);
         }
         let slash = self
-            .vault("read a slash", IStakeVault::slashOfCall { id }, at)
+            .vault("read a slash", StakeVault::slashOfCall { id }, at)
             .await?;
-        use IStakeVault::{CancelWhy, SlashState as State};
-        let state = match slash.state {
-            State::Disputed => SlashState::Disputed,
-            State::Upheld => SlashState::Upheld,
-            State::Executed => SlashState::Executed,
-            State::Cancelled => SlashState::Cancelled,
-            State::Proposed | State::None | State::__Invalid => SlashState::Proposed,
-        };
+        let state = slash_state(slash.state);
         Ok(Some(SlashView {
             id: id.saturating_to(),
             provider: slash.provider,
@@ -356,14 +341,30 @@ impl Reader {
             dispute_until: slash.disputeUntil,
             resolve_until: slash.resolveUntil,
             state,
-            cancelled: match slash.why {
-                CancelWhy::NotUpheld => Some(CancelReason::NotUpheld),
-                CancelWhy::NotDecided => Some(CancelReason::NotDecided),
-                CancelWhy::Guardian => Some(CancelReason::Guardian),
-                CancelWhy::NothingAtStake => Some(CancelReason::NothingAtStake),
-                CancelWhy::None | CancelWhy::__Invalid => None,
-            },
+            cancelled: cancel_reason(slash.why),
         }))
+    }
+}
+
+/// `SlashState` of IStakeVault.sol, by its number.
+const fn slash_state(number: u8) -> SlashState {
+    match number {
+        2 => SlashState::Disputed,
+        3 => SlashState::Upheld,
+        4 => SlashState::Executed,
+        5 => SlashState::Cancelled,
+        _ => SlashState::Proposed,
+    }
+}
+
+/// `CancelWhy` of IStakeVault.sol, by its number.
+const fn cancel_reason(number: u8) -> Option<CancelReason> {
+    match number {
+        1 => Some(CancelReason::NotUpheld),
+        2 => Some(CancelReason::NotDecided),
+        3 => Some(CancelReason::Guardian),
+        4 => Some(CancelReason::NothingAtStake),
+        _ => None,
     }
 }
 
@@ -371,11 +372,11 @@ impl Reader {
 fn is_unknown_account(error: &ClientError) -> bool {
     error.revert().is_some_and(|data| {
         matches!(
-            ISettlementErrors::abi_decode(data),
-            Ok(ISettlementErrors::UnknownPayer(_) | ISettlementErrors::UnknownProvider(_))
+            SettlementErrors::abi_decode(data),
+            Ok(SettlementErrors::UnknownPayer(_) | SettlementErrors::UnknownProvider(_))
         ) || matches!(
-            IStakeVaultErrors::abi_decode(data),
-            Ok(IStakeVaultErrors::UnknownProvider(_))
+            StakeVaultErrors::abi_decode(data),
+            Ok(StakeVaultErrors::UnknownProvider(_))
         )
     })
 }

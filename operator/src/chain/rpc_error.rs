@@ -89,9 +89,7 @@ fn refused(payload: &ErrorPayload) -> RpcFailure {
     }
     // Code 3 is geth's for a revert; some nodes send a revert without its data.
     if payload.code == 3 || payload.message.contains("execution reverted") {
-        return RpcFailure::Reverted {
-            data: Bytes::new(),
-        };
+        return RpcFailure::Reverted { data: Bytes::new() };
     }
     RpcFailure::Refused {
         code: payload.code,

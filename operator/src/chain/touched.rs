@@ -10,7 +10,7 @@ use alloy::{
 
 use super::{
     Interest,
-    contracts::{ISettlement, IStakeVault},
+    contracts::{Settlement, StakeVault},
 };
 
 /// What is to be read again.
@@ -66,12 +66,12 @@ impl Touched {
         };
         // These carry the lane; which payers a batch debits stands in its data only.
         let of_a_lane = [
-            ISettlement::Deposited::SIGNATURE_HASH,
-            ISettlement::ThawRequested::SIGNATURE_HASH,
-            ISettlement::Withdrawn::SIGNATURE_HASH,
-            ISettlement::PayerRegistered::SIGNATURE_HASH,
+            Settlement::Deposited::SIGNATURE_HASH,
+            Settlement::ThawRequested::SIGNATURE_HASH,
+            Settlement::Withdrawn::SIGNATURE_HASH,
+            Settlement::PayerRegistered::SIGNATURE_HASH,
         ];
-        if event == ISettlement::BatchSettled::SIGNATURE_HASH {
+        if event == Settlement::BatchSettled::SIGNATURE_HASH {
             if indexed.first().and_then(number) == Some(lane) {
                 self.payers.extend(&interest.payers);
             }
@@ -96,11 +96,11 @@ impl Touched {
         };
         self.numbers(indexed, interest);
         let of_a_slash = [
-            IStakeVault::SlashProposed::SIGNATURE_HASH,
-            IStakeVault::SlashDisputed::SIGNATURE_HASH,
-            IStakeVault::SlashResolved::SIGNATURE_HASH,
-            IStakeVault::SlashExecuted::SIGNATURE_HASH,
-            IStakeVault::SlashCancelled::SIGNATURE_HASH,
+            StakeVault::SlashProposed::SIGNATURE_HASH,
+            StakeVault::SlashDisputed::SIGNATURE_HASH,
+            StakeVault::SlashResolved::SIGNATURE_HASH,
+            StakeVault::SlashExecuted::SIGNATURE_HASH,
+            StakeVault::SlashCancelled::SIGNATURE_HASH,
         ];
         if of_a_slash.contains(&event) {
             // Only a proposal names its incident; slashes are few.
@@ -159,14 +159,14 @@ mod tests {
 
     #[test]
     fn a_stake_touches_its_provider_only() {
-        let event = IStakeVault::Staked {
+        let event = StakeVault::Staked {
             provider: 3,
             amount: 1,
         };
         let seen = touched(&[log(VAULT, &event)]);
         assert_eq!(seen.providers, BTreeSet::from([3]));
         assert!(seen.lane && seen.payers.is_empty() && seen.incidents.is_empty());
-        let stranger = IStakeVault::Staked {
+        let stranger = StakeVault::Staked {
             provider: 99,
             amount: 1,
         };
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_batch_of_this_lane_touches_every_payer_and_one_of_another_none() {
-        let batch = |lane| ISettlement::BatchSettled {
+        let batch = |lane| Settlement::BatchSettled {
             lane,
             seq: 1,
             chainHash: B256::ZERO,
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_deposit_touches_the_payer_of_its_lane() {
-        let deposit = |lane, payer| ISettlement::Deposited {
+        let deposit = |lane, payer| Settlement::Deposited {
             lane,
             payer,
             from: Address::ZERO,
@@ -202,13 +202,21 @@ mod tests {
             touched(&[log(SETTLEMENT, &deposit(7, 5))]).payers,
             BTreeSet::from([5])
         );
-        assert!(touched(&[log(SETTLEMENT, &deposit(8, 5))]).payers.is_empty());
-        assert!(touched(&[log(SETTLEMENT, &deposit(7, 50))]).payers.is_empty());
+        assert!(
+            touched(&[log(SETTLEMENT, &deposit(8, 5))])
+                .payers
+                .is_empty()
+        );
+        assert!(
+            touched(&[log(SETTLEMENT, &deposit(7, 50))])
+                .payers
+                .is_empty()
+        );
     }
 
     #[test]
     fn a_slash_touches_its_provider_and_the_incidents() {
-        let event = IStakeVault::SlashExecuted {
+        let event = StakeVault::SlashExecuted {
             id: U256::from(1),
             provider: 4,
             fromStake: 1,
@@ -223,7 +231,7 @@ mod tests {
     fn a_log_of_an_unknown_sort_still_means_lane_and_parameters() {
         let mut unknown = log(
             VAULT,
-            &IStakeVault::Staked {
+            &StakeVault::Staked {
                 provider: 3,
                 amount: 1,
             },
