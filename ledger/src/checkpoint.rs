@@ -1,0 +1,209 @@
+//! An agent's statements about one slice: signed, and each covering the one before by its hash.
+
+use alloy_primitives::{Address, B256, Signature, keccak256};
+use alloy_sol_types::{SolStruct as _, SolValue as _};
+
+use crate::{
+    signature::signer,
+    typed::{Checkpoint as Statement, digest, evidence_domain},
+};
+
+/// What was measured in a span. A value that is not available is `None`, never 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Utilisation × time, in milliseconds at 100 %.
+    pub busy_millis: Option<u64>,
+    /// Memory × time, in MiB-seconds.
+    pub memory_mib_seconds: Option<u64>,
+    /// Energy in millijoules.
+    pub energy_millijoules: Option<u64>,
+    /// The most processes at one time.
+    pub peak_processes: Option<u32>,
+    /// How many samples the values rest on.
+    pub samples: Option<u64>,
+}
+
+impl Counters {
+    /// keccak256 over `(bool, uint64)` of each value in the order of the fields.
+    #[must_use]
+    pub fn hash(&self) -> B256 {
+        let pair = |value: Option<u64>| (value.is_some(), value.unwrap_or_default());
+        let encoded = (
+            pair(self.busy_millis),
+            pair(self.memory_mib_seconds),
+            pair(self.energy_millijoules),
+            pair(self.peak_processes.map(u64::from)),
+            pair(self.samples),
+        )
+            .abi_encode();
+        keccak256(encoded)
+    }
+}
+
+/// A device that the kubelet gave to the pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Device {
+    /// Its UUID.
+    pub uuid: String,
+    /// The physical device that a MIG instance is part of; empty for a physical one.
+    pub parent_uuid: String,
+    /// The share of the physical device, as numerator and denominator; (1, 1) for all of it.
+    pub share: (u32, u32),
+}
+
+/// keccak256 over the devices in the order of their UUIDs.
+#[must_use]
+pub fn devices_hash(devices: &[Device]) -> B256 {
+    let mut sorted: Vec<_> = devices.iter().collect();
+    sorted.sort();
+    let encoded: Vec<_> = sorted
+        .into_iter()
+        .map(|d| (d.uuid.clone(), d.parent_uuid.clone(), d.share.0, d.share.1))
+        .collect();
+    keccak256(encoded.abi_encode())
+}
+
+/// What all checkpoints of a slice have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject<'a> {
+    /// The UsageRecord's name.
+    pub record: &'a str,
+    /// The pod's uid.
+    pub pod_uid: &'a str,
+    /// [`devices_hash`].
+    pub devices: B256,
+}
+
+/// One statement, as far as it differs from the others of its slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Counts starts of the agent that lost sight of the process.
+    pub epoch: u64,
+    /// Its number within the epoch, from 0.
+    pub seq: u64,
+    /// Begin of the span, in Unix milliseconds.
+    pub from_ms: u64,
+    /// End of the span.
+    pub to_ms: u64,
+    /// How many earlier ones were folded into it.
+    pub folded: u32,
+    /// What was measured in the span.
+    pub counters: Counters,
+    /// The head before it; zero for the first of a slice.
+    pub previous: B256,
+}
+
+impl Checkpoint {
+    /// What is signed.
+    #[must_use]
+    pub fn statement(&self, subject: Subject<'_>) -> Statement {
+        Statement {
+            record: subject.record.to_owned(),
+            podUid: subject.pod_uid.to_owned(),
+            epoch: self.epoch,
+            seq: self.seq,
+            fromMs: self.from_ms,
+            toMs: self.to_ms,
+            devices: subject.devices,
+            counters: self.counters.hash(),
+            previous: self.previous,
+        }
+    }
+
+    /// The head of the chain after it: the EIP-712 hash of the struct.
+    #[must_use]
+    pub fn head(&self, subject: Subject<'_>) -> B256 {
+        self.statement(subject).eip712_hash_struct()
+    }
+
+    /// What the agent's key signs.
+    #[must_use]
+    pub fn digest(&self, subject: Subject<'_>) -> B256 {
+        digest(&self.statement(subject), &evidence_domain())
+    }
+}
+
+/// A checkpoint as it is published.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Signed {
+    /// The statement.
+    pub checkpoint: Checkpoint,
+    /// The head that it claims.
+    pub head: B256,
+    /// The agent's signature.
+    pub signature: Signature,
+}
+
+/// What is wrong with a chain of checkpoints, and with which of them (counted from 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("checkpoint {index}: {what}")]
+pub struct ChainFault {
+    /// Which.
+    pub index: usize,
+    /// What.
+    pub what: Fault,
+}
+
+/// What is wrong with a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It does not follow from the one before.
+    #[error("its previous hash is not the head before it")]
+    Previous,
+    /// Its content has another hash.
+    #[error("its head is not the hash of its content")]
+    Head,
+    /// Another key signed it, or what was signed is something else.
+    #[error("its signature is not the agent key's")]
+    Signature,
+    /// Numbers are missing that it does not say it folded, or go back.
+    #[error("its number does not follow, and it does not say that so many were folded into it")]
+    Sequence,
+    /// It ends before it begins, or begins before the one before ended.
+    #[error("its span overlaps the one before or ends before it begins")]
+    Span,
+}
+
+/// Checks that `chain` is whole: each follows from the one before, says what was hashed, and was signed by `key`.
+pub fn verify(subject: Subject<'_>, key: Address, chain: &[Signed]) -> Result<(), ChainFault> {
+    let mut before: Option<&Signed> = None;
+    for (index, signed) in chain.iter().enumerate() {
+        check(subject, key, before, signed).map_err(|what| ChainFault { index, what })?;
+        before = Some(signed);
+    }
+    Ok(())
+}
+
+fn check(
+    subject: Subject<'_>,
+    key: Address,
+    before: Option<&Signed>,
+    signed: &Signed,
+) -> Result<(), Fault> {
+    let this = &signed.checkpoint;
+    if this.previous != before.map(|b| b.head).unwrap_or_default() {
+        return Err(Fault::Previous);
+    }
+    if signed.head != this.head(subject) {
+        return Err(Fault::Head);
+    }
+    // A folded checkpoint has the number of the last one in it.
+    let first = this.seq.checked_sub(this.folded.into());
+    let follows = match before.map(|b| b.checkpoint) {
+        Some(b) if b.epoch == this.epoch => first == b.seq.checked_add(1),
+        // Folding across epochs keeps the last epoch's number.
+        Some(b) => this.epoch > b.epoch && first.is_none_or(|first| first == 0 || this.folded > 0),
+        None => first.is_none_or(|first| first == 0 || this.folded > 0),
+    };
+    if !follows {
+        return Err(Fault::Sequence);
+    }
+    let begins = before.map_or(0, |b| b.checkpoint.to_ms);
+    if this.from_ms > this.to_ms || this.from_ms < begins {
+        return Err(Fault::Span);
+    }
+    if signer(this.digest(subject), &signed.signature) != Ok(key) {
+        return Err(Fault::Signature);
+    }
+    Ok(())
+}

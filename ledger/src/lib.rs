@@ -1,0 +1,21 @@
+//! Money and evidence as pure functions. Nothing here reads a clock, a file or a network.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`amount`] | nano-tokens, prices on the wire, the one rounding of a group |
+//! | [`billing`] | what of a lease is billed, slice by slice; emissions |
+//! | [`checkpoint`] | an agent's signed, hash-chained statements and their verification |
+//! | [`receipt`] | what stands under a batch's usage root for one record |
+//! | [`merkle`] | roots and proofs as OpenZeppelin's `MerkleProof` verifies them |
+//! | [`batch`] | the payload of `Settlement.settle`: encoder, strict decoder, the lane's hash chain |
+//! | [`typed`] | the EIP-712 structs that people, agents and the operator sign |
+//! | [`signature`] | 65-byte signatures: reading, normalising, recovering |
+
+pub mod amount;
+pub mod batch;
+pub mod billing;
+pub mod checkpoint;
+pub mod merkle;
+pub mod receipt;
+pub mod signature;
+pub mod typed;
