@@ -207,3 +207,134 @@ fn check(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use k256::ecdsa::SigningKey;
+
+    use super::*;
+
+    const SUBJECT: Subject<'_> = Subject {
+        record: "uid-1-0-0",
+        pod_uid: "pod",
+        devices: B256::repeat_byte(1),
+    };
+
+    fn key(byte: u8) -> SigningKey {
+        SigningKey::from_slice(&[byte; 32]).unwrap()
+    }
+
+    fn address(key: &SigningKey) -> Address {
+        Address::from_public_key(key.verifying_key())
+    }
+
+    fn sign(key: &SigningKey, checkpoint: Checkpoint) -> Signed {
+        let (signature, parity) = key
+            .sign_prehash_recoverable(checkpoint.digest(SUBJECT).as_slice())
+            .unwrap();
+        Signed {
+            checkpoint,
+            head: checkpoint.head(SUBJECT),
+            signature: Signature::from((signature, parity)),
+        }
+    }
+
+    /// A chain of `(epoch, seq, folded, from, to)`.
+    fn chain(key: &SigningKey, spans: &[(u64, u64, u32, u64, u64)]) -> Vec<Signed> {
+        let mut chain: Vec<Signed> = Vec::new();
+        for (epoch, seq, folded, from_ms, to_ms) in spans.iter().copied() {
+            let previous = chain.last().map(|last| last.head).unwrap_or_default();
+            let checkpoint = Checkpoint {
+                epoch,
+                seq,
+                from_ms,
+                to_ms,
+                folded,
+                counters: Counters::default(),
+                previous,
+            };
+            chain.push(sign(key, checkpoint));
+        }
+        chain
+    }
+
+    fn fault(spans: &[(u64, u64, u32, u64, u64)]) -> Option<(usize, Fault)> {
+        let key = key(7);
+        verify(SUBJECT, address(&key), &chain(&key, spans))
+            .err()
+            .map(|fault| (fault.index, fault.what))
+    }
+
+    #[test]
+    fn a_whole_chain_is_accepted_also_with_a_new_epoch_and_with_folded_ones() {
+        assert_eq!(fault(&[(0, 0, 0, 5, 5), (0, 1, 0, 5, 9)]), None);
+        assert_eq!(fault(&[(0, 0, 0, 5, 9), (1, 0, 0, 30, 40)]), None);
+        assert_eq!(fault(&[(0, 3, 3, 5, 9), (0, 4, 0, 9, 40)]), None);
+    }
+
+    #[test]
+    fn what_does_not_follow_is_named() {
+        assert_eq!(
+            fault(&[(0, 0, 0, 5, 5), (0, 2, 0, 5, 9)]),
+            Some((1, Fault::Sequence))
+        );
+        assert_eq!(
+            fault(&[(1, 0, 0, 5, 5), (0, 1, 0, 5, 9)]),
+            Some((1, Fault::Sequence))
+        );
+        assert_eq!(
+            fault(&[(0, 0, 0, 5, 9), (0, 1, 0, 8, 9)]),
+            Some((1, Fault::Span))
+        );
+        assert_eq!(fault(&[(0, 0, 0, 9, 5)]), Some((0, Fault::Span)));
+    }
+
+    #[test]
+    fn a_changed_or_foreign_statement_is_found() {
+        let mine = key(7);
+        let whole = chain(&mine, &[(0, 0, 0, 5, 5), (0, 1, 0, 5, 9), (0, 2, 0, 9, 12)]);
+        let verdict = |chain: &[Signed]| {
+            verify(SUBJECT, address(&mine), chain).map_err(|f| (f.index, f.what))
+        };
+        assert_eq!(verdict(&whole), Ok(()));
+        let mut changed = whole.clone();
+        changed[1].checkpoint.to_ms = 8;
+        assert_eq!(verdict(&changed), Err((1, Fault::Head)));
+        let mut dropped = whole.clone();
+        dropped.remove(1);
+        assert_eq!(verdict(&dropped), Err((1, Fault::Previous)));
+        let mut foreign = whole.clone();
+        foreign[2] = sign(&key(8), foreign[2].checkpoint);
+        assert_eq!(verdict(&foreign), Err((2, Fault::Signature)));
+        let elsewhere = Subject {
+            record: "other",
+            ..SUBJECT
+        };
+        assert_eq!(
+            verify(elsewhere, address(&mine), &whole).map_err(|f| f.index),
+            Err(0)
+        );
+    }
+
+    #[test]
+    fn nothing_measured_is_not_zero() {
+        let zero = Counters {
+            busy_millis: Some(0),
+            ..Counters::default()
+        };
+        assert_ne!(zero.hash(), Counters::default().hash());
+    }
+
+    #[test]
+    fn the_order_of_devices_does_not_matter() {
+        let device = |uuid: &str| Device {
+            uuid: uuid.into(),
+            parent_uuid: String::new(),
+            share: (1, 1),
+        };
+        assert_eq!(
+            devices_hash(&[device("a"), device("b")]),
+            devices_hash(&[device("b"), device("a")])
+        );
+    }
+}

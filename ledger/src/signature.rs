@@ -20,6 +20,10 @@ pub fn parse(text: &str) -> Result<Signature, SignatureFault> {
         .ok()
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or(SignatureFault::Format)?;
+    // Other values would be read as those of EIP-155, which no typed data has.
+    if !matches!(bytes, [.., 0 | 1 | 27 | 28]) {
+        return Err(SignatureFault::Values);
+    }
     let signature = Signature::from_raw_array(&bytes).map_err(|_| SignatureFault::Values)?;
     Ok(signature.normalize_s().unwrap_or(signature))
 }
