@@ -10,7 +10,8 @@ use kube::ResourceExt as _;
 
 use crate::{
     caches::{Caches, parsed},
-    controllers::{gpu_node, job_request::job_request},
+    chain::Chains,
+    controllers::{gpu_node, job_request::job_request, stake_binding::bond::Bond},
     error::chain,
     scheduler::{
         JobUid, MemberKey, NodeFacts, NodeStanding, PodFacts, Reservation, Snapshot,
@@ -26,6 +27,7 @@ use crate::{
 #[must_use]
 pub fn snapshot(
     caches: &Caches,
+    chains: &Chains,
     assumed: &[Reservation],
     weights: WeightPolicy,
     sequence: u64,
@@ -33,7 +35,7 @@ pub fn snapshot(
 ) -> Snapshot {
     let gpu_nodes = caches.gpu_nodes.state();
     let nodes = parsed(&gpu_nodes)
-        .filter_map(|gpu_node| facts_of(caches, gpu_node, now))
+        .filter_map(|gpu_node| facts_of(caches, chains, gpu_node, now))
         .collect();
     let pods = pod_facts(caches, |_| true);
     let reservations = reservations(caches, assumed, &pods, |_| true);
@@ -57,9 +59,14 @@ pub struct GpuCounts {
 
 /// The GPUs of `gpu_node`, counted as for a decision.
 #[must_use]
-pub fn gpu_counts(caches: &Caches, gpu_node: &GpuNode, now: Timestamp) -> GpuCounts {
+pub fn gpu_counts(
+    caches: &Caches,
+    chains: &Chains,
+    gpu_node: &GpuNode,
+    now: Timestamp,
+) -> GpuCounts {
     let name = gpu_node.name_any();
-    let Some(facts) = facts_of(caches, gpu_node, now) else {
+    let Some(facts) = facts_of(caches, chains, gpu_node, now) else {
         return GpuCounts::default();
     };
     let capacity = facts.capacity().gpus;
@@ -84,15 +91,25 @@ pub fn gpu_counts(caches: &Caches, gpu_node: &GpuNode, now: Timestamp) -> GpuCou
 }
 
 /// The node with what the operator concludes about it now, which may be newer than what its status says.
-fn facts_of(caches: &Caches, gpu_node: &GpuNode, now: Timestamp) -> Option<NodeFacts> {
+fn facts_of(
+    caches: &Caches,
+    chains: &Chains,
+    gpu_node: &GpuNode,
+    now: Timestamp,
+) -> Option<NodeFacts> {
     let name = gpu_node.name_any();
     let node = caches.node(&name);
     let heartbeat = caches.last_heartbeat(&name);
+    let guarantee = gpu_node::observe::guarantee(caches, chains, gpu_node, now);
     let standing = NodeStanding {
-        offer: gpu_node::decide::offer(gpu_node, node.as_deref(), heartbeat, now),
-        // No chain is configured in this version, so no node has a stake on one and all weigh the same.
-        bonded: false,
-        stake: STAKE_WITHOUT_CHAIN,
+        offer: gpu_node::decide::offer(gpu_node, node.as_deref(), heartbeat, &guarantee, now),
+        bonded: guarantee.backing.in_force().is_some(),
+        provider: guarantee.backing.provider,
+        stake: match &guarantee.backing.bond {
+            Bond::NotAsked => STAKE_WITHOUT_CHAIN,
+            Bond::InForce(provider) => provider.share,
+            Bond::Missing(..) => 0,
+        },
     };
     match NodeFacts::from_objects(gpu_node, node.as_deref(), standing) {
         Ok(facts) => Some(facts),

@@ -3,6 +3,7 @@
 //! The caches run on every replica, so that a standby can take over at once; controllers run on the leader only. Each
 //! watch has its own task and its own back-off. Reading a store never waits.
 
+pub mod census;
 pub mod heartbeats;
 pub mod prune;
 pub mod triggers;
@@ -34,7 +35,11 @@ use self::{
     triggers::{Pulse, TriggerHub},
     watch::{Seen, everything, watch},
 };
-use crate::{health::Health, metrics::Metrics};
+use crate::{
+    controllers::{gpu_node::signers::Signers, stake_binding::observe::LastResolutions},
+    health::Health,
+    metrics::Metrics,
+};
 
 /// Selects the agents' heartbeats among the leases of the namespace.
 const HEARTBEATS: &str = "app.kubernetes.io/component=device-agent";
@@ -64,6 +69,8 @@ pub struct Caches {
     /// All Namespaces.
     pub namespaces: Store<Namespace>,
     heartbeats: Heartbeats,
+    last_resolutions: LastResolutions,
+    signers: Signers,
     triggers: Triggers,
 }
 
@@ -73,6 +80,8 @@ struct Triggers {
     gpu_nodes: TriggerHub<Guarded<GpuNode>>,
     compute_jobs: TriggerHub<Guarded<ComputeJob>>,
     stake_bindings: TriggerHub<Guarded<StakeBinding>>,
+    /// Nodes and StakeBindings: what binds which may have changed.
+    bindings: Pulse,
     capacity: Pulse,
     queue: Pulse,
 }
@@ -188,6 +197,8 @@ impl Caches {
             priority_classes,
             namespaces,
             heartbeats,
+            last_resolutions: LastResolutions::default(),
+            signers: Signers::default(),
             triggers,
         }
     }
@@ -226,7 +237,32 @@ impl Caches {
         self.triggers.stake_bindings.clone()
     }
 
-    /// Beats when free capacity may have changed: a Node, GpuNode, StakeBinding or pod.
+    /// Announces that stakes on a chain have changed: whatever hangs on them is looked at again.
+    pub fn stakes_changed(&self) {
+        self.triggers.stake_bindings.all();
+        self.triggers.gpu_nodes.all();
+        self.triggers.capacity.beat();
+    }
+
+    /// A number that changes whenever a Node or a StakeBinding does.
+    #[must_use]
+    pub fn bindings_revision(&self) -> u64 {
+        self.triggers.bindings.count()
+    }
+
+    /// What bound which node when somebody last asked.
+    #[must_use]
+    pub fn last_resolutions(&self) -> &LastResolutions {
+        &self.last_resolutions
+    }
+
+    /// Who signed the agents' certificates that were looked at lately.
+    #[must_use]
+    pub fn signers(&self) -> &Signers {
+        &self.signers
+    }
+
+    /// Beats when free capacity may have changed: a Node, GpuNode, StakeBinding, stake or pod.
     #[must_use]
     pub fn capacity_changes(&self) -> tokio::sync::watch::Receiver<u64> {
         self.triggers.capacity.changes()
@@ -285,6 +321,7 @@ pub fn parsed<K: Resource>(objects: &[Arc<Guarded<K>>]) -> impl Iterator<Item = 
 impl Triggers {
     fn on_node(self) -> impl Fn(Seen<'_, Node>) + Send {
         move |seen| {
+            self.bindings.beat();
             match seen {
                 Seen::Applied(node) | Seen::Deleted(node) => {
                     self.gpu_nodes.one(None, &node.name_any());
@@ -367,6 +404,7 @@ impl Triggers {
 
     fn on_stake_binding(self) -> impl Fn(Seen<'_, Guarded<StakeBinding>>) + Send {
         move |_| {
+            self.bindings.beat();
             self.stake_bindings.all();
             self.gpu_nodes.all();
             self.capacity.beat();

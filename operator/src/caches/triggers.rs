@@ -113,6 +113,12 @@ impl Pulse {
         self.0.send_modify(|count| *count += 1);
     }
 
+    /// How many changes there have been.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        *self.0.borrow()
+    }
+
     /// A receiver that has seen everything so far.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {

@@ -18,6 +18,7 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     let mut controllers = JoinSet::new();
     controllers.spawn(gpu_node::run(context.clone(), stop.clone()));
     controllers.spawn(stake_binding::run(context.clone(), stop.clone()));
+    controllers.spawn(stake_binding::follow_stakes(context.clone(), stop.clone()));
     controllers.spawn(compute_job::run(context.clone(), stop.clone()));
     controllers.spawn(placement::run(context.clone(), stop.clone()));
     while let Some(ended) = controllers.join_next().await {

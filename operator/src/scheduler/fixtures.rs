@@ -44,6 +44,7 @@ pub fn node(name: &str, gpus: u64) -> NodeFacts {
         jurisdiction: Some("DE".to_owned()),
         reputation: 1000,
         bonded: true,
+        provider: None,
         stake: STAKE_WITHOUT_CHAIN,
     }
 }

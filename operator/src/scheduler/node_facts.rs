@@ -70,6 +70,8 @@ pub struct NodeFacts {
     pub reputation: u32,
     /// Whether it has the stake that the lane asks for.
     pub bonded: bool,
+    /// The account number of the provider whose node it is, if it is bound.
+    pub provider: Option<u32>,
     /// Its share of its provider's stake, in whole tokens.
     pub stake: u64,
 }
@@ -81,6 +83,8 @@ pub struct NodeStanding {
     pub offer: Result<(), OfferReason>,
     /// Whether it has the stake that the lane asks for.
     pub bonded: bool,
+    /// The account number of the provider whose node it is, if it is bound.
+    pub provider: Option<u32>,
     /// Its share of its provider's stake, in whole tokens; [`super::weight::STAKE_WITHOUT_CHAIN`] without a chain.
     pub stake: u64,
 }
@@ -146,6 +150,7 @@ impl NodeFacts {
                 .and_then(|status| status.reputation)
                 .unwrap_or(SPOTLESS_REPUTATION),
             bonded: standing.bonded,
+            provider: standing.provider,
             stake: standing.stake,
         })
     }
@@ -210,6 +215,7 @@ mod tests {
     const STANDING: NodeStanding = NodeStanding {
         offer: Ok(()),
         bonded: true,
+        provider: Some(7),
         stake: 5,
     };
 

@@ -14,8 +14,8 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 
-use super::observe::Observed;
-use crate::scheduler::Resources;
+use super::{guarantee::Guarantee, observe::Observed};
+use crate::{controllers::stake_binding::bond::Bond, scheduler::Resources};
 
 /// Three heartbeats of 10 s: after this an agent counts as silent.
 pub const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(30);
@@ -44,9 +44,9 @@ pub struct Plan {
 #[must_use]
 pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
     let node = seen.node.as_deref();
-    let verdict = offer(gpu_node, node, seen.heartbeat, now);
+    let verdict = offer(gpu_node, node, seen.heartbeat, &seen.guarantee, now);
     let reason = verdict.err().unwrap_or(OfferReason::Available);
-    let words = why_not_offered(gpu_node, reason);
+    let words = why_not_offered(gpu_node, &seen.guarantee, reason);
     let (state, ready) = match verdict {
         Ok(()) => (OfferState::Offered, GpuNodeReason::Ready),
         Err(_) => (OfferState::Withheld, GpuNodeReason::NotOffered),
@@ -55,12 +55,7 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
     let facts = vec![
         reporting(gpu_node, seen.heartbeat, now),
         healthy(gpu_node, seen.heartbeat, now),
-        Fact::new(
-            GpuNodeCondition::Bonded,
-            Status::Unknown,
-            GpuNodeReason::NoChainConfigured,
-            "no chain is configured, so no bond is asked for",
-        ),
+        bonded(&seen.guarantee),
         Fact::new(GpuNodeCondition::Offered, offered, reason, words.clone()),
         Fact::new(
             GpuNodeCondition::Quarantined,
@@ -75,18 +70,19 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
         offer: Offer { state, reason },
         capacity: seen.gpus.capacity,
         free: seen.gpus.free,
-        provider_id: seen.provider_id,
-        again_at: next_change(gpu_node, seen.heartbeat, now),
+        provider_id: seen.guarantee.backing.provider,
+        again_at: next_change(gpu_node, seen, now),
     }
 }
 
 /// Whether jobs may be placed on the node at `now`; if not, the first reason in the order of [`OfferReason`].
 ///
-/// `heartbeat` is when the agent was last heard of.
+/// `heartbeat` is when the agent was last heard of; `guarantee` is what the chain has to say.
 pub fn offer(
     gpu_node: &GpuNode,
     node: Option<&Node>,
     heartbeat: Option<Timestamp>,
+    guarantee: &Guarantee,
     now: Timestamp,
 ) -> Result<(), OfferReason> {
     let node = node.ok_or(OfferReason::NodeMissing)?;
@@ -126,24 +122,24 @@ pub fn offer(
         return Err(OfferReason::Maintenance);
     }
     match gpu_node.spec.mode {
-        OfferMode::Always => Ok(()),
-        OfferMode::Drained => Err(OfferReason::Drained),
-        OfferMode::IdleOnly | OfferMode::Scheduled => Err(OfferReason::ModeUnavailable),
+        OfferMode::Always => {}
+        OfferMode::Drained => return Err(OfferReason::Drained),
+        OfferMode::IdleOnly | OfferMode::Scheduled => return Err(OfferReason::ModeUnavailable),
     }
+    guarantee.holds()
 }
 
 /// The first moment after `now` at which the answer may differ though no object has changed.
-fn next_change(
-    gpu_node: &GpuNode,
-    heartbeat: Option<Timestamp>,
-    now: Timestamp,
-) -> Option<Timestamp> {
-    let silence = heartbeat.and_then(|last| last.checked_add(SILENT_AFTER).ok());
+fn next_change(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Option<Timestamp> {
+    let silence = seen
+        .heartbeat
+        .and_then(|last| last.checked_add(SILENT_AFTER).ok());
     let spans = gpu_node.spec.maintenance.iter();
     let edges = spans.flat_map(|span| [span.from.0, span.to.0]);
     silence
         .into_iter()
         .chain(edges)
+        .chain(seen.guarantee.ends_at(gpu_node))
         .filter(|moment| *moment > now)
         .min()
 }
@@ -235,6 +231,31 @@ fn reporting(gpu_node: &GpuNode, heartbeat: Option<Timestamp>, now: Timestamp) -
     }
 }
 
+fn bonded(guarantee: &Guarantee) -> Fact {
+    let (status, reason, words) = match &guarantee.backing.bond {
+        Bond::NotAsked => (
+            Status::Unknown,
+            GpuNodeReason::NoChainConfigured,
+            "no chain is configured, so no bond is asked for".to_owned(),
+        ),
+        Bond::InForce(provider) => (
+            Status::True,
+            GpuNodeReason::Bonded,
+            format!(
+                "the stake of provider {} on chain {} answers for the node",
+                provider.id, provider.chain
+            ),
+        ),
+        Bond::Missing(GpuNodeReason::ChainUnavailable, words) => (
+            Status::Unknown,
+            GpuNodeReason::ChainUnavailable,
+            words.clone(),
+        ),
+        Bond::Missing(reason, words) => (Status::False, *reason, words.clone()),
+    };
+    Fact::new(GpuNodeCondition::Bonded, status, reason, words)
+}
+
 fn healthy(gpu_node: &GpuNode, heartbeat: Option<Timestamp>, now: Timestamp) -> Fact {
     let fact = |status: Status, reason, words: String| {
         Fact::new(GpuNodeCondition::Healthy, status, reason, words)
@@ -312,7 +333,7 @@ fn names(devices: &[&Device]) -> String {
 }
 
 /// The words for an offer's reason.
-fn why_not_offered(gpu_node: &GpuNode, reason: OfferReason) -> String {
+fn why_not_offered(gpu_node: &GpuNode, guarantee: &Guarantee, reason: OfferReason) -> String {
     let words = match reason {
         OfferReason::Available => "free GPUs may be given to jobs",
         OfferReason::NodeMissing => "there is no Node of this name",
@@ -341,10 +362,7 @@ fn why_not_offered(gpu_node: &GpuNode, reason: OfferReason) -> String {
         }
         OfferReason::OutsideWindow => "no window of spec.windows is open",
         OfferReason::InLocalUse => "the node is in local use",
-        OfferReason::Unbonded => "no StakeBinding gives the node the stake that is asked for",
-        OfferReason::KeyNotCertified => {
-            "the provider has not certified the agent's key, or no longer; see spec.agentCertificate"
-        }
+        OfferReason::Unbonded | OfferReason::KeyNotCertified => return guarantee.words(gpu_node),
         OfferReason::Quarantined => "too many failures lately",
     };
     words.to_owned()

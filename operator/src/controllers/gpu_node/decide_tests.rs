@@ -6,7 +6,7 @@ use gridstake_crds::{
     GpuNode,
     closed_enum::ClosedEnum as _,
     condition::Status,
-    gpu_node::{OfferReason, OfferState},
+    gpu_node::{GpuNodeReason, OfferReason, OfferState},
 };
 use k8s_openapi::{
     api::core::v1::Node,
@@ -16,10 +16,17 @@ use serde_json::{Value, json};
 
 use super::{
     decide::{Plan, SILENT_AFTER, decide, offer},
+    guarantee::{CertificateFault, Guarantee},
     observe::Observed,
     status,
 };
-use crate::snapshot::GpuCounts;
+use crate::{
+    controllers::stake_binding::{
+        bond::{Backing, Bond, Provider},
+        fixtures::OPERATOR,
+    },
+    snapshot::GpuCounts,
+};
 
 fn now() -> Timestamp {
     "2026-06-01T12:00:00Z".parse().unwrap()
@@ -75,7 +82,7 @@ fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
             capacity: 2,
             free: 1,
         },
-        provider_id: None,
+        guarantee: Guarantee::default(),
     }
 }
 
@@ -109,7 +116,13 @@ fn expect(
     heartbeat: Option<Timestamp>,
     expected: OfferReason,
 ) {
-    let verdict = offer(gpu_node, node.as_ref(), heartbeat, now());
+    let verdict = offer(
+        gpu_node,
+        node.as_ref(),
+        heartbeat,
+        &Guarantee::default(),
+        now(),
+    );
     assert_eq!(
         verdict.err().unwrap_or(OfferReason::Available),
         expected,
@@ -397,7 +410,7 @@ fn health_is_unknown_while_nobody_looks_and_names_the_sick_otherwise() {
 #[test]
 fn without_a_chain_no_bond_is_asked_for() {
     let mut bound = all_well();
-    bound.provider_id = Some(7);
+    bound.guarantee.backing.provider = Some(7);
     let plan = decide(&well(), &bound, now());
     assert_eq!(
         stated(&plan, "Bonded"),
@@ -407,13 +420,99 @@ fn without_a_chain_no_bond_is_asked_for() {
     assert_eq!(plan.provider_id, Some(7));
 }
 
+fn provider() -> Provider {
+    Provider {
+        id: 7,
+        chain: "anvil".into(),
+        operator: OPERATOR,
+        session_epoch: 0,
+        share: 1,
+    }
+}
+
+fn guaranteed(bond: Bond, certificate: Result<(), CertificateFault>) -> Observed {
+    let mut seen = all_well();
+    seen.guarantee = Guarantee {
+        backing: Backing {
+            provider: Some(7),
+            bond,
+        },
+        certificate,
+    };
+    seen
+}
+
+#[test]
+fn with_a_chain_a_node_is_offered_only_while_it_is_bonded_and_its_agents_key_certified() {
+    let missing = |reason| Bond::Missing(reason, "why".to_owned());
+    let bonded = || Bond::InForce(provider());
+    for (bond, certificate, holds, reason, offer) in [
+        (
+            bonded(),
+            Ok(()),
+            Status::True,
+            "Bonded",
+            OfferReason::Available,
+        ),
+        (
+            bonded(),
+            Err(CertificateFault::NoKey),
+            Status::True,
+            "Bonded",
+            OfferReason::KeyNotCertified,
+        ),
+        (
+            missing(GpuNodeReason::StakeTooSmall),
+            Ok(()),
+            Status::False,
+            "StakeTooSmall",
+            OfferReason::Unbonded,
+        ),
+        (
+            missing(GpuNodeReason::NoBinding),
+            Ok(()),
+            Status::False,
+            "NoBinding",
+            OfferReason::Unbonded,
+        ),
+        (
+            missing(GpuNodeReason::ChainUnavailable),
+            Ok(()),
+            Status::Unknown,
+            "ChainUnavailable",
+            OfferReason::Unbonded,
+        ),
+    ] {
+        let plan = decide(&well(), &guaranteed(bond, certificate), now());
+        assert_eq!(stated(&plan, "Bonded"), (holds, reason));
+        assert_eq!(plan.offer.reason, offer, "{reason}");
+        if offer == OfferReason::Unbonded {
+            assert_eq!(words(&plan, "Offered"), "why");
+        }
+    }
+}
+
+#[test]
+fn what_ails_the_node_itself_comes_before_its_bond() {
+    let drained = gpu_node(&json!({"mode": "Drained"}), &two_devices());
+    let unbonded = Bond::Missing(GpuNodeReason::NoBinding, String::new());
+    let plan = decide(&drained, &guaranteed(unbonded, Ok(())), now());
+    assert_eq!(plan.offer.reason, OfferReason::Drained);
+}
+
 #[test]
 fn the_next_look_is_exactly_when_time_alone_changes_the_answer() {
     let ok = well();
     let deadline = ago(5) + SILENT_AFTER;
     assert_eq!(decide(&ok, &all_well(), now()).again_at, Some(deadline));
     assert_eq!(
-        offer(&ok, Some(&sound_node()), Some(ago(5)), deadline),
+        offer(
+            &ok,
+            Some(&sound_node()),
+            Some(ago(5)),
+            &Guarantee::default(),
+            deadline
+        ),
         Err(OfferReason::AgentSilent)
     );
 

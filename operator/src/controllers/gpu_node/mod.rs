@@ -1,8 +1,10 @@
-//! GpuNodes: joins what the agent found with Node, heartbeat, StakeBindings and pods into an offer.
+//! GpuNodes: joins what the agent found with Node, heartbeat, StakeBindings, chain and pods into an offer.
 
 pub mod act;
 pub mod decide;
+pub mod guarantee;
 pub mod observe;
+pub mod signers;
 pub mod status;
 
 #[cfg(test)]
@@ -84,7 +86,7 @@ async fn pass(
 ) -> Result<Pass, Error> {
     let now = (context.now)();
     let name = gpu_node.name_any();
-    let seen = observe::observe(&context.caches, &gpu_node, now);
+    let seen = observe::observe(&context.caches, &context.chains, &gpu_node, now);
     let plan = decide::decide(&gpu_node, &seen, now);
 
     let settles_in = writes.settles_in(&name, Instant::now());

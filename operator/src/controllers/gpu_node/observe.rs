@@ -1,4 +1,4 @@
-//! What a GpuNode is judged by. Reads the caches; decides nothing.
+//! What a GpuNode is judged by. Reads the caches and what is known of the chain; decides nothing.
 
 use std::sync::Arc;
 
@@ -6,9 +6,14 @@ use gridstake_crds::GpuNode;
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::ResourceExt as _;
 
+use super::guarantee::{Guarantee, certificate};
 use crate::{
     caches::Caches,
-    controllers::stake_binding,
+    chain::Chains,
+    controllers::stake_binding::{
+        bond,
+        observe::{resolutions, sight},
+    },
     snapshot::{GpuCounts, gpu_counts},
 };
 
@@ -21,18 +26,47 @@ pub struct Observed {
     pub heartbeat: Option<Timestamp>,
     /// Its GPUs.
     pub gpus: GpuCounts,
-    /// The provider of the one StakeBinding that binds the node.
-    pub provider_id: Option<u32>,
+    /// The stake behind the node, and its agent's key.
+    pub guarantee: Guarantee,
 }
 
 /// Looks around `gpu_node` at `now`.
 #[must_use]
-pub fn observe(caches: &Caches, gpu_node: &GpuNode, now: Timestamp) -> Observed {
+pub fn observe(caches: &Caches, chains: &Chains, gpu_node: &GpuNode, now: Timestamp) -> Observed {
     let name = gpu_node.name_any();
     Observed {
         node: caches.node(&name),
         heartbeat: caches.last_heartbeat(&name),
-        gpus: gpu_counts(caches, gpu_node, now),
-        provider_id: stake_binding::observe::provider_of(caches, &name),
+        gpus: gpu_counts(caches, chains, gpu_node, now),
+        guarantee: guarantee(caches, chains, gpu_node, now),
+    }
+}
+
+/// The stake behind `gpu_node` and its agent's key, as things stand at `now`.
+#[must_use]
+pub fn guarantee(
+    caches: &Caches,
+    chains: &Chains,
+    gpu_node: &GpuNode,
+    now: Timestamp,
+) -> Guarantee {
+    let backing = bond::backing(
+        &gpu_node.name_any(),
+        &resolutions(caches),
+        chains.home().is_some(),
+        |spec| sight(chains, spec, now),
+    );
+    let certificate = match backing.in_force() {
+        Some(provider) => {
+            let signer = chains
+                .get(&provider.chain)
+                .and_then(|chain| caches.signers().of(gpu_node, provider.id, chain.config()));
+            certificate(gpu_node, provider, signer, now)
+        }
+        None => Ok(()),
+    };
+    Guarantee {
+        backing,
+        certificate,
     }
 }

@@ -16,6 +16,7 @@ use crate::{
 pub fn now(ctx: &Context, assumed: &[Reservation], sequence: u64) -> Snapshot {
     snapshot(
         &ctx.caches,
+        &ctx.chains,
         assumed,
         WeightPolicy::default(),
         sequence,
