@@ -6,14 +6,16 @@
 pub mod census;
 pub mod heartbeats;
 pub mod prune;
+mod record_index;
 pub mod triggers;
 mod watch;
 
 use std::sync::Arc;
 
 use gridstake_crds::{
-    ComputeJob, GpuNode, StakeBinding, gpu_node::GpuNodeCondition, names::LABEL_JOB,
-    names::LABEL_JOB_UID,
+    ComputeJob, GpuNode, StakeBinding, UsageRecord,
+    gpu_node::GpuNodeCondition,
+    names::{LABEL_JOB, LABEL_JOB_UID},
 };
 use k8s_openapi::{
     api::{
@@ -32,6 +34,7 @@ use tokio::task::JoinSet;
 
 use self::{
     heartbeats::Heartbeats,
+    record_index::RecordIndex,
     triggers::{Pulse, TriggerHub},
     watch::{Seen, everything, watch},
 };
@@ -62,6 +65,8 @@ pub struct Caches {
     pub compute_jobs: Store<Guarded<ComputeJob>>,
     /// All StakeBindings.
     pub stake_bindings: Store<Guarded<StakeBinding>>,
+    /// All UsageRecords of the operator's namespace; of sealed ones without the agent's checkpoints.
+    pub usage_records: Store<Guarded<UsageRecord>>,
     /// The agents' leases. For when an agent was last heard of see [`Caches::last_heartbeat`].
     pub leases: Store<Lease>,
     /// All PriorityClasses.
@@ -71,6 +76,8 @@ pub struct Caches {
     heartbeats: Heartbeats,
     last_resolutions: LastResolutions,
     signers: Signers,
+    record_index: RecordIndex,
+    namespace: String,
     triggers: Triggers,
 }
 
@@ -82,6 +89,7 @@ struct Triggers {
     stake_bindings: TriggerHub<Guarded<StakeBinding>>,
     /// Nodes and StakeBindings: what binds which may have changed.
     bindings: Pulse,
+    usage_records: TriggerHub<Guarded<UsageRecord>>,
     capacity: Pulse,
     queue: Pulse,
 }
@@ -97,6 +105,7 @@ impl Caches {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let triggers = Triggers::default();
+        let record_index = RecordIndex::default();
         // Two watches instead of one on all pods: of strangers' pods, ended ones never enter memory.
         let of_jobs = everything().labels(LABEL_JOB);
         let of_others = everything()
@@ -132,7 +141,7 @@ impl Caches {
             Api::all(client.clone()),
             of_jobs,
             prune::job_pod,
-            triggers.clone().on_job_pod()
+            triggers.clone().on_job_pod(namespace, record_index.clone())
         );
         let other_pods = start!(
             "other Pod",
@@ -153,7 +162,9 @@ impl Caches {
             Api::all(client.clone()),
             all(),
             prune::metadata,
-            triggers.clone().on_compute_job()
+            triggers
+                .clone()
+                .on_compute_job(namespace, record_index.clone())
         );
         let stake_bindings = start!(
             "StakeBinding",
@@ -161,6 +172,13 @@ impl Caches {
             all(),
             prune::metadata,
             triggers.clone().on_stake_binding()
+        );
+        let usage_records = start!(
+            "UsageRecord",
+            Api::namespaced(client.clone(), namespace),
+            all(),
+            prune::usage_record,
+            triggers.clone().on_usage_record(record_index.clone())
         );
         let heartbeats = Heartbeats::default();
         let leases = start!(
@@ -193,12 +211,15 @@ impl Caches {
             gpu_nodes,
             compute_jobs,
             stake_bindings,
+            usage_records,
             leases,
             priority_classes,
             namespaces,
             heartbeats,
             last_resolutions: LastResolutions::default(),
             signers: Signers::default(),
+            record_index,
+            namespace: namespace.to_owned(),
             triggers,
         }
     }
@@ -213,6 +234,7 @@ impl Caches {
             self.gpu_nodes.wait_until_ready(),
             self.compute_jobs.wait_until_ready(),
             self.stake_bindings.wait_until_ready(),
+            self.usage_records.wait_until_ready(),
             self.leases.wait_until_ready(),
             self.priority_classes.wait_until_ready(),
             self.namespaces.wait_until_ready(),
@@ -225,7 +247,7 @@ impl Caches {
         self.triggers.gpu_nodes.clone()
     }
 
-    /// ComputeJobs to look at: changed in any way, or whose pods, PriorityClass or Namespace changed.
+    /// ComputeJobs to look at: changed in any way, or whose pods, UsageRecords, PriorityClass or Namespace changed.
     #[must_use]
     pub fn compute_job_triggers(&self) -> TriggerHub<Guarded<ComputeJob>> {
         self.triggers.compute_jobs.clone()
@@ -262,6 +284,12 @@ impl Caches {
         &self.signers
     }
 
+    /// UsageRecords to look at: changed in any way, or whose pod or job changed.
+    #[must_use]
+    pub fn usage_record_triggers(&self) -> TriggerHub<Guarded<UsageRecord>> {
+        self.triggers.usage_records.clone()
+    }
+
     /// Beats when free capacity may have changed: a Node, GpuNode, StakeBinding, stake or pod.
     #[must_use]
     pub fn capacity_changes(&self) -> tokio::sync::watch::Receiver<u64> {
@@ -285,6 +313,53 @@ impl Caches {
                 && is(pod, LABEL_JOB, name)
                 && is(pod, LABEL_JOB_UID, uid)
         })
+    }
+
+    /// The UsageRecords of the job with this uid, in any state.
+    #[must_use]
+    pub fn records_of_job(&self, uid: &str) -> Vec<Arc<Guarded<UsageRecord>>> {
+        self.record_index
+            .of_job(uid)
+            .iter()
+            .filter_map(|name| self.usage_record(name))
+            .collect()
+    }
+
+    /// The UsageRecord of this name.
+    #[must_use]
+    pub fn usage_record(&self, name: &str) -> Option<Arc<Guarded<UsageRecord>>> {
+        self.usage_records
+            .get(&ObjectRef::new(name).within(&self.namespace))
+    }
+
+    /// The pod of this name with the label of a ComputeJob.
+    #[must_use]
+    pub fn job_pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.job_pods.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// The ComputeJob of this name, if it can be parsed.
+    #[must_use]
+    pub fn compute_job(&self, namespace: &str, name: &str) -> Option<Arc<Guarded<ComputeJob>>> {
+        self.compute_jobs
+            .get(&ObjectRef::new(name).within(namespace))
+            .filter(|job| job.0.is_ok())
+    }
+
+    /// The GpuNode of this name, if it can be parsed.
+    #[must_use]
+    pub fn gpu_node(&self, name: &str) -> Option<Arc<Guarded<GpuNode>>> {
+        self.gpu_nodes
+            .get(&ObjectRef::new(name))
+            .filter(|node| node.0.is_ok())
+    }
+
+    /// The heartbeat Lease of the agent on `node`.
+    #[must_use]
+    pub fn heartbeat_lease(&self, node: &str) -> Option<Arc<Lease>> {
+        let name = gridstake_crds::names::heartbeat_lease(node);
+        self.leases
+            .get(&ObjectRef::new(&name).within(&self.namespace))
     }
 
     /// The Node of this name.
@@ -333,10 +408,18 @@ impl Triggers {
         }
     }
 
-    fn on_job_pod(self) -> impl Fn(Seen<'_, Pod>) + Send {
+    fn on_job_pod(
+        self,
+        namespace: &str,
+        records: RecordIndex,
+    ) -> impl Fn(Seen<'_, Pod>) + Send + use<> {
+        let own = namespace.to_owned();
         move |seen| {
             match seen {
                 Seen::Applied(pod) | Seen::Deleted(pod) => {
+                    if let Some(uid) = pod.labels().get(LABEL_JOB_UID) {
+                        self.records_of(&own, &records, uid);
+                    }
                     if let (Some(job), namespace) = (pod.labels().get(LABEL_JOB), pod.namespace()) {
                         self.compute_jobs.one(namespace.as_deref(), job);
                     }
@@ -344,10 +427,42 @@ impl Triggers {
                 }
                 Seen::Everything(_) => {
                     self.compute_jobs.all();
+                    self.usage_records.all();
                     self.gpu_nodes.all();
                 }
             }
             self.capacity.beat();
+        }
+    }
+
+    /// What befalls a job or one of its pods may end its slices.
+    fn records_of(&self, namespace: &str, records: &RecordIndex, job_uid: &str) {
+        for name in records.of_job(job_uid) {
+            self.usage_records.one(Some(namespace), &name);
+        }
+    }
+
+    fn on_usage_record(
+        self,
+        records: RecordIndex,
+    ) -> impl Fn(Seen<'_, Guarded<UsageRecord>>) + Send {
+        move |seen| match seen {
+            Seen::Applied(record) | Seen::Deleted(record) => {
+                self.usage_records
+                    .one(record.meta().namespace.as_deref(), &record.name_any());
+                let Ok(parsed) = &record.0 else { return };
+                match seen {
+                    Seen::Deleted(_) => records.remove(parsed),
+                    _ => records.insert(parsed),
+                }
+                let job = &parsed.spec.job;
+                self.compute_jobs.one(Some(&job.namespace), &job.name);
+            }
+            Seen::Everything(all) => {
+                records.replace(parsed(&all.state()));
+                self.usage_records.all();
+                self.compute_jobs.all();
+            }
         }
     }
 
@@ -380,10 +495,18 @@ impl Triggers {
         }
     }
 
-    fn on_compute_job(self) -> impl Fn(Seen<'_, Guarded<ComputeJob>>) + Send {
+    fn on_compute_job(
+        self,
+        namespace: &str,
+        records: RecordIndex,
+    ) -> impl Fn(Seen<'_, Guarded<ComputeJob>>) + Send + use<> {
+        let own = namespace.to_owned();
         move |seen| {
             match seen {
                 Seen::Applied(job) | Seen::Deleted(job) => {
+                    if let Some(uid) = &job.meta().uid {
+                        self.records_of(&own, &records, uid);
+                    }
                     self.compute_jobs
                         .one(job.meta().namespace.as_deref(), &job.name_any());
                     // A placement takes capacity before its pods exist, and its end gives it back.
@@ -395,6 +518,7 @@ impl Triggers {
                 }
                 Seen::Everything(_) => {
                     self.compute_jobs.all();
+                    self.usage_records.all();
                     self.gpu_nodes.all();
                 }
             }

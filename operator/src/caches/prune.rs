@@ -1,11 +1,12 @@
 //! What of an object is kept in memory: only what some part of the operator reads.
 
+use gridstake_crds::UsageRecord;
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Container, ContainerStatus, Namespace, Node, Pod, PodStatus},
     scheduling::v1::PriorityClass,
 };
-use kube::ResourceExt;
+use kube::{ResourceExt, core::DeserializeGuard};
 
 /// Written by `kubectl apply` and as large as the object itself.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -96,6 +97,19 @@ fn pod_spec(pod: &mut Pod) {
                 ..Container::default()
             };
         }
+    }
+}
+
+/// Keeps everything while the slice is open. What is billed no longer depends on the checkpoints once it is sealed, and
+/// they are most of a record.
+pub fn usage_record(record: &mut DeserializeGuard<UsageRecord>) {
+    metadata(record);
+    let Ok(record) = &mut record.0 else { return };
+    metadata(record);
+    if let Some(status) = record.status.as_mut().filter(|s| s.sealed.is_some())
+        && let Some(evidence) = &mut status.evidence
+    {
+        evidence.checkpoints = Vec::new();
     }
 }
 
