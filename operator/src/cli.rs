@@ -20,6 +20,10 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
 
+    /// After which time a slice of a lease is sealed, in seconds. A configured chain's `interval` comes before it.
+    #[arg(long, env = "GRIDSTAKE_SETTLEMENT_INTERVAL", default_value = "3600", value_parser = whole_seconds)]
+    pub settlement_interval: Duration,
+
     /// Whether replicas elect a leader. Without it this process works at once: run no second one.
     #[arg(long, env = "GRIDSTAKE_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_elect: bool,

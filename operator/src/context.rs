@@ -1,11 +1,13 @@
 //! What every controller is given.
 
+use std::time::Duration;
+
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use crate::{
     caches::Caches, chain::Chains, events::Events, health::Health, leader::Leadership,
-    metrics::Metrics, settlement::Lane,
+    metrics::Metrics, payer::Payers, settlement::Lane,
 };
 
 /// The operator's surroundings. Cloning shares them.
@@ -21,6 +23,10 @@ pub struct Context {
     pub chains: Chains,
     /// This cluster's lane on its chain, for reading and writing there. `None` if no chain is configured.
     pub lane: Option<Lane>,
+    /// Who pays, and whether the money lasts.
+    pub payers: Payers,
+    /// After which time a slice of a lease is sealed where no chain says so.
+    pub settlement_interval: Duration,
     /// Where events go.
     pub events: Events,
     /// Where measurements go.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`scheduler`] | which nodes a job's members go to; pure |
 //! | [`controllers`] | one folder per kind: observe → decide → act → status |
+//! | [`payer`] | who pays for a namespace's jobs, and whether the money lasts |
 //! | [`snapshot`] | the scheduler's view of the caches |
 //! | [`chain`] | what is known of the chain, kept up to date by following its blocks |
 //! | [`settlement`] | what a lane owes: batched, signed, sent, followed until it is final |
@@ -25,6 +26,7 @@ pub mod health;
 pub mod http;
 pub mod leader;
 pub mod metrics;
+pub mod payer;
 pub mod reconcile;
 pub mod run;
 pub mod scheduler;

@@ -22,6 +22,7 @@ use crate::{
     http::{self, HttpError},
     leader::{Elector, Leadership, Terms},
     metrics::Metrics,
+    payer::Payers,
     settlement::{Lane, OpenError},
 };
 
@@ -139,6 +140,8 @@ async fn work(
         caches,
         chains,
         lane,
+        payers: Payers::default(),
+        settlement_interval: args.settlement_interval,
         metrics,
         health,
         leadership: leadership.clone(),

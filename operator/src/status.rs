@@ -96,6 +96,18 @@ impl StatusError {
         matches!(self, Self::Apply { source, .. } if crate::error::is_conflict(source) || names_another_uid(source))
     }
 
+    /// Whether the API server has certainly not written it: it answered, and refused. Without an answer, or with one of
+    /// its own failures, it may have.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Encode { .. } | Self::Build { .. } => true,
+            Self::Apply { source, .. } => {
+                matches!(&**source, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408)
+            }
+        }
+    }
+
     /// Whether the object is gone.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

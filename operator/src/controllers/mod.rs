@@ -5,11 +5,12 @@ pub mod gpu_node;
 pub mod job_request;
 pub mod placement;
 pub mod stake_binding;
+pub mod usage_record;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::Context;
+use crate::{Context, payer};
 
 /// Runs all controllers until `stop`, or until one of them ends; then lets what runs finish.
 pub async fn run(context: &Context, stop: CancellationToken) {
@@ -20,6 +21,8 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     controllers.spawn(stake_binding::run(context.clone(), stop.clone()));
     controllers.spawn(stake_binding::follow_stakes(context.clone(), stop.clone()));
     controllers.spawn(compute_job::run(context.clone(), stop.clone()));
+    controllers.spawn(payer::watch::run(context.clone(), stop.clone()));
+    controllers.spawn(usage_record::run(context.clone(), stop.clone()));
     controllers.spawn(placement::run(context.clone(), stop.clone()));
     while let Some(ended) = controllers.join_next().await {
         if let Err(error) = ended {

@@ -2,7 +2,7 @@
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use gridstake_crds::{
-    ComputeJob,
+    ComputeJob, UsageRecord,
     names::{FINALIZER_JOB, FINALIZER_METERING, GATE_PLACEMENT, JOB_PRIORITY_CLASS, LABEL_JOB_UID},
 };
 use k8s_openapi::api::core::v1::Pod;
@@ -15,6 +15,7 @@ use serde_json::json;
 use super::{build, decide::Write};
 use crate::{
     context::Context,
+    controllers::usage_record::record::{self, NewMember},
     error::{ReconcileError, is_conflict, is_not_found},
 };
 
@@ -91,19 +92,18 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                     outcome.outdated = true;
                     return Ok(outcome);
                 }
-                let member = |member: &(u32, String)| {
-                    create(
-                        &pods,
-                        job,
-                        build::Member {
-                            attempt: *attempt,
-                            member: member.0,
-                        },
-                        member.1.clone(),
-                    )
+                // First the record: no GPU is held that nobody accounts for.
+                open_records(ctx, job, members).await?;
+                let create = |new: &NewMember| {
+                    let member = build::Member {
+                        attempt: new.attempt,
+                        member: new.member,
+                    };
+                    create(&pods, job, member, new.node.clone())
                 };
-                together(members.iter().map(member).collect()).await?;
+                together(members.iter().map(create).collect()).await?;
             }
+            Write::CreateRecords(members) => open_records(ctx, job, members).await?,
             Write::LiftGates(names) => {
                 together(
                     names
@@ -145,6 +145,28 @@ async fn together<F: Future<Output = Result<(), ActError>>>(
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await
+}
+
+/// Creates the record of each member's first slice, unless it is there: its name says whose it is, and its spec never
+/// changes.
+async fn open_records(
+    ctx: &Context,
+    job: &ComputeJob,
+    members: &[NewMember],
+) -> Result<(), ActError> {
+    let records: Api<UsageRecord> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+    let open = |new: &NewMember| {
+        let (records, record) = (records.clone(), record::first(job, &ctx.namespace, new));
+        async move {
+            match records.create(&PostParams::default(), &record).await {
+                Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+                result => result
+                    .map(drop)
+                    .map_err(failed("create UsageRecord", &record.name_any())),
+            }
+        }
+    };
+    together(members.iter().map(open).collect()).await
 }
 
 /// Makes sure, against the API server and not the cache, that `attempt` is still the one to be started, and that the

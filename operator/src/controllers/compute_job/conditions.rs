@@ -10,6 +10,9 @@ use gridstake_crds::{
 };
 use k8s_openapi::jiff::Timestamp;
 
+use super::decide::Observed;
+use crate::payer::{Funds, WhoPays};
+
 /// How far a job is, and what keeps it there. Derived in each pass, never stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -31,18 +34,18 @@ pub enum Phase {
     Ended(JobEndReason, String),
 }
 
-/// The facts that a job in `phase` states; `status` tells what it has used.
+/// The facts that a job in `phase` states; `status` and `seen` tell what it has used and who pays.
 #[must_use]
-pub fn facts(status: &ComputeJobStatus, phase: &Phase) -> Vec<Fact> {
+pub fn facts(status: &ComputeJobStatus, phase: &Phase, seen: &Observed) -> Vec<Fact> {
     vec![
         validated(status, phase),
         admitted(status, phase),
-        running(phase),
+        running(phase, seen),
         complete(phase),
         failed(phase),
-        metered(status),
-        settled(),
-        ready(phase),
+        metered(status, seen),
+        settled(status, seen),
+        ready(phase, seen),
     ]
 }
 
@@ -103,9 +106,22 @@ fn admitted(status: &ComputeJobStatus, phase: &Phase) -> Fact {
     }
 }
 
-fn running(phase: &Phase) -> Fact {
+/// What the tenant should know about a job that runs: whether the money will last.
+fn warning(seen: &Observed) -> Option<&str> {
+    match &seen.funds {
+        Funds::Low(message) => Some(message),
+        Funds::Suffice | Funds::Exhausted(_) => None,
+    }
+}
+
+fn running(phase: &Phase, seen: &Observed) -> Fact {
     match phase {
-        Phase::Running => fact(C::Running, true, R::Running, "all members run"),
+        Phase::Running => fact(
+            C::Running,
+            true,
+            R::Running,
+            warning(seen).unwrap_or("all members run"),
+        ),
         Phase::Starting(reason, message) => fact(C::Running, false, *reason, message),
         Phase::Stopping(_) => fact(C::Running, false, R::Stopping, ""),
         Phase::Ended(..) => fact(C::Running, false, R::Ended, ""),
@@ -145,9 +161,16 @@ fn failed(phase: &Phase) -> Fact {
     }
 }
 
-fn metered(status: &ComputeJobStatus) -> Fact {
+fn metered(status: &ComputeJobStatus, seen: &Observed) -> Fact {
     if status.active_placement().is_some() {
         fact(C::Metered, false, R::InProgress, "")
+    } else if !seen.books.are_closed() {
+        fact(
+            C::Metered,
+            false,
+            R::InProgress,
+            "what the last attempt used is being billed",
+        )
     } else if status.attempts.is_empty() {
         fact(C::Metered, status.has_ended(), R::NothingUsed, "")
     } else {
@@ -155,19 +178,51 @@ fn metered(status: &ComputeJobStatus) -> Fact {
     }
 }
 
-fn settled() -> Fact {
-    fact(
-        C::Settled,
-        Status::Unknown,
-        R::NoChainConfigured,
-        "no chain is configured, so nothing is owed",
-    )
+fn settled(status: &ComputeJobStatus, seen: &Observed) -> Fact {
+    let books = &seen.books;
+    let fact = |holds: bool, reason, message: &str| fact(C::Settled, holds, reason, message);
+    if seen.payer == WhoPays::Nobody && status.settlement.is_none() {
+        Fact::new(
+            C::Settled,
+            Status::Unknown,
+            R::NoChainConfigured,
+            "no chain is configured, so nothing is owed",
+        )
+    } else if status.active_placement().is_some() {
+        fact(false, R::InProgress, "")
+    } else if !books.are_closed() {
+        fact(false, R::Unsettled, "slices are being billed")
+    } else if books.has_left_out() {
+        fact(
+            false,
+            R::Unsettled,
+            "the contract left a slice out; status.settlement of its UsageRecord says why",
+        )
+    } else if !books.are_settled() {
+        fact(false, R::Unsettled, "slices wait to be paid")
+    } else if !status.has_ended() {
+        let reason = if books.is_empty() {
+            R::NothingUsed
+        } else {
+            R::NotEnded
+        };
+        fact(false, reason, "")
+    } else if status.settlement.as_ref().is_none_or(|s| s.sealed == 0) {
+        fact(true, R::NothingUsed, "nothing is owed")
+    } else {
+        fact(true, R::Settled, "every slice's payment is final")
+    }
 }
 
 /// The summary. Its reason is the column STATE of `kubectl get computejobs`.
-fn ready(phase: &Phase) -> Fact {
+fn ready(phase: &Phase, seen: &Observed) -> Fact {
     match phase {
-        Phase::Running => fact(C::Ready, true, R::Running, ""),
+        Phase::Running => fact(
+            C::Ready,
+            true,
+            R::Running,
+            warning(seen).unwrap_or_default(),
+        ),
         Phase::Ended(reason, message) => fact(
             C::Ready,
             *reason == JobEndReason::Succeeded,

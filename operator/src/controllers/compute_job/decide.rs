@@ -8,10 +8,11 @@ use gridstake_crds::{
     ComputeJob,
     compute_job::{
         ATTEMPTS_KEPT, Attempt, AttemptEndReason, ComputeJobReason, ComputeJobStatus, Ending,
-        JobEndReason, JobResult, Placement,
+        JobEndReason, JobResult, MemberNode, Placement,
     },
     condition::Fact,
     names::FINALIZER_JOB,
+    usage_record::Payment,
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
@@ -23,6 +24,11 @@ use super::{
     conditions::{self, Phase},
     member::{End, Member, StartTrouble, State},
     retry,
+    usage::Books,
+};
+use crate::{
+    controllers::usage_record::record::NewMember,
+    payer::{Funds, WhoPays},
 };
 
 /// What was found out about the job's spec.
@@ -60,23 +66,31 @@ pub struct Observed {
     pub validation: Validation,
     /// Whether it may wait for a place.
     pub admission: Admission,
+    /// What its UsageRecords say.
+    pub books: Books,
+    /// Who pays for it.
+    pub payer: WhoPays,
+    /// Whether the payer's money lasts, while it runs.
+    pub funds: Funds,
 }
 
 /// A change to be made in the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Write {
-    /// Create the pods of these members of the placed attempt, each on its node.
+    /// Create the UsageRecords and then the pods of these members of the placed attempt, each on its node.
     CreatePods {
         /// The attempt.
         attempt: u32,
-        /// Members and their nodes.
-        members: Vec<(u32, String)>,
+        /// The members.
+        members: Vec<NewMember>,
     },
+    /// Create the UsageRecords of these members, whose pods are there already.
+    CreateRecords(Vec<NewMember>),
     /// Lift the scheduling gate from these pods.
     LiftGates(Vec<String>),
     /// Delete these pods; they get their termination grace.
     DeletePods(Vec<String>),
-    /// Take our finalizer off these pods: their end is recorded.
+    /// Take our finalizer off these pods: their end is recorded and what they used is billed.
     ReleasePods(Vec<String>),
     /// Take our finalizer off the job.
     ReleaseJob,
@@ -114,6 +128,7 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
     turn.next.observed_generation = job.metadata.generation;
     let phase = turn.phase();
     turn.settle_leftovers();
+    turn.keep_books();
     let deleting = job.metadata.deletion_timestamp.is_some();
     if deleting && turn.may_be_let_go() {
         return Plan {
@@ -123,7 +138,7 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
             wake: None,
         };
     }
-    let facts = conditions::facts(&turn.next, &phase);
+    let facts = conditions::facts(&turn.next, &phase, seen);
     Plan {
         writes: turn.writes,
         status: Some(turn.next),
@@ -330,6 +345,9 @@ impl Turn<'_> {
         if self.job.spec.suspend {
             return ending(AttemptEndReason::Suspended, None, None);
         }
+        if let Some(message) = self.why_nobody_pays() {
+            return ending(AttemptEndReason::EscrowExhausted, None, Some(message));
+        }
         let unfinished = |m: &&Member| !matches!(m.state, State::Ended(_));
         if members.iter().filter(unfinished).any(|m| m.terminating) {
             return ending(
@@ -363,6 +381,19 @@ impl Turn<'_> {
         None
     }
 
+    /// Why the attempt must not run on for want of money. A chain that is away stops nothing.
+    fn why_nobody_pays(&self) -> Option<String> {
+        match (&self.seen.funds, &self.seen.payer) {
+            (Funds::Exhausted(message), _) => Some(message.clone()),
+            (_, WhoPays::Refused(reason, message))
+                if *reason != ComputeJobReason::ChainUnavailable =>
+            {
+                Some(message.clone())
+            }
+            _ => None,
+        }
+    }
+
     fn run_time_is_over(&mut self, members: &[Member]) -> bool {
         let since = members.iter().filter_map(|m| m.started_at).min();
         let deadline = since
@@ -377,9 +408,12 @@ impl Turn<'_> {
             .iter()
             .zip(&placement.nodes)
             .filter(|(m, _)| m.state == State::Missing)
-            .map(|(m, n)| (m.member, n.node.clone()))
+            .map(|(_, n)| self.new_member(placement.attempt, n))
             .collect();
         if !missing.is_empty() {
+            if let WhoPays::Refused(reason, message) = &self.seen.payer {
+                return Phase::Starting(*reason, message.clone());
+            }
             self.writes.push(Write::CreatePods {
                 attempt: placement.attempt,
                 members: missing,
@@ -405,6 +439,26 @@ impl Turn<'_> {
         Phase::Starting(reason, message)
     }
 
+    /// The member with the price and the provider that were frozen when it was placed.
+    fn new_member(&self, attempt: u32, placed: &MemberNode) -> NewMember {
+        let payment = match (&self.seen.payer, placed.provider_id, placed.per_gpu_second) {
+            (WhoPays::Account(account), Some(provider), Some(per_gpu_second)) => Some(Payment {
+                chain: account.chain.clone(),
+                lane: account.lane,
+                payer: account.payer,
+                provider,
+                per_gpu_second,
+            }),
+            _ => None,
+        };
+        NewMember {
+            attempt,
+            member: placed.member,
+            node: placed.node.clone(),
+            payment,
+        }
+    }
+
     fn stop(&mut self, placement: &Placement, members: &[Member], ending: &Ending) -> Phase {
         if members.iter().all(Member::is_at_rest) {
             return self.record(placement, members, ending);
@@ -420,7 +474,8 @@ impl Turn<'_> {
         Phase::Stopping(ending.reason)
     }
 
-    /// The attempt is over and nothing of it runs: its use and end are written down.
+    /// The attempt is over and nothing of it runs: its end is written down, and its use as the pods tell it until it is
+    /// billed.
     fn record(&mut self, placement: &Placement, members: &[Member], ending: &Ending) -> Phase {
         let gpu_millis: u64 = members.iter().map(|m| self.gpu_millis(m, ending)).sum();
         let mut nodes: Vec<_> = placement.nodes.iter().map(|n| n.node.clone()).collect();
@@ -443,8 +498,6 @@ impl Turn<'_> {
             gpu_millis,
             verdict: None,
         };
-        let usage = self.next.usage.get_or_insert_default();
-        usage.gpu_millis = usage.gpu_millis.saturating_add(gpu_millis);
         self.next.attempts.push(attempt);
         self.next.attempts.sort_by_key(|a| a.attempt);
         let surplus = self.next.attempts.len().saturating_sub(ATTEMPTS_KEPT);
@@ -504,10 +557,29 @@ impl Turn<'_> {
             .filter(|p| !p.is_at_rest() && !p.terminating)
             .map(|p| p.pod.clone())
             .collect();
-        let release: Vec<_> = leftovers()
-            .filter(|p| p.is_at_rest() && p.held)
+        let placement = self.next.placement.as_ref();
+        let placed = |p: &Member| {
+            placement
+                .filter(|placement| placement.attempt == p.attempt)
+                .and_then(|placement| placement.nodes.iter().find(|n| n.member == p.member))
+        };
+        let books = &self.seen.books;
+        let resting = || leftovers().filter(|p| p.is_at_rest() && p.held);
+        // Without its pod, nobody could tell when the member ended.
+        let release: Vec<_> = resting()
+            .filter(|p| {
+                books.is_closed(p.attempt, p.member)
+                    || (!books.has(p.attempt, p.member) && placed(p).is_none())
+            })
             .map(|p| p.pod.clone())
             .collect();
+        let unrecorded: Vec<_> = resting()
+            .filter(|p| !books.has(p.attempt, p.member))
+            .filter_map(|p| Some(self.new_member(p.attempt, placed(p)?)))
+            .collect();
+        if !unrecorded.is_empty() {
+            self.writes.push(Write::CreateRecords(unrecorded));
+        }
         if !stop.is_empty() {
             self.writes.push(Write::DeletePods(stop));
         }
@@ -516,7 +588,19 @@ impl Turn<'_> {
         }
     }
 
-    /// A job in deletion may go once no attempt is in progress and no pod is held or running.
+    /// What the records say by now about ended attempts, use and payment.
+    fn keep_books(&mut self) {
+        let books = &self.seen.books;
+        for attempt in &mut self.next.attempts {
+            if let Some(billed) = books.gpu_millis(attempt.attempt) {
+                attempt.gpu_millis = billed;
+            }
+        }
+        self.next.usage = books.usage(self.next.usage.as_ref(), &self.next.attempts);
+        self.next.settlement = books.settlement(self.next.settlement.as_ref());
+    }
+
+    /// A job in deletion may go once no attempt is in progress, no pod is held or running, and all it used is billed.
     fn may_be_let_go(&self) -> bool {
         let recorded = self
             .job
@@ -525,6 +609,7 @@ impl Turn<'_> {
             .and_then(ComputeJobStatus::active_placement)
             .is_none();
         recorded
+            && self.seen.books.are_closed()
             && self.seen.pods.iter().all(|p| !p.held && p.is_at_rest())
             && self.job.finalizers().iter().any(|f| f == FINALIZER_JOB)
     }

@@ -1,7 +1,11 @@
 use gridstake_crds::{compute_job::ComputeJobCondition, condition};
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    super::usage::{Bill, Progress, Slice},
+    *,
+};
+use crate::payer::Account;
 
 const START: i64 = 1_800_000_000;
 
@@ -64,11 +68,31 @@ fn failed(reason: AttemptEndReason) -> State {
     })
 }
 
+/// The one slice of a member's record, sealed with what its pod tells.
+fn slice_of(pod: &Member) -> Slice {
+    let held = pod.started_at.zip(pod.finished_at).map_or(0, |(from, to)| {
+        u64::try_from(to.duration_since(from).as_millis()).unwrap()
+    });
+    Slice {
+        attempt: pod.attempt,
+        member: pod.member,
+        slice: 0,
+        lane: None,
+        payer: None,
+        bill: Some(Bill {
+            gpu_millis: 2 * held,
+            ..Bill::default()
+        }),
+        payment: Progress::NothingOwed,
+    }
+}
+
+/// Pods whose use is billed as soon as they have ended, with no chain configured.
 fn seen(pods: Vec<Member>) -> Observed {
     Observed {
+        books: Books::new(pods.iter().map(slice_of).collect()),
         pods,
-        validation: Validation::NotAsked,
-        admission: Admission::NotAsked,
+        ..asked(Validation::NotAsked, Admission::NotAsked)
     }
 }
 
@@ -77,6 +101,18 @@ fn asked(validation: Validation, admission: Admission) -> Observed {
         pods: vec![],
         validation,
         admission,
+        books: Books::default(),
+        payer: WhoPays::Nobody,
+        funds: Funds::Suffice,
+    }
+}
+
+fn new_member(member: u32) -> NewMember {
+    NewMember {
+        attempt: 1,
+        member,
+        node: format!("node-{member}"),
+        payment: None,
     }
 }
 
@@ -221,7 +257,7 @@ fn a_placed_job_gets_its_pods_on_its_nodes() {
         plan.writes,
         [Write::CreatePods {
             attempt: 1,
-            members: vec![(0, "node-0".into()), (1, "node-1".into())]
+            members: vec![new_member(0), new_member(1)]
         }]
     );
     assert_eq!(plan.wake, Some(at(310)));
@@ -235,7 +271,7 @@ fn gates_are_lifted_only_when_every_member_exists() {
         half.writes,
         [Write::CreatePods {
             attempt: 1,
-            members: vec![(1, "node-1".into())]
+            members: vec![new_member(1)]
         }]
     );
     let all = decide(
@@ -556,6 +592,195 @@ fn the_list_of_attempts_is_bounded() {
         .map(|a| a.attempt)
         .collect();
     assert_eq!(kept, (6..=15).collect::<Vec<_>>());
+}
+
+fn paid() -> Observed {
+    Observed {
+        payer: WhoPays::Account(Account {
+            chain: "anvil".into(),
+            lane: 7,
+            payer: 3,
+        }),
+        ..seen(vec![])
+    }
+}
+
+/// [`placed`] with a price and a provider frozen at the decision.
+fn priced() -> String {
+    placed(1, 1).replace(
+        "node: node-0",
+        "node: node-0, perGpuSecond: '0.001', providerId: 9",
+    )
+}
+
+#[test]
+fn the_price_and_provider_of_the_decision_and_the_namespaces_payer_stand_in_the_record() {
+    let plan = decide(&job("", &priced()), &paid(), at(11));
+    let [Write::CreatePods { members, .. }] = plan.writes.as_slice() else {
+        panic!("{:?}", plan.writes)
+    };
+    let payment = members[0].payment.as_ref().unwrap();
+    assert_eq!(
+        (payment.chain.as_str(), payment.lane, payment.payer, payment.provider, payment.per_gpu_second.nano()),
+        ("anvil", 7, 3, 9, 1_000_000)
+    );
+    // A node without a price or a provider is owed nothing.
+    let free = decide(&job("", &placed(1, 1)), &paid(), at(11));
+    let [Write::CreatePods { members, .. }] = free.writes.as_slice() else {
+        panic!("{:?}", free.writes)
+    };
+    assert_eq!(members[0].payment, None);
+}
+
+#[test]
+fn no_pod_is_created_while_nobody_pays_for_it() {
+    let refused = |reason| Observed {
+        payer: WhoPays::Refused(reason, "why".into()),
+        ..seen(vec![])
+    };
+    let waits = decide(&job("", &priced()), &refused(ComputeJobReason::ChainUnavailable), at(11));
+    assert_eq!(waits.writes, []);
+    assert_eq!(reason(&waits, ComputeJobCondition::Running), ("False", "ChainUnavailable"));
+    let ends = decide(&job("", &priced()), &refused(ComputeJobReason::PayerNotConsenting), at(11));
+    assert_eq!(ends.writes, []);
+    assert_eq!(status(&ends).attempts[0].end_reason, AttemptEndReason::EscrowExhausted);
+    assert_eq!(status(&ends).end_reason, None, "the job goes on once somebody pays");
+}
+
+#[test]
+fn a_chain_that_is_away_stops_no_running_job() {
+    let away = Observed {
+        payer: WhoPays::Refused(ComputeJobReason::ChainUnavailable, "away".into()),
+        ..seen(vec![ran(0, State::Running, 12, None)])
+    };
+    let plan = decide(&job("", &priced()), &away, at(20));
+    assert_eq!(status(&plan).ending, None);
+    assert_eq!(reason(&plan, ComputeJobCondition::Running), ("True", "Running"));
+}
+
+#[test]
+fn a_job_whose_money_runs_out_is_stopped_and_queues_again() {
+    let job = job("", &priced());
+    let low = Observed {
+        funds: Funds::Low("top it up".into()),
+        ..seen(vec![ran(0, State::Running, 12, None)])
+    };
+    let plan = decide(&job, &low, at(20));
+    assert_eq!(status(&plan).ending, None);
+    let warned = plan.facts.iter().any(|f| f.condition == "Running" && f.message == "top it up");
+    assert!(warned, "{:?}", plan.facts);
+
+    let dry = Observed {
+        funds: Funds::Exhausted("top it up".into()),
+        ..low
+    };
+    let plan = decide(&job, &dry, at(21));
+    let ending = status(&plan).ending.clone().unwrap();
+    assert_eq!((ending.reason, ending.message.as_deref()), (AttemptEndReason::EscrowExhausted, Some("top it up")));
+    let job = written(&job, &plan, at(21));
+    assert_eq!(decide(&job, &dry, at(22)).writes, [Write::DeletePods(vec!["j-1-0".into()])]);
+    let stopped = seen(vec![ran(0, failed(AttemptEndReason::ExitedNonZero), 12, Some(23))]);
+    let plan = decide(&job, &stopped, at(24));
+    assert_eq!(status(&plan).end_reason, None);
+    assert_eq!(status(&plan).failures.unwrap_or_default(), gridstake_crds::compute_job::Failures::default(), "it costs no retry");
+}
+
+#[test]
+fn a_member_that_has_ended_well_is_not_stopped_for_want_of_money() {
+    let dry = Observed {
+        funds: Funds::Exhausted("top it up".into()),
+        ..seen(vec![ran(0, succeeded(), 12, Some(20))])
+    };
+    let plan = decide(&job("", &priced()), &dry, at(21));
+    assert_eq!(status(&plan).end_reason, Some(JobEndReason::Succeeded));
+}
+
+#[test]
+fn a_pod_is_held_until_all_its_slices_are_sealed() {
+    let job = job("", &placed(1, 1));
+    let pod = ran(0, succeeded(), 12, Some(20));
+    let recorded = written(&job, &decide(&job, &seen(vec![pod.clone()]), at(21)), at(21));
+    let sealed = slice_of(&pod);
+    let first = Slice {
+        bill: Some(Bill { gpu_millis: 5, goes_on: true, ..Bill::default() }),
+        ..sealed.clone()
+    };
+    let open = Slice { slice: 1, bill: None, ..sealed.clone() };
+    let closed = Slice { slice: 1, ..sealed };
+    for (slices, released) in [
+        (vec![first.clone()], false),
+        (vec![first.clone(), open], false),
+        (vec![first, closed], true),
+    ] {
+        let seen = Observed { books: Books::new(slices.clone()), ..seen(vec![pod.clone()]) };
+        let plan = decide(&recorded, &seen, at(22));
+        let writes = if released { vec![Write::ReleasePods(vec!["j-1-0".into()])] } else { vec![] };
+        assert_eq!(plan.writes, writes, "{slices:?}");
+        let metered = if released { ("True", "Recorded") } else { ("False", "InProgress") };
+        assert_eq!(reason(&plan, ComputeJobCondition::Metered), metered);
+    }
+}
+
+#[test]
+fn a_held_pod_without_a_record_gets_one_before_it_is_let_go() {
+    let job = job("", &placed(1, 1));
+    let pods = seen(vec![ran(0, succeeded(), 12, Some(20))]);
+    let recorded = written(&job, &decide(&job, &pods, at(21)), at(21));
+    let lost = Observed { books: Books::default(), ..pods };
+    assert_eq!(decide(&recorded, &lost, at(22)).writes, [Write::CreateRecords(vec![new_member(0)])]);
+}
+
+#[test]
+fn a_deleted_job_stays_until_its_slices_are_sealed() {
+    let mut job = job("", "");
+    job.metadata.deletion_timestamp = Some(Time(at(1)));
+    let pod = ran(0, succeeded(), 12, Some(20));
+    let open = Observed {
+        books: Books::new(vec![Slice { bill: None, ..slice_of(&pod) }]),
+        ..seen(vec![])
+    };
+    assert_eq!(decide(&job, &open, at(22)).writes, []);
+    let sealed = Observed { books: Books::new(vec![slice_of(&pod)]), ..seen(vec![]) };
+    assert_eq!(decide(&job, &sealed, at(23)).writes, [Write::ReleaseJob]);
+}
+
+#[test]
+fn a_job_is_settled_when_every_slice_is_final() {
+    let job = job("", &priced());
+    let pod = ran(0, succeeded(), 12, Some(20));
+    let with = |payment: Progress| Observed {
+        books: Books::new(vec![Slice {
+            lane: Some(("anvil".into(), 7)),
+            payer: Some(3),
+            payment,
+            bill: Some(Bill { gpu_millis: 16_000, cost_nano: Some(16_000_000), ..Bill::default() }),
+            ..slice_of(&pod)
+        }]),
+        pods: vec![pod.clone()],
+        ..paid()
+    };
+    let job = written(&job, &decide(&job, &with(Progress::Open), at(21)), at(21));
+    for (payment, expected) in [
+        (Progress::Open, ("False", "Unsettled")),
+        (Progress::LeftOut, ("False", "Unsettled")),
+        (Progress::Final(Some((8, "0x1".into()))), ("True", "Settled")),
+    ] {
+        let plan = decide(&job, &with(payment.clone()), at(22));
+        assert_eq!(reason(&plan, ComputeJobCondition::Settled), expected, "{payment:?}");
+        let settlement = status(&plan).settlement.clone().unwrap();
+        let finalized = u32::from(expected.0 == "True");
+        assert_eq!((settlement.chain.as_str(), settlement.lane, settlement.sealed, settlement.finalized), ("anvil", 7, 1, finalized));
+        assert_eq!(status(&plan).usage.as_ref().unwrap().cost.unwrap().to_string(), "0.016");
+    }
+    let nothing = decide(&job, &with(Progress::NothingOwed), at(22));
+    assert_eq!(reason(&nothing, ComputeJobCondition::Settled).0, "True");
+}
+
+#[test]
+fn without_a_chain_nothing_is_owed_and_settled_says_so() {
+    let plan = decide(&job("", &placed(1, 1)), &seen(vec![ran(0, succeeded(), 12, Some(20))]), at(21));
+    assert_eq!(reason(&plan, ComputeJobCondition::Settled), ("Unknown", "NoChainConfigured"));
+    assert_eq!(status(&plan).settlement, None);
 }
 
 fn any_state() -> impl Strategy<Value = State> {

@@ -3,8 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | [`observe`] | reads: pods, a dry run of the first pod, whether any node could take the job |
-//! | [`decide`] | pure: what is to be done; with [`template`], [`member`], [`retry`], [`conditions`] |
-//! | [`act`] | writes pods and finalizers; [`build`] says what a pod looks like (pure) |
+//! | [`decide`] | pure: what is to be done; with [`template`], [`member`], [`retry`], [`usage`], [`conditions`] |
+//! | [`act`] | writes records, pods and finalizers; [`build`] says what a pod looks like (pure) |
 //! | [`status`] | writes the status and tells the news |
 //!
 //! Which nodes a job gets is not decided here but by [`super::placement`].
@@ -18,6 +18,7 @@ pub mod observe;
 pub mod retry;
 pub mod status;
 pub mod template;
+pub mod usage;
 
 use std::{sync::Arc, time::Duration};
 
@@ -71,8 +72,9 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
 }
 
 async fn reconcile(ctx: Context, job: Arc<ComputeJob>) -> Result<Pass, Error> {
-    let seen = observe::observe(&ctx, &job).await;
-    let plan = decide::decide(&job, &seen, (ctx.now)());
+    let now = (ctx.now)();
+    let seen = observe::observe(&ctx, &job, now).await;
+    let plan = decide::decide(&job, &seen, now);
     let done = act::act(&ctx, &job, &plan.writes).await;
     let written = status::write(&ctx, &job, &plan, done.as_ref()).await?;
     let wrote = done?.wrote;

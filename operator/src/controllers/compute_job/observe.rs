@@ -1,12 +1,15 @@
 //! What is known about a job: its pods, and, while it waits, whether it is sound and can be satisfied. Reads only.
 
 use gridstake_crds::{
-    ComputeJob,
-    compute_job::{ComputeJobCondition, ComputeJobReason},
+    ComputeJob, TokenAmount,
+    compute_job::{ComputeJobCondition, ComputeJobReason, ComputeJobStatus},
     condition,
     names::{JOB_PRIORITY_CLASS, MANAGER_COMPUTE_JOB},
 };
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::{
+    api::core::v1::{Node, Pod},
+    jiff::Timestamp,
+};
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams, ValidationDirective},
@@ -17,47 +20,61 @@ use super::{
     decide::{Admission, Observed, Validation},
     member::{Member, NodeState},
     template,
+    usage::{Books, Slice},
 };
 use crate::{
+    caches::parsed,
     context::Context,
     controllers::{
         job_request::job_request,
         placement::{decide::next_attempt, fleet},
     },
     error::chain,
-    scheduler::explain,
+    payer::{self, Funds},
+    scheduler::{Request, Snapshot, explain, filter, snapshot::NodeCapacity},
 };
 
 /// The attempt number of the pod that is only ever sent as a dry run.
 const REHEARSAL: u32 = 0;
 
-/// Observes `job`.
-pub async fn observe(ctx: &Context, job: &ComputeJob) -> Observed {
-    let pods = pods(ctx, job);
-    let waits = job.metadata.deletion_timestamp.is_none()
-        && job
-            .status
-            .as_ref()
-            .is_none_or(|s| !s.has_ended() && s.active_placement().is_none());
-    if !waits {
-        return Observed {
-            pods,
-            validation: Validation::NotAsked,
-            admission: Admission::NotAsked,
-        };
-    }
-    let validation = validation(ctx, job).await;
-    let sound = matches!(validation, Validation::Sound | Validation::NotAsked);
-    let admission = if sound && !job.spec.suspend {
-        admission(ctx, job)
+/// Observes `job` at `now`.
+pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observed {
+    let namespace = job.namespace().unwrap_or_default();
+    let books = books(ctx, job);
+    let active = job
+        .status
+        .as_ref()
+        .is_some_and(|s| s.active_placement().is_some());
+    let funds = if active {
+        payer::funds(ctx, job, books.paying(), now)
     } else {
-        Admission::NotAsked
+        Funds::Suffice
     };
-    Observed {
-        pods,
-        validation,
-        admission,
+    let mut seen = Observed {
+        pods: pods(ctx, job),
+        validation: Validation::NotAsked,
+        admission: Admission::NotAsked,
+        books,
+        payer: payer::who_pays(ctx, &namespace, now),
+        funds,
+    };
+    let ended = job.status.as_ref().is_some_and(ComputeJobStatus::has_ended);
+    if job.metadata.deletion_timestamp.is_some() || ended || active {
+        return seen;
     }
+    seen.validation = validation(ctx, job).await;
+    let sound = matches!(seen.validation, Validation::Sound | Validation::NotAsked);
+    if sound && !job.spec.suspend {
+        seen.admission = admission(ctx, job, now);
+    }
+    seen
+}
+
+fn books(ctx: &Context, job: &ComputeJob) -> Books {
+    let records = ctx
+        .caches
+        .records_of_job(job.metadata.uid.as_deref().unwrap_or_default());
+    Books::new(parsed(&records).map(Slice::read).collect())
 }
 
 fn pods(ctx: &Context, job: &ComputeJob) -> Vec<Member> {
@@ -74,7 +91,8 @@ fn pods(ctx: &Context, job: &ComputeJob) -> Vec<Member> {
     members
 }
 
-fn node_state(ctx: &Context, pod: &Pod) -> NodeState {
+/// Whether the node of `pod` can still be believed.
+pub fn node_state(ctx: &Context, pod: &Pod) -> NodeState {
     let Some(name) = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) else {
         return NodeState::Ready;
     };
@@ -154,7 +172,7 @@ fn is_refusal(code: u16) -> bool {
     matches!(code, 400..=499) && !matches!(code, 401 | 408 | 409 | 429)
 }
 
-fn admission(ctx: &Context, job: &ComputeJob) -> Admission {
+fn admission(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Admission {
     if let Some(class) = job
         .spec
         .priority_class_name
@@ -168,19 +186,44 @@ fn admission(ctx: &Context, job: &ComputeJob) -> Admission {
     }
     let attempt = job.status.as_ref().map_or(1, next_attempt);
     let labels = fleet::namespace_labels(&ctx.caches, &job.namespace().unwrap_or_default());
-    match job_request(
+    let request = job_request(
         job,
         attempt,
         labels,
         std::collections::BTreeSet::new(),
         JOB_PRIORITY_CLASS,
-    ) {
-        Err(error) => Admission::Refused(ComputeJobReason::InvalidTemplate, chain(&error)),
-        Ok(request) => match explain::satisfiable(&fleet::now(ctx, &[], 0), &request) {
-            Ok(()) => Admission::Admitted,
-            Err(unsatisfiable) => {
-                Admission::Refused(ComputeJobReason::Unsatisfiable, unsatisfiable.nearest_miss)
-            }
-        },
+    );
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => {
+            return Admission::Refused(ComputeJobReason::InvalidTemplate, chain(&error));
+        }
+    };
+    let fleet = fleet::now(ctx, &[], 0);
+    if let Err(unsatisfiable) = explain::satisfiable(&fleet, &request) {
+        return Admission::Refused(ComputeJobReason::Unsatisfiable, unsatisfiable.nearest_miss);
     }
+    match payer::admit(ctx, job, expected_price(&fleet, &request), now) {
+        Ok(()) => Admission::Admitted,
+        Err(refusal) => Admission::Refused(refusal.reason, refusal.message),
+    }
+}
+
+/// The most that a GPU may cost the job for a second: what it says, else the dearest node that could take it now, else
+/// the cheapest of all.
+fn expected_price(fleet: &Snapshot, request: &Request) -> TokenAmount {
+    if let Some(limit) = request.max_price {
+        return limit;
+    }
+    let member = request.per_member();
+    let price = |node: &NodeCapacity| node.facts().price;
+    let dearest = fleet
+        .nodes()
+        .iter()
+        .filter(|node| filter::first_rejection(node, request, &member).is_none())
+        .map(price)
+        .max();
+    dearest
+        .or_else(|| fleet.nodes().iter().map(price).min())
+        .unwrap_or_default()
 }

@@ -17,7 +17,9 @@ use kube::ResourceExt as _;
 use crate::{
     controllers::{compute_job::retry, job_request::job_request},
     error::chain,
-    scheduler::{self, Placement, Request, Seed, Snapshot, explain, queue::QueueEntry},
+    scheduler::{
+        self, Placement, Request, Seed, Snapshot, explain, queue::QueueEntry, snapshot::NodeCapacity,
+    },
 };
 
 /// Where a job stands with respect to being placed.
@@ -147,14 +149,26 @@ pub fn next_attempt(status: &ComputeJobStatus) -> u32 {
         .map_or(1, |p| p.attempt.saturating_add(1))
 }
 
-/// The placement as it is written into the job's status.
+/// The placement as it is written into the job's status, with each node's price on `snapshot` and its provider: they
+/// hold for the attempt, whatever is changed later.
 #[must_use]
-pub fn to_api(placement: &Placement, attempt: u32, now: Timestamp) -> ApiPlacement {
+pub fn to_api(
+    placement: &Placement,
+    attempt: u32,
+    snapshot: &Snapshot,
+    provider_of: impl Fn(&str) -> Option<u32>,
+    now: Timestamp,
+) -> ApiPlacement {
+    let price_of = |name: &str| {
+        let nodes = snapshot.nodes().iter().map(NodeCapacity::facts);
+        let price = nodes.into_iter().find(|facts| facts.name == name)?.price;
+        (price.nano() > 0).then_some(price)
+    };
     let member = |(number, node): (u32, &String)| MemberNode {
         member: number,
         node: node.clone(),
-        per_gpu_second: None,
-        provider_id: None,
+        per_gpu_second: price_of(node),
+        provider_id: provider_of(node),
     };
     ApiPlacement {
         attempt,

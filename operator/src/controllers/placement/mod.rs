@@ -29,7 +29,9 @@ use self::{
     decide::{Outcome, Standing, Surroundings},
     log::DecisionLog,
 };
-use crate::{caches::parsed, context::Context, error::chain, scheduler::Snapshot};
+use crate::{
+    caches::parsed, context::Context, controllers::stake_binding, error::chain, scheduler::Snapshot,
+};
 
 /// How soon a decision that could not be written is made anew.
 const AGAIN: SignedDuration = SignedDuration::from_secs(2);
@@ -124,6 +126,12 @@ impl Placer {
             .collect()
     }
 
+    /// Whom the use of `node` is owed to; nobody without a chain.
+    fn provider_of(&self, node: &str) -> Option<u32> {
+        self.ctx.chains.home()?;
+        stake_binding::observe::provider_of(&self.ctx.caches, node)
+    }
+
     /// Decides about one job and writes it down. A decision that is not written has not been made: the next one
     /// neither counts what it took nor follows it in the log.
     async fn serve(
@@ -155,8 +163,10 @@ impl Placer {
             Some(Outcome::Placed(placement, request)) => Some((placement, request)),
             _ => None,
         };
-        let status =
-            placed.map(|(placement, request)| decide::to_api(placement, request.attempt, now));
+        let status = placed.map(|(placement, request)| {
+            let provider_of = |node: &str| self.provider_of(node);
+            decide::to_api(placement, request.attempt, snapshot, provider_of, now)
+        });
         match act::write(&self.ctx, job, status, &fact).await {
             Ok(Written::Yes) => {
                 if let Some((placement, request)) = placed {

@@ -28,7 +28,7 @@ impl Server {
                 let method = request.method().clone();
                 let sent = request.into_body().collect_bytes().await?;
                 let (code, body) = server.answer(&method, serde_json::from_slice(&sent).ok());
-                Ok::<_, kube::client::Error>(
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
                     Response::builder()
                         .status(code)
                         .body(Body::from(body.to_string().into_bytes()))

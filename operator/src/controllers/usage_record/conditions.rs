@@ -1,0 +1,150 @@
+//! A record's conditions as a function of where it stands. Pure.
+
+use gridstake_crds::{
+    UsageRecord, UsageRecordStatus,
+    closed_enum::ClosedEnum as _,
+    condition::{self, Fact, Status},
+    usage_record::{RecordState, UsageRecordCondition as C, UsageRecordReason as R},
+};
+
+/// What the evidence is worth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EvidenceFact {
+    /// The member has not started, so there can be none.
+    NotStarted,
+    /// The slice goes on, and so far nothing is wrong.
+    SoFarGood,
+    /// It covers the slice.
+    Complete,
+    /// It leaves spans out.
+    HasGaps,
+    /// There is none.
+    Missing,
+    /// A hash or a signature is wrong; which.
+    Invalid(String),
+    /// The key that signed it is not the node's certified one; why.
+    NotCertified(String),
+}
+
+/// How far a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The member has not started.
+    NotStarted,
+    /// The slice goes on.
+    Metering,
+    /// The bill is final.
+    Sealed {
+        /// Whether anything is owed for it.
+        owes: bool,
+    },
+}
+
+/// The facts about `record` at `stage`. The evidence is judged until the slice is sealed; then the judgement stands.
+#[must_use]
+pub fn facts(record: &UsageRecord, stage: Stage, evidence: Option<&EvidenceFact>) -> Vec<Fact> {
+    let status = record.status.clone().unwrap_or_default();
+    vec![
+        evidenced(&status, evidence),
+        sealed(stage),
+        settled(&status, stage),
+        Fact::new(
+            C::Archived,
+            false,
+            R::NotArchived,
+            "no archive is configured",
+        ),
+        ready(&status, stage),
+    ]
+}
+
+fn fact(condition: C, status: impl Into<Status>, reason: R, message: impl Into<String>) -> Fact {
+    Fact::new(condition, status, reason, message)
+}
+
+fn evidenced(status: &UsageRecordStatus, evidence: Option<&EvidenceFact>) -> Fact {
+    let Some(evidence) = evidence else {
+        return stated(status, C::Evidenced)
+            .unwrap_or_else(|| fact(C::Evidenced, false, R::EvidenceMissing, ""));
+    };
+    match evidence {
+        EvidenceFact::NotStarted => fact(C::Evidenced, Status::Unknown, R::NotStarted, ""),
+        EvidenceFact::SoFarGood => fact(C::Evidenced, Status::Unknown, R::Metering, ""),
+        EvidenceFact::Complete => fact(C::Evidenced, true, R::EvidenceComplete, ""),
+        EvidenceFact::HasGaps => fact(
+            C::Evidenced,
+            false,
+            R::EvidenceHasGaps,
+            "spans without evidence are not billed, but for those that are bridged",
+        ),
+        EvidenceFact::Missing => fact(
+            C::Evidenced,
+            false,
+            R::EvidenceMissing,
+            "the bill rests on the kubelet's times alone",
+        ),
+        EvidenceFact::Invalid(why) => fact(C::Evidenced, false, R::EvidenceInvalid, why),
+        EvidenceFact::NotCertified(why) => fact(C::Evidenced, false, R::KeyNotCertified, why),
+    }
+}
+
+/// What the status says already about `condition`.
+fn stated(status: &UsageRecordStatus, condition: C) -> Option<Fact> {
+    let found = condition::find(&status.conditions, condition)?;
+    let reason = R::ALL.iter().find(|r| r.as_str() == found.reason)?;
+    let holds = match found.status.as_str() {
+        "True" => Status::True,
+        "False" => Status::False,
+        _ => Status::Unknown,
+    };
+    Some(fact(condition, holds, *reason, found.message.clone()))
+}
+
+fn sealed(stage: Stage) -> Fact {
+    match stage {
+        Stage::NotStarted => fact(C::Sealed, false, R::NotStarted, ""),
+        Stage::Metering => fact(C::Sealed, false, R::Metering, ""),
+        Stage::Sealed { .. } => fact(C::Sealed, true, R::Sealed, ""),
+    }
+}
+
+/// Where the payment is, in one word, and what a person should read.
+fn payment(status: &UsageRecordStatus, stage: Stage) -> (R, String) {
+    match stage {
+        Stage::NotStarted => return (R::NotStarted, String::new()),
+        Stage::Metering => return (R::Metering, String::new()),
+        Stage::Sealed { owes: false } => return (R::NothingOwed, String::new()),
+        Stage::Sealed { owes: true } => {}
+    }
+    let Some(settlement) = &status.settlement else {
+        return (R::Sealed, String::new());
+    };
+    match settlement.state {
+        RecordState::Sealed => (R::Sealed, String::new()),
+        RecordState::Batched => (R::Batched, String::new()),
+        RecordState::Paid => (R::Paid, String::new()),
+        RecordState::Final => (R::Final, String::new()),
+        RecordState::NothingOwed => (R::NothingOwed, String::new()),
+        RecordState::Skipped => (R::Skipped, left_out(settlement)),
+        RecordState::NeedsDecision => (R::NeedsDecision, left_out(settlement)),
+    }
+}
+
+fn left_out(settlement: &gridstake_crds::usage_record::RecordSettlement) -> String {
+    settlement.skipped.map_or_else(String::new, |reason| {
+        format!("the contract left it out: {reason}")
+    })
+}
+
+fn settled(status: &UsageRecordStatus, stage: Stage) -> Fact {
+    let (reason, message) = payment(status, stage);
+    let holds = matches!(reason, R::Final | R::NothingOwed);
+    fact(C::Settled, holds, reason, message)
+}
+
+/// The summary. Its reason is the column STATE of `kubectl get usagerecords`.
+fn ready(status: &UsageRecordStatus, stage: Stage) -> Fact {
+    let (reason, message) = payment(status, stage);
+    let well = !matches!(reason, R::Skipped | R::NeedsDecision);
+    fact(C::Ready, well, reason, message)
+}

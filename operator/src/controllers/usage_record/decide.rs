@@ -1,0 +1,280 @@
+//! Whether a slice ends, and what is billed for it. Pure: no client, no clock, no randomness.
+//!
+//! An open slice ends with its member; when its interval is over; or, where node or agent are lost, with the last that
+//! was seen of it. After the member's end the agent gets a moment to deliver its last checkpoint.
+
+use std::time::Duration;
+
+use gridstake_crds::{
+    UsageRecord,
+    compute_job::{AttemptEndReason, Verdict},
+    condition::Fact,
+    usage_record::SealCause,
+};
+use gridstake_ledger::billing::Span;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::{
+    bill::{self, Bill, EmissionTerms},
+    conditions::{self, EvidenceFact, Stage},
+    evidence::{Judgement, Proof},
+    record,
+};
+use crate::controllers::compute_job::member::{Member, State};
+
+/// How long after a member's end, or after the end of an interval, the agent's last checkpoint is waited for.
+pub const EVIDENCE_WAIT: SignedDuration = SignedDuration::from_secs(15);
+/// How soon an agent that is late with its checkpoint is looked for again.
+const LOOK_FOR_EVIDENCE: SignedDuration = SignedDuration::from_secs(2);
+
+/// The member's pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodSeen {
+    /// Its uid.
+    pub uid: String,
+    /// How far it is.
+    pub member: Member,
+}
+
+/// What a record's surroundings look like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// The member's pod, if there is one.
+    pub pod: Option<PodSeen>,
+    /// Whether the attempt cannot bring forth a pod any more: it is recorded, or the job is gone.
+    pub attempt_is_over: bool,
+    /// What the evidence is worth.
+    pub evidence: Judgement,
+    /// When the agent was last heard of, on the operator's clock.
+    pub heard_of: Option<Timestamp>,
+    /// When the lease began, if this is not its first slice: device shares are rounded over the whole lease.
+    pub lease_start_ms: Option<u64>,
+    /// Whether the slice after this one has been opened.
+    pub next_exists: bool,
+    /// After which time a slice is sealed.
+    pub interval: Duration,
+    /// What the lane pays on top; `None`: nothing.
+    pub emission: Option<EmissionTerms>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The bill, if the slice is to be sealed now.
+    pub bill: Option<Bill>,
+    /// The slice to be opened now: this one is sealed and the member went on.
+    pub next: Option<UsageRecord>,
+    /// The facts for its conditions.
+    pub facts: Vec<Fact>,
+    /// When to look again, if nothing happens before.
+    pub wake: Option<Timestamp>,
+}
+
+/// What is to be done about `record` at `now`.
+#[must_use]
+pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
+    if let Some(sealed) = record.status.as_ref().and_then(|s| s.sealed.as_ref()) {
+        let stage = Stage::Sealed {
+            owes: sealed.job_no.is_some(),
+        };
+        return Plan {
+            bill: None,
+            next: record::successor(record).filter(|_| !seen.next_exists),
+            facts: conditions::facts(record, stage, None),
+            wake: None,
+        };
+    }
+    match verdict_on(record, seen, now) {
+        Progress::NotStarted => open(record, Stage::NotStarted, &EvidenceFact::NotStarted, None),
+        Progress::GoesOn(wake) => {
+            let fact = match &seen.evidence {
+                Judgement::None | Judgement::Valid(_) => EvidenceFact::SoFarGood,
+                Judgement::Invalid(why) => EvidenceFact::Invalid(why.clone()),
+                Judgement::NotCertified(why) => EvidenceFact::NotCertified(why.clone()),
+            };
+            open(record, Stage::Metering, &fact, wake)
+        }
+        Progress::Ends(end) => {
+            let bill = bill::bill(record, end.span, end.cause, end.verdict, seen);
+            let stage = Stage::Sealed {
+                owes: bill.owes(record),
+            };
+            Plan {
+                facts: conditions::facts(record, stage, Some(&worth(seen, &end))),
+                bill: Some(bill),
+                next: None,
+                wake: None,
+            }
+        }
+    }
+}
+
+fn open(record: &UsageRecord, stage: Stage, evidence: &EvidenceFact, wake: Option<Timestamp>) -> Plan {
+    Plan {
+        bill: None,
+        next: None,
+        facts: conditions::facts(record, stage, Some(evidence)),
+        wake,
+    }
+}
+
+/// How far an open slice is.
+enum Progress {
+    NotStarted,
+    GoesOn(Option<Timestamp>),
+    Ends(End),
+}
+
+/// How a slice ends.
+struct End {
+    span: Span,
+    cause: SealCause,
+    verdict: Option<Verdict>,
+}
+
+fn verdict_on(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Progress {
+    let proof = seen.evidence.proof();
+    let Some(pod) = &seen.pod else {
+        return match (seen.attempt_is_over, record.spec.from_ms) {
+            (false, _) => Progress::NotStarted,
+            (true, None) => never_started(None),
+            // The member ran into this slice and its pod vanished.
+            (true, Some(from)) => lost(from, proof, None),
+        };
+    };
+    let member = &pod.member;
+    let began = bill::start(record.spec.from_ms, member.started_at, proof.and_then(|p| p.started_ms));
+    let State::Ended(end) = &member.state else {
+        return match began {
+            None => Progress::NotStarted,
+            Some(began) => running(began, seen, proof, now),
+        };
+    };
+    let verdict = verdict(end.reason);
+    let Some(began) = began else {
+        return never_started(verdict);
+    };
+    let Some(finished) = member.finished_at else {
+        // Nobody has reported the end: the node is lost.
+        return lost(began, proof, verdict);
+    };
+    let agent_said = proof.and_then(|p| p.ended_ms);
+    let waited = finished.checked_add(EVIDENCE_WAIT).unwrap_or(now).min(
+        // A node whose clock runs ahead must not hold the bill up for longer.
+        now.checked_add(EVIDENCE_WAIT).unwrap_or(now),
+    );
+    if agent_said.is_none() && now < waited {
+        return Progress::GoesOn(Some(waited));
+    }
+    match (proof, agent_said) {
+        // The agent saw the member and not its end: what it did not see is not billed.
+        (Some(proof), None) if proof.last_ms.is_some() => {
+            let seen_until = proof.last_ms.unwrap_or(began);
+            let until = bill::end(began, finished, None).min(seen_until.max(began));
+            Progress::Ends(End {
+                span: Span::new(began, until),
+                cause: SealCause::EvidenceEnded,
+                verdict,
+            })
+        }
+        (_, agent_said) => Progress::Ends(End {
+            span: Span::new(began, bill::end(began, finished, agent_said)),
+            cause: SealCause::MemberEnded,
+            verdict,
+        }),
+    }
+}
+
+fn never_started(verdict: Option<Verdict>) -> Progress {
+    Progress::Ends(End {
+        span: Span::default(),
+        cause: SealCause::NeverStarted,
+        verdict,
+    })
+}
+
+/// A member whose end nobody has reported: what was seen of it last is its end.
+fn lost(began: u64, proof: Option<&Proof>, verdict: Option<Verdict>) -> Progress {
+    let last = proof.and_then(|p| p.ended_ms.or(p.last_ms)).unwrap_or(began);
+    Progress::Ends(End {
+        span: Span::new(began, last.max(began)),
+        cause: SealCause::EvidenceEnded,
+        verdict,
+    })
+}
+
+/// A member that runs: its slice ends when the interval is over and the agent has been seen at work after that. While
+/// the agent is away the slice stays open, since only the agent can tell whether the process ran on.
+fn running(began: u64, seen: &Observed, proof: Option<&Proof>, now: Timestamp) -> Progress {
+    let boundary = boundary(began, seen.interval, proof, now);
+    let Some(due) = bill::timestamp(boundary) else {
+        return Progress::GoesOn(None);
+    };
+    if now < due {
+        return Progress::GoesOn(Some(due));
+    }
+    let covered = proof
+        .and_then(|p| p.last_ms)
+        .is_some_and(|last| last >= boundary);
+    // A heartbeat after the boundary shows the agent at work; one that has just come back gets a moment to say what it
+    // has missed.
+    let wait = EVIDENCE_WAIT.min(SignedDuration::try_from(seen.interval / 4).unwrap_or(EVIDENCE_WAIT));
+    let patience = due.checked_add(wait).unwrap_or(due);
+    let alive = seen.heard_of.is_some_and(|heard| heard >= due);
+    if covered || (alive && now >= patience) {
+        return Progress::Ends(End {
+            span: Span::new(began, boundary),
+            cause: SealCause::IntervalElapsed,
+            verdict: None,
+        });
+    }
+    let again = now.checked_add(LOOK_FOR_EVIDENCE).unwrap_or(now);
+    Progress::GoesOn(Some(if alive { patience.max(now) } else { again }))
+}
+
+/// Where the slice is cut: at the last interval that is over, so that what an agent that was away has missed lies in one
+/// slice; and never within a gap, for the same reason.
+fn boundary(began: u64, interval: Duration, proof: Option<&Proof>, now: Timestamp) -> u64 {
+    let interval = bill::millis(interval).max(1);
+    let now = u64::try_from(now.as_millisecond()).unwrap_or(0);
+    let over = (now.saturating_sub(began) / interval).max(1);
+    let cut = began.saturating_add(over.saturating_mul(interval));
+    proof.map_or(cut, |proof| proof.outside_gaps(cut))
+}
+
+/// What the evidence is worth for a slice that ends like this.
+fn worth(seen: &Observed, end: &End) -> EvidenceFact {
+    match &seen.evidence {
+        Judgement::Invalid(why) => EvidenceFact::Invalid(why.clone()),
+        Judgement::NotCertified(why) => EvidenceFact::NotCertified(why.clone()),
+        _ if end.cause == SealCause::NeverStarted => EvidenceFact::NotStarted,
+        Judgement::None => EvidenceFact::Missing,
+        Judgement::Valid(proof) => {
+            if end.cause == SealCause::EvidenceEnded || proof.has_gaps_in(end.span) {
+                EvidenceFact::HasGaps
+            } else {
+                EvidenceFact::Complete
+            }
+        }
+    }
+}
+
+/// At whose door an end is laid, as far as the pod alone tells.
+fn verdict(reason: AttemptEndReason) -> Option<Verdict> {
+    use AttemptEndReason as R;
+    match reason {
+        R::Succeeded => None,
+        R::ExitedNonZero | R::OutOfMemory | R::ImagePullFailed | R::ContainerStartFailed => {
+            Some(Verdict::Tenant)
+        }
+        R::DeviceLost => Some(Verdict::Host),
+        R::Suspended | R::Deleted | R::RunTimeout | R::EscrowExhausted | R::PodDeleted => None,
+        R::PlacementLost | R::StartTimeout | R::AdmissionFailed | R::Evicted | R::NodeLost => {
+            Some(Verdict::Ambiguous)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -1,0 +1,464 @@
+//! Facts about the end of slices, and what is billed for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gridstake_crds::{
+    TokenAmount,
+    usage_record::{EvidenceGap, Factors, GapReason, Payment},
+};
+use gridstake_ledger::billing::Share;
+use proptest::prelude::*;
+
+use super::{super::act, *};
+use crate::controllers::compute_job::member;
+
+/// When everything begins, in Unix milliseconds: a whole second.
+const BEGIN: u64 = 1_800_000_000_000;
+
+fn at(millis: u64) -> Timestamp {
+    bill::timestamp(BEGIN + millis).unwrap()
+}
+
+fn record() -> UsageRecord {
+    let payment = Payment {
+        chain: "anvil".into(),
+        lane: 7,
+        payer: 3,
+        provider: 9,
+        per_gpu_second: TokenAmount::from_nano(720_000),
+    };
+    let job: gridstake_crds::ComputeJob = serde_saphyr::from_str(
+        "{apiVersion: gridstake.dev/v1alpha1, kind: ComputeJob, metadata: {name: j, namespace: n, uid: u}, spec: {gpu: {count: 2}, template: {}}}",
+    )
+    .unwrap();
+    let new = record::NewMember {
+        attempt: 1,
+        member: 0,
+        node: "a".into(),
+        payment: Some(payment),
+    };
+    record::first(&job, "system", &new)
+}
+
+fn pod(state: State, started: Option<u64>, finished: Option<u64>) -> Option<PodSeen> {
+    let mut member = Member::missing(1, 0, "j-1-0".into());
+    member.state = state;
+    member.started_at = started.map(at);
+    member.finished_at = finished.map(at);
+    Some(PodSeen {
+        uid: "p".into(),
+        member,
+    })
+}
+
+fn ended(reason: AttemptEndReason) -> State {
+    State::Ended(member::End {
+        reason,
+        exit_code: None,
+        message: None,
+    })
+}
+
+fn seen(pod: Option<PodSeen>) -> Observed {
+    Observed {
+        pod,
+        attempt_is_over: false,
+        evidence: Judgement::None,
+        heard_of: None,
+        lease_start_ms: None,
+        next_exists: false,
+        interval: Duration::from_secs(3600),
+        emission: None,
+    }
+}
+
+fn proof(started: u64, ended: Option<u64>, last: Option<u64>) -> Proof {
+    Proof {
+        started_ms: Some(BEGIN + started),
+        ended_ms: ended.map(|e| BEGIN + e),
+        last_ms: last.or(ended).map(|e| BEGIN + e),
+        head: Some(format!("0x{}", "1".repeat(64))),
+        ..Proof::default()
+    }
+}
+
+fn reason(plan: &Plan, condition: &str) -> (&'static str, &'static str) {
+    let fact = plan.facts.iter().find(|f| f.condition == condition).unwrap();
+    (fact.status.as_str(), fact.reason)
+}
+
+/// Begin and end since [`BEGIN`], GPU-milliseconds and cause of the bill.
+fn bill_of(plan: &Plan) -> (u64, u64, u64, SealCause) {
+    let bill = plan.bill.as_ref().expect("a bill");
+    let since = |millis: u64| millis.saturating_sub(BEGIN);
+    (since(bill.span.from_ms), since(bill.span.to_ms), bill.gpu_millis, bill.cause)
+}
+
+#[test]
+fn a_member_that_has_not_started_is_waited_for() {
+    for pod in [None, pod(State::Gated, None, None), pod(State::Unbound(String::new()), None, None)] {
+        let plan = decide(&record(), &seen(pod), at(5000));
+        assert_eq!((&plan.bill, &plan.next), (&None, &None));
+        assert_eq!(reason(&plan, "Ready"), ("True", "NotStarted"));
+    }
+}
+
+#[test]
+fn a_member_that_never_started_owes_nothing() {
+    let over = Observed {
+        attempt_is_over: true,
+        ..seen(None)
+    };
+    let refused = seen(pod(ended(AttemptEndReason::AdmissionFailed), None, None));
+    for seen in [over, refused] {
+        let plan = decide(&record(), &seen, at(5000));
+        assert_eq!(bill_of(&plan), (0, 0, 0, SealCause::NeverStarted));
+        assert!(!plan.bill.as_ref().unwrap().owes(&record()));
+        assert_eq!(reason(&plan, "Settled"), ("True", "NothingOwed"));
+    }
+}
+
+#[test]
+fn a_bill_rests_on_the_agents_milliseconds_within_the_kubelets_seconds() {
+    for (started, stopped, expected) in [
+        (2_300, 9_700, (2_300, 9_700)),
+        // An agent that says more than the kubelet is held to the kubelet's second.
+        (1_000, 12_000, (2_000, 9_999)),
+        (4_000, 8_000, (2_999, 9_000)),
+    ] {
+        let seen = Observed {
+            evidence: Judgement::Valid(proof(started, Some(stopped), None)),
+            ..seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(9000)))
+        };
+        let plan = decide(&record(), &seen, at(10_000));
+        let (from, to) = expected;
+        assert_eq!(bill_of(&plan), (from, to, 2 * (to - from), SealCause::MemberEnded));
+        assert_eq!(reason(&plan, "Evidenced"), ("True", "EvidenceComplete"));
+        assert_eq!(reason(&plan, "Sealed"), ("True", "Sealed"));
+    }
+}
+
+#[test]
+fn without_evidence_doubt_favours_the_payer() {
+    let seen = seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(9000)));
+    let plan = decide(&record(), &seen, at(9000));
+    assert_eq!((&plan.bill, plan.wake), (&None, Some(at(24_000))), "the agent gets a moment");
+    let plan = decide(&record(), &seen, at(24_000));
+    assert_eq!(bill_of(&plan), (3000, 9000, 12_000, SealCause::MemberEnded));
+    assert_eq!(reason(&plan, "Evidenced"), ("False", "EvidenceMissing"));
+}
+
+#[test]
+fn a_run_within_one_second_is_never_less_than_nothing() {
+    let seen = seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(2000)));
+    assert_eq!(bill_of(&decide(&record(), &seen, at(60_000))), (3000, 3000, 0, SealCause::MemberEnded));
+}
+
+#[test]
+fn evidence_that_is_not_to_be_believed_is_none() {
+    for (judgement, expected) in [
+        (Judgement::Invalid("x".into()), "EvidenceInvalid"),
+        (Judgement::NotCertified("x".into()), "KeyNotCertified"),
+    ] {
+        let seen = Observed {
+            evidence: judgement,
+            ..seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(9000)))
+        };
+        let plan = decide(&record(), &seen, at(24_000));
+        assert_eq!(bill_of(&plan), (3000, 9000, 12_000, SealCause::MemberEnded));
+        assert_eq!(reason(&plan, "Evidenced"), ("False", expected));
+    }
+}
+
+#[test]
+fn a_lost_node_or_agent_ends_the_slice_with_the_last_evidence() {
+    let lost_node = Observed {
+        evidence: Judgement::Valid(proof(2300, None, Some(7000))),
+        ..seen(pod(ended(AttemptEndReason::NodeLost), Some(2000), None))
+    };
+    let plan = decide(&record(), &lost_node, at(8000));
+    assert_eq!(bill_of(&plan), (2300, 7000, 9400, SealCause::EvidenceEnded));
+    assert_eq!(reason(&plan, "Evidenced"), ("False", "EvidenceHasGaps"));
+
+    let lost_agent = Observed {
+        pod: pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(9000)).clone(),
+        ..lost_node.clone()
+    };
+    assert_eq!(decide(&record(), &lost_agent, at(10_000)).bill, None);
+    let plan = decide(&record(), &lost_agent, at(24_000));
+    assert_eq!(bill_of(&plan), (2300, 7000, 9400, SealCause::EvidenceEnded));
+
+    let nothing_seen = seen(pod(ended(AttemptEndReason::NodeLost), Some(2000), None));
+    assert_eq!(bill_of(&decide(&record(), &nothing_seen, at(8000))), (3000, 3000, 0, SealCause::EvidenceEnded));
+}
+
+fn gap(from: u64, to: u64, bridged: bool) -> EvidenceGap {
+    EvidenceGap {
+        from_ms: BEGIN + from,
+        to_ms: BEGIN + to,
+        reason: GapReason::AgentAway,
+        bridged,
+    }
+}
+
+#[test]
+fn a_gap_is_billed_only_if_it_is_bridged() {
+    for (gaps, unbilled, evidenced) in [
+        (vec![gap(3000, 5000, true)], 0, "EvidenceHasGaps"),
+        (vec![gap(3000, 5000, false)], 2000, "EvidenceHasGaps"),
+        (vec![gap(3000, 5000, false), gap(4000, 6000, false)], 3000, "EvidenceHasGaps"),
+        (vec![gap(0, 3000, false), gap(8000, 99_000, false)], 700 + 1700, "EvidenceHasGaps"),
+        (vec![gap(20_000, 30_000, false)], 0, "EvidenceComplete"),
+    ] {
+        let seen = Observed {
+            evidence: Judgement::Valid(Proof {
+                gaps,
+                ..proof(2300, Some(9700), None)
+            }),
+            ..seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(9000)))
+        };
+        let plan = decide(&record(), &seen, at(10_000));
+        assert_eq!(bill_of(&plan).2, 2 * (7400 - unbilled), "{seen:?}");
+        assert_eq!(reason(&plan, "Evidenced").1, evidenced);
+    }
+}
+
+#[test]
+fn shares_of_devices_are_billed_as_shares_and_never_more_than_was_asked_for() {
+    let share = |numerator, denominator| Share::new(numerator, denominator).unwrap();
+    for (shares, expected) in [
+        (vec![Share::WHOLE; 2], 2000),
+        (vec![share(1, 7), share(3, 7)], 142 + 428),
+        (vec![Share::WHOLE; 3], 2000),
+        (vec![share(1, 2)], 500),
+    ] {
+        let seen = Observed {
+            evidence: Judgement::Valid(Proof {
+                shares,
+                ..proof(2000, Some(3000), None)
+            }),
+            ..seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(3000)))
+        };
+        assert_eq!(bill_of(&decide(&record(), &seen, at(10_000))).2, expected);
+    }
+}
+
+#[test]
+fn a_slice_is_cut_when_its_interval_is_over_and_the_agent_is_at_work() {
+    let hour = 3_600_000;
+    let open = |evidence, heard: Option<u64>| Observed {
+        evidence,
+        heard_of: heard.map(at),
+        ..seen(pod(State::Running, Some(2000), None))
+    };
+    let proof = |last| Judgement::Valid(proof(2300, None, Some(last)));
+    let cut = 2300 + hour;
+
+    let early = decide(&record(), &open(proof(0), Some(cut - 1)), at(cut - 1));
+    assert_eq!((&early.bill, early.wake), (&None, Some(at(cut))));
+    let covered = decide(&record(), &open(proof(cut), None), at(cut));
+    assert_eq!(bill_of(&covered), (2300, cut, 2 * hour, SealCause::IntervalElapsed));
+    let alive = open(proof(0), Some(cut + 5000));
+    assert_eq!(decide(&record(), &alive, at(cut + 14_999)).bill, None);
+    assert_eq!(bill_of(&decide(&record(), &alive, at(cut + 15_000))).1, cut);
+    let away = decide(&record(), &open(proof(0), Some(cut - 1)), at(cut + hour));
+    assert_eq!(away.bill, None, "only the agent can tell whether the process ran on");
+    assert_eq!(reason(&away, "Ready"), ("True", "Metering"));
+}
+
+#[test]
+fn a_slice_is_never_cut_within_a_gap() {
+    let hour = 3_600_000;
+    let seen = Observed {
+        evidence: Judgement::Valid(Proof {
+            gaps: vec![gap(hour, 3 * hour, false)],
+            ..proof(0, None, Some(3 * hour + 500))
+        }),
+        ..seen(pod(State::Running, Some(0), None))
+    };
+    let plan = decide(&record(), &seen, at(2 * hour + 1));
+    assert_eq!(plan.bill, None);
+    let plan = decide(&record(), &seen, at(3 * hour + 1000));
+    assert_eq!(bill_of(&plan), (0, 3 * hour, 2 * hour, SealCause::IntervalElapsed));
+}
+
+#[test]
+fn an_emission_is_never_more_than_the_fee_that_is_taken() {
+    let terms = EmissionTerms {
+        per_gpu_second: TokenAmount::from_nano(1_000),
+        factors: Factors {
+            performance_permille: 500,
+            stability_permille: 1000,
+            reference: "configured".into(),
+        },
+        fee_bps: 500,
+        available_nano: u128::MAX,
+    };
+    let with = |terms: EmissionTerms| {
+        let seen = Observed {
+            evidence: Judgement::Valid(proof(2000, Some(7000), None)),
+            emission: Some(terms),
+            ..seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(7000)))
+        };
+        decide(&record(), &seen, at(10_000)).bill.unwrap().emission_nano
+    };
+    // 2 GPUs for 5 s: 10 × 1,000 × ½; the fee on 10 × 720,000 is 360,000.
+    assert_eq!(with(terms.clone()), Some(5_000));
+    let dear = EmissionTerms {
+        per_gpu_second: TokenAmount::from_nano(1_000_000_000),
+        ..terms.clone()
+    };
+    assert_eq!(with(dear), Some(360_000));
+    let empty = EmissionTerms {
+        available_nano: 4_999,
+        ..terms.clone()
+    };
+    assert_eq!(with(empty), None);
+    assert_eq!(with(EmissionTerms { fee_bps: 0, ..terms }), None);
+}
+
+/// The API server as far as records are concerned: names are unique, a write needs the version that was read, and a seal
+/// is for ever.
+#[derive(Clone, Default)]
+struct Server {
+    records: BTreeMap<String, UsageRecord>,
+    version: u64,
+}
+
+impl Server {
+    fn create(&mut self, mut record: UsageRecord) {
+        self.version += 1;
+        record.metadata.resource_version = Some(self.version.to_string());
+        self.records.entry(record.metadata.name.clone().unwrap()).or_insert(record);
+    }
+
+    /// Whether the seal was taken.
+    fn seal(&mut self, read: &UsageRecord, bill: &Bill, number: u64) -> bool {
+        let stored = self.records.get_mut(read.metadata.name.as_ref().unwrap()).unwrap();
+        if stored.metadata.resource_version != read.metadata.resource_version {
+            return false;
+        }
+        self.version += 1;
+        stored.metadata.resource_version = Some(self.version.to_string());
+        let before = stored.status.as_ref().and_then(|s| s.sealed.clone());
+        assert_eq!(before, None, "a seal is never written twice");
+        let sealed = act::sealed(read, bill, bill.owes(read).then_some(number), None).unwrap();
+        stored.status.get_or_insert_default().sealed = Some(sealed);
+        true
+    }
+}
+
+/// Where an operator dies in a pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Dies {
+    Not,
+    BeforeNumber,
+    AfterNumber,
+    AfterSeal,
+}
+
+/// A member that runs from `0` to `end`, with an agent that sees all of it.
+fn world(server: &Server, name: &str, end: u64, now: u64, interval: Duration) -> Observed {
+    let record = &server.records[name];
+    let next = gridstake_crds::names::usage_record("u", 1, 0, record.spec.slice + 1);
+    let over = now >= end;
+    let state = if over { ended(AttemptEndReason::Succeeded) } else { State::Running };
+    Observed {
+        evidence: Judgement::Valid(proof(0, over.then_some(end), Some(now.min(end)))),
+        heard_of: Some(at(now)),
+        next_exists: server.records.contains_key(&next),
+        interval,
+        ..seen(pod(state, Some(0), over.then_some(end / 1000 * 1000)))
+    }
+}
+
+proptest! {
+    /// Two operators, each with a view of its own age, die anywhere: no slice has two numbers, no number two slices, none
+    /// is lost, and they add up to the lease.
+    #[test]
+    fn slices_are_billed_once_and_add_up_however_often_operators_die(
+        end in 1_000_u64..60_000,
+        steps in prop::collection::vec((0..2usize, 0..8usize, prop_oneof![
+            4 => Just(Dies::Not), 1 => Just(Dies::BeforeNumber), 1 => Just(Dies::AfterNumber), 1 => Just(Dies::AfterSeal),
+        ], any::<bool>(), 0..4_000_u64), 1..60),
+    ) {
+        let interval = Duration::from_secs(7);
+        let mut server = Server::default();
+        server.create(record());
+        let mut views = [server.clone(), server.clone()];
+        let mut numbers = 0_u64;
+        let mut now = 0;
+        let settle = (0..60).map(|_| (0, 0, Dies::Not, true, 3_000));
+        for (who, which, dies, refresh, passes) in steps.into_iter().chain(settle) {
+            now += passes;
+            if refresh {
+                views[who] = server.clone();
+            }
+            let names: Vec<_> = views[who].records.keys().cloned().collect();
+            // The settling passes look at every record.
+            let picked: Vec<_> = if passes == 3_000 { names } else { vec![names[which % names.len()].clone()] };
+            for name in picked {
+                let read = views[who].records[&name].clone();
+                let plan = decide(&read, &world(&views[who], &name, end, now, interval), at(now));
+                if let Some(next) = plan.next {
+                    server.create(next);
+                }
+                let Some(bill) = plan.bill else { continue };
+                if dies == Dies::BeforeNumber { continue }
+                let number = numbers;
+                numbers += 1;
+                if dies == Dies::AfterNumber { continue }
+                server.seal(&read, &bill, number);
+                if dies == Dies::AfterSeal { break }
+            }
+        }
+        let mut slices: Vec<_> = server.records.values().collect();
+        slices.sort_by_key(|r| r.spec.slice);
+        let sealed: Vec<_> = slices.iter().map(|r| r.status.as_ref().unwrap().sealed.clone().expect("every slice is sealed")).collect();
+        let mut used = BTreeSet::new();
+        let mut reached = BEGIN;
+        for (slice, sealed) in slices.iter().zip(&sealed) {
+            prop_assert_eq!(sealed.start_ms, reached, "it begins where the one before it ended");
+            prop_assert_eq!(slice.spec.from_ms.unwrap_or(BEGIN), reached);
+            reached = sealed.end_ms;
+            if let Some(number) = sealed.job_no {
+                prop_assert!(used.insert(number), "{} twice", number);
+            }
+            prop_assert_eq!(sealed.job_no.is_some(), sealed.gpu_millis > 0);
+        }
+        let last = sealed.last().unwrap();
+        prop_assert_eq!(last.cause, SealCause::MemberEnded);
+        prop_assert_eq!(reached - BEGIN, end);
+        let sum: u64 = sealed.iter().map(|s| s.gpu_millis).sum();
+        prop_assert_eq!(sum, 2 * end);
+    }
+}
+
+#[test]
+fn a_lease_of_24_days_adds_up_to_the_millisecond() {
+    let end = 24 * 86_400_000 + 7_654_321;
+    let interval = Duration::from_secs(3600);
+    let mut server = Server::default();
+    server.create(record());
+    let mut now = 0;
+    while now < end + 60_000 {
+        now += 1_800_000;
+        for name in server.records.keys().cloned().collect::<Vec<_>>() {
+            let read = server.records[&name].clone();
+            if server.records.len() > 1 && read.status.is_some() && world(&server, &name, end, now, interval).next_exists {
+                continue;
+            }
+            let plan = decide(&read, &world(&server, &name, end, now, interval), at(now));
+            if let Some(next) = plan.next {
+                server.create(next);
+            }
+            if let Some(bill) = plan.bill {
+                assert!(server.seal(&read, &bill, now));
+            }
+        }
+    }
+    let sealed: Vec<_> = server.records.values().filter_map(|r| r.status.as_ref()?.sealed.as_ref()).collect();
+    assert_eq!(sealed.len(), server.records.len());
+    assert!(sealed.len() > 500, "{}", sealed.len());
+    assert_eq!(sealed.iter().map(|s| s.gpu_millis).sum::<u64>(), 2 * end);
+}

@@ -1,0 +1,109 @@
+//! UsageRecords: what the members of jobs use, from the first checkpoint to the final bill.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`observe`] | reads: the member's pod, its job, the agent, the chain's terms |
+//! | [`decide`] | pure: whether the slice ends, and with which bill; with [`evidence`], [`bill`], [`conditions`] |
+//! | [`act`] | numbers the bill, opens the next slice; with [`record`], [`receipt`] (pure) |
+//! | [`status`] | writes the seal and the conditions |
+//! | [`numbers`] | the job numbers of a lane |
+//!
+//! A slice is sealed first, and the next one opened after: it begins where the seal says, so that an operator that dies
+//! in between loses nothing. The seal with its number is one write, which the API server takes once.
+
+pub mod act;
+pub mod bill;
+pub mod conditions;
+pub mod decide;
+pub mod evidence;
+pub mod numbers;
+pub mod observe;
+pub mod receipt;
+pub mod record;
+pub mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use gridstake_crds::UsageRecord;
+use tokio_util::sync::CancellationToken;
+
+use self::{act::ActError, numbers::Numbers};
+use crate::{
+    context::Context,
+    error::ReconcileError,
+    reconcile::{Controller, Pass},
+    status::StatusError,
+};
+
+/// How soon a record that had changed under a pass is looked at again, should its watch be slower.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How often an open slice that nothing happens to is looked at, in case a watch missed something.
+const RESYNC: Duration = Duration::from_mins(10);
+
+/// Why a pass over a record failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The decision could not be carried out.
+    #[error(transparent)]
+    Act(#[from] ActError),
+    /// The status could not be written.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+}
+
+impl ReconcileError for Error {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Act(error) => error.category(),
+            Self::Status(_) => "apply_status",
+        }
+    }
+}
+
+/// Runs the controller until `stop`.
+pub async fn run(ctx: Context, stop: CancellationToken) {
+    let controller = Controller {
+        name: "usage-record",
+        store: ctx.caches.usage_records.clone(),
+        triggers: ctx.caches.usage_record_triggers(),
+    };
+    let metrics = ctx.metrics.clone();
+    let numbers = ctx
+        .chains
+        .home()
+        .map(|chain| Numbers::new(ctx.client.clone(), &ctx.namespace, chain.config().lane));
+    controller
+        .run(metrics, stop, move |record| {
+            reconcile(ctx.clone(), numbers.clone(), record)
+        })
+        .await;
+}
+
+async fn reconcile(
+    ctx: Context,
+    numbers: Option<Numbers>,
+    record: Arc<UsageRecord>,
+) -> Result<Pass, Error> {
+    let now = (ctx.now)();
+    let seen = observe::observe(&ctx, &record);
+    let plan = decide::decide(&record, &seen, now);
+    let opened = act::open_next(&ctx, plan.next.as_ref()).await?;
+    let written = match &plan.bill {
+        None => status::write(&ctx, &record, &plan, None).await?,
+        Some(bill) => {
+            let number = act::number(&ctx, numbers.as_ref(), &record, bill).await?;
+            let written = status::write(&ctx, &record, &plan, Some(&number.sealed)).await;
+            act::keep_or_give_back(numbers.as_ref(), &number, &written).await;
+            written?
+        }
+    };
+    let pause = plan
+        .wake
+        .map(|at| Duration::try_from(at.duration_since((ctx.now)())).unwrap_or(Duration::ZERO));
+    Ok(match written {
+        status::Written::Outdated => Pass::waiting().again_in(LOOK_AGAIN),
+        status::Written::Yes { sent } => {
+            Pass::wrote(opened || sent).again(pause.map(|pause| pause.min(RESYNC)))
+        }
+    })
+}

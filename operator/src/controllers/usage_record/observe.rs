@@ -1,0 +1,179 @@
+//! What is known about a record's member, its node's agent and the lane. Reads only.
+
+use gridstake_crds::{
+    UsageRecord,
+    names::{
+        ANNOTATION_EVIDENCE_HEADS, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_MEMBER, usage_record,
+    },
+    usage_record::{Evidence, Factors},
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use serde::Deserialize;
+
+use super::{
+    bill::EmissionTerms,
+    decide::{Observed, PodSeen},
+    evidence::{self, Judgement, KeyStanding},
+};
+use crate::{
+    caches::parsed,
+    chain::{Account, Chain},
+    context::Context,
+    controllers::compute_job::{member::Member, observe::node_state},
+    payer::accounts::owed_emissions,
+};
+
+/// What factors rest on until devices are measured: the operator's configuration.
+const CONFIGURED: &str = "configured";
+
+/// Looks around `record`.
+#[must_use]
+pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
+    let spec = &record.spec;
+    let next = usage_record(
+        &spec.job.uid,
+        spec.attempt,
+        spec.member,
+        spec.slice.saturating_add(1),
+    );
+    let pod = pod(ctx, record);
+    Observed {
+        attempt_is_over: attempt_is_over(ctx, record),
+        evidence: judgement(ctx, record, pod.as_ref()),
+        pod,
+        lease_start_ms: lease_start(ctx, record),
+        heard_of: ctx.caches.last_heartbeat(&spec.node_name),
+        next_exists: ctx.caches.usage_record(&next).is_some(),
+        interval: ctx
+            .chains
+            .home()
+            .map_or(ctx.settlement_interval, |chain| chain.config().interval),
+        emission: ctx
+            .chains
+            .home()
+            .filter(|_| is_open(record))
+            .and_then(|chain| emission(ctx, chain, &spec.node_name)),
+    }
+}
+
+/// When the lease began, by the seal of its first slice.
+fn lease_start(ctx: &Context, record: &UsageRecord) -> Option<u64> {
+    let spec = &record.spec;
+    let first = usage_record(&spec.job.uid, spec.attempt, spec.member, 0);
+    let first = ctx.caches.usage_record(&first)?;
+    let sealed = first.0.as_ref().ok()?.status.as_ref()?.sealed.as_ref()?;
+    Some(sealed.start_ms)
+}
+
+fn is_open(record: &UsageRecord) -> bool {
+    record.status.as_ref().is_none_or(|s| s.sealed.is_none())
+}
+
+/// The member's pod. A namesake of another job, attempt or member is none.
+fn pod(ctx: &Context, record: &UsageRecord) -> Option<PodSeen> {
+    let spec = &record.spec;
+    let pod = ctx.caches.job_pod(&spec.job.namespace, &spec.pod_name)?;
+    let is = |label: &str, value: &str| pod.labels().get(label).is_some_and(|found| found == value);
+    let ours = is(LABEL_JOB_UID, &spec.job.uid)
+        && is(LABEL_ATTEMPT, &spec.attempt.to_string())
+        && is(LABEL_MEMBER, &spec.member.to_string());
+    ours.then(|| seen(ctx, &pod)).flatten()
+}
+
+fn seen(ctx: &Context, pod: &Pod) -> Option<PodSeen> {
+    Some(PodSeen {
+        uid: pod.uid().unwrap_or_default(),
+        member: Member::read(pod, node_state(ctx, pod))?,
+    })
+}
+
+fn attempt_is_over(ctx: &Context, record: &UsageRecord) -> bool {
+    let spec = &record.spec;
+    let job = ctx
+        .caches
+        .compute_jobs
+        .get(&kube::runtime::reflector::ObjectRef::new(&spec.job.name).within(&spec.job.namespace));
+    let Some(job) = job else { return true };
+    // What cannot be read says nothing about its attempts.
+    let Ok(job) = &job.0 else { return false };
+    let Some(status) = job.status.as_ref().filter(|_| job.uid().as_deref() == Some(&spec.job.uid))
+    else {
+        return job.uid().as_deref() != Some(&spec.job.uid);
+    };
+    let active = status.active_placement().map(|p| p.attempt);
+    let placed = status.placement.as_ref().map(|p| p.attempt);
+    // A cache that does not show the placement yet is behind the record.
+    placed.is_some_and(|placed| placed >= spec.attempt) && active != Some(spec.attempt)
+}
+
+fn judgement(ctx: &Context, record: &UsageRecord, pod: Option<&PodSeen>) -> Judgement {
+    let Some(evidence) = record.status.as_ref().and_then(|s| s.evidence.as_ref()) else {
+        return Judgement::None;
+    };
+    if !is_open(record) {
+        // Its worth was stated when the slice was sealed.
+        return Judgement::None;
+    }
+    let key = key_standing(ctx, record, evidence);
+    let head_ms = heartbeat_head(ctx, record);
+    let pod_uid = pod.map(|pod| pod.uid.as_str());
+    evidence::judge(&record.name_any(), evidence, pod_uid, &key, head_ms)
+}
+
+/// What a heartbeat says about one open chain.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    to_ms: u64,
+}
+
+/// The end of the last span that the agent's heartbeat states for `record`.
+fn heartbeat_head(ctx: &Context, record: &UsageRecord) -> Option<u64> {
+    let lease = ctx.caches.heartbeat_lease(&record.spec.node_name)?;
+    let text = lease.annotations().get(ANNOTATION_EVIDENCE_HEADS)?;
+    let heads: std::collections::BTreeMap<String, Head> = serde_json::from_str(text).ok()?;
+    heads.get(&record.name_any()).map(|head| head.to_ms)
+}
+
+/// What the lane's reward account pays for time on `node`, if the chain was ever seen and anything is left in it.
+fn emission(ctx: &Context, chain: &Chain, node: &str) -> Option<EmissionTerms> {
+    let config = chain.config().emissions.as_ref()?;
+    let view = chain.view().filter(|view| view.contract.is_ok())?;
+    let Account::Known(rewards) = view.payer(0) else {
+        return None;
+    };
+    let owed = owed_emissions(parsed(&ctx.caches.usage_records.state()), view.lane.seq);
+    let available_nano =
+        u128::from(rewards.balance.saturating_sub(rewards.thawing)).saturating_sub(owed);
+    let factors = config.factors_of(node);
+    (available_nano > 0).then(|| EmissionTerms {
+        per_gpu_second: config.per_gpu_second,
+        factors: Factors {
+            performance_permille: factors.performance_permille,
+            stability_permille: factors.stability_permille,
+            reference: CONFIGURED.to_owned(),
+        },
+        fee_bps: view.params.fee_bps,
+        available_nano,
+    })
+}
+
+/// Whether the key of `record`'s evidence may sign for its node.
+fn key_standing(ctx: &Context, record: &UsageRecord, evidence: &Evidence) -> KeyStanding {
+    if ctx.chains.home().is_none() {
+        return KeyStanding::InForce;
+    }
+    let node = ctx.caches.gpu_node(&record.spec.node_name);
+    let certified = node
+        .as_ref()
+        .and_then(|node| node.0.as_ref().ok()?.spec.agent_certificate.as_ref())
+        .is_some_and(|certificate| certificate.key.eq_ignore_ascii_case(&evidence.key));
+    if certified {
+        return KeyStanding::InForce;
+    }
+    KeyStanding::NotCertified(format!(
+        "{} signed it, which spec.agentCertificate of the GpuNode {} does not certify",
+        evidence.key, record.spec.node_name
+    ))
+}

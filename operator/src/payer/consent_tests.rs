@@ -1,0 +1,115 @@
+//! Facts about consents.
+
+use std::sync::Arc;
+
+use alloy::signers::{SignerSync as _, local::PrivateKeySigner};
+
+use super::*;
+use crate::chain::{fixtures, view::PayerView};
+
+fn owner() -> PrivateKeySigner {
+    PrivateKeySigner::from_bytes(&B256::repeat_byte(1)).unwrap()
+}
+
+/// Lane 7 with payer 3.
+fn view() -> ChainView {
+    let account = PayerView {
+        owner: owner().address(),
+        balance: 1,
+        ..PayerView::default()
+    };
+    ChainView {
+        payers: Arc::new(BTreeMap::from([(3, Some(account)), (4, None)])),
+        ..fixtures::view()
+    }
+}
+
+fn signed(uid: &str, by: &PrivateKeySigner) -> String {
+    let consent = Consent {
+        payer: 3,
+        daily_cap: 100_000_000_000,
+        expires: "2027-01-01T00:00:00Z".parse().unwrap(),
+        signature: String::new(),
+    };
+    by.sign_hash_sync(&digest(uid, &consent, &fixtures::config()))
+        .unwrap()
+        .to_string()
+}
+
+fn annotations(payer: &str, consent: Option<&str>) -> BTreeMap<String, String> {
+    let payer = (ANNOTATION_PAYER.to_owned(), payer.to_owned());
+    let consent = consent.map(|text| (ANNOTATION_PAYER_CONSENT.to_owned(), text.to_owned()));
+    [payer].into_iter().chain(consent).collect()
+}
+
+fn terms(signature: &str) -> String {
+    format!(r#"{{"dailyCap":"100","expires":"2027-01-01T00:00:00Z","signature":"{signature}"}}"#)
+}
+
+fn asked_at(annotations: &BTreeMap<String, String>, view: Option<&ChainView>, now: &str) -> Result<Consent, Refusal> {
+    let namespace = NamespaceSays {
+        name: "team",
+        uid: "u-1",
+        annotations,
+    };
+    consent(&namespace, &fixtures::config(), view, now.parse().unwrap(), |digest, signature| {
+        signature.recover_address_from_prehash(&digest).ok()
+    })
+}
+
+fn asked(annotations: &BTreeMap<String, String>) -> Result<Consent, Refusal> {
+    asked_at(annotations, Some(&view()), "2026-06-01T00:00:00Z")
+}
+
+#[test]
+fn the_owners_signature_over_these_terms_and_this_namespace_is_a_consent() {
+    let consent = asked(&annotations("3", Some(&terms(&signed("u-1", &owner()))))).unwrap();
+    assert_eq!((consent.payer, consent.daily_cap), (3, 100_000_000_000));
+}
+
+#[test]
+fn whoever_does_not_pay_says_why_and_what_mends_it() {
+    let stranger = PrivateKeySigner::from_bytes(&B256::repeat_byte(2)).unwrap();
+    let good = terms(&signed("u-1", &owner()));
+    let of_stranger = terms(&signed("u-1", &stranger));
+    let of_namesake = terms(&signed("u-2", &owner()));
+    let raised = good.replace("\"100\"", "\"1000\"");
+    let no_amount = good.replace("\"100\"", "\"1e3\"");
+    let cases = [
+        (BTreeMap::new(), "names no payer"),
+        (annotations("three", Some(&good)), "\"three\""),
+        (annotations("0", Some(&good)), "\"0\""),
+        (annotations("-1", Some(&good)), "\"-1\""),
+        (annotations("4", Some(&good)), "lane 7 has no such account"),
+        (annotations("3", None), "without that payer's consent"),
+        (annotations("3", Some("yes")), "cannot be read"),
+        (annotations("3", Some(&no_amount)), "not a token amount"),
+        (annotations("3", Some(&terms("0x12"))), "65-byte"),
+        (annotations("3", Some(&of_stranger)), "not by the account's owner"),
+        (annotations("3", Some(&of_namesake)), "not by the account's owner"),
+        (annotations("3", Some(&raised)), "not by the account's owner"),
+    ];
+    for (annotations, words) in cases {
+        let refusal = asked(&annotations).unwrap_err();
+        assert_eq!(refusal.reason, ComputeJobReason::PayerNotConsenting);
+        assert!(refusal.message.contains(words), "{} lacks {words}", refusal.message);
+        assert!(refusal.message.contains("kubectl gridstake consent --namespace team"), "{}", refusal.message);
+    }
+}
+
+#[test]
+fn a_consent_ends() {
+    let annotations = annotations("3", Some(&terms(&signed("u-1", &owner()))));
+    assert!(asked_at(&annotations, Some(&view()), "2027-01-01T00:00:00Z").is_ok());
+    let refusal = asked_at(&annotations, Some(&view()), "2027-01-01T00:00:01Z").unwrap_err();
+    assert!(refusal.message.contains("ended at 2027-01-01T00:00:00Z"), "{}", refusal.message);
+}
+
+#[test]
+fn a_payer_that_was_not_read_yet_is_not_called_unknown() {
+    let annotations = annotations("5", Some(&terms(&signed("u-1", &owner()))));
+    for view in [Some(view()), None] {
+        let refusal = asked_at(&annotations, view.as_ref(), "2026-06-01T00:00:00Z").unwrap_err();
+        assert_eq!(refusal.reason, ComputeJobReason::ChainUnavailable);
+    }
+}

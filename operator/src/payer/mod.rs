@@ -1,0 +1,277 @@
+//! Who pays for a namespace's jobs, and whether the money lasts.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`consent`] | pure: what the Namespace's annotations say, and whether the payer really consents |
+//! | [`accounts`] | pure: what each payer owes and burns, from the UsageRecords; how long the money lasts |
+//! | [`admission`] | pure: whether the chain, the lane and the payer let a job wait for a place |
+//! | [`watch`] | the loop that keeps the accounts up to date and wakes jobs whose payer runs dry |
+
+pub mod accounts;
+pub mod admission;
+pub mod consent;
+pub mod watch;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use alloy::primitives::{Address, B256, Signature};
+use gridstake_crds::{ComputeJob, TokenAmount, compute_job::ComputeJobReason};
+use gridstake_ledger::signature;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+
+use self::{
+    accounts::{Accounts, Money},
+    consent::{Consent, NamespaceSays, Refusal},
+};
+use crate::{
+    chain::{self, Chain, ChainView, view::PayerView},
+    context::Context,
+};
+
+/// How many signers are remembered; then they are found anew.
+const KEPT: usize = 1 << 12;
+/// How long a pod may take to end where its job does not say (the default of Kubernetes).
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+
+/// Who pays for what a job uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhoPays {
+    /// No chain is configured: nobody, and nothing is owed.
+    Nobody,
+    /// An account.
+    Account(Account),
+    /// Nobody can now: why, and what mends it.
+    Refused(ComputeJobReason, String),
+}
+
+/// A payer's account.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Account {
+    /// The chain, by its name in the operator's configuration.
+    pub chain: String,
+    /// The lane.
+    pub lane: u32,
+    /// The account's number on the lane.
+    pub payer: u32,
+}
+
+/// Whether the money lasts for a job that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Funds {
+    /// It does, or nothing is owed.
+    Suffice,
+    /// It does for now; what to do about it.
+    Low(String),
+    /// It does not: the job must be stopped; what to do about it.
+    Exhausted(String),
+}
+
+type Answers = HashMap<(B256, [u8; 65]), Option<Address>>;
+
+/// What is known of all payers. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Payers {
+    accounts: Arc<Mutex<Arc<Accounts>>>,
+    /// Recovering a signer costs more than everything else that is asked about a job.
+    signers: Arc<Mutex<Answers>>,
+}
+
+impl Payers {
+    /// What all payers owe and burn.
+    #[must_use]
+    pub fn accounts(&self) -> Arc<Accounts> {
+        self.accounts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Publishes new accounts.
+    pub fn publish(&self, accounts: Accounts) {
+        *self.accounts.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts);
+    }
+
+    /// Who signed `digest`; `None` if nobody can be told.
+    fn signer(&self, digest: B256, signature: &Signature) -> Option<Address> {
+        let question = (digest, signature.as_bytes());
+        let mut answers = self.signers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = answers.get(&question) {
+            return *answer;
+        }
+        if answers.len() >= KEPT {
+            answers.clear();
+        }
+        let answer = signature::signer(digest, signature).ok();
+        answers.insert(question, answer);
+        answer
+    }
+}
+
+/// Who pays for the jobs of `namespace`, by the last observation of the chain, however old.
+#[must_use]
+pub fn who_pays(ctx: &Context, namespace: &str, now: Timestamp) -> WhoPays {
+    let Some(chain) = ctx.chains.home() else {
+        return WhoPays::Nobody;
+    };
+    match consent_of(ctx, chain, chain.view().as_deref(), namespace, now) {
+        Ok(consent) => WhoPays::Account(Account {
+            chain: chain.name().to_owned(),
+            lane: chain.config().lane,
+            payer: consent.payer,
+        }),
+        Err(refusal) => WhoPays::Refused(refusal.reason, refusal.message),
+    }
+}
+
+/// The consent of the payer of `namespace`.
+pub fn consent_of(
+    ctx: &Context,
+    chain: &Chain,
+    view: Option<&ChainView>,
+    namespace: &str,
+    now: Timestamp,
+) -> Result<Consent, Refusal> {
+    let found = ctx.caches.namespace(namespace);
+    let metadata = found.as_ref().map(|n| &n.metadata);
+    let annotations = metadata
+        .and_then(|m| m.annotations.clone())
+        .unwrap_or_default();
+    let says = NamespaceSays {
+        name: namespace,
+        uid: metadata.and_then(|m| m.uid.as_deref()).unwrap_or_default(),
+        annotations: &annotations,
+    };
+    consent::consent(&says, chain.config(), view, now, |digest, signature| {
+        ctx.payers.signer(digest, signature)
+    })
+}
+
+/// Whether the money lasts for `job`, which runs, `payers` being those of its open records.
+#[must_use]
+pub fn funds(ctx: &Context, job: &ComputeJob, paying: impl IntoIterator<Item = u32>, now: Timestamp) -> Funds {
+    let Some(chain) = ctx.chains.home() else {
+        return Funds::Suffice;
+    };
+    let Some(view) = chain.view().filter(|view| view.contract.is_ok()) else {
+        return Funds::Suffice;
+    };
+    let namespace = job.namespace().unwrap_or_default();
+    let Ok(consent) = consent_of(ctx, chain, Some(&view), &namespace, now) else {
+        // Without a consent there is a refusal already.
+        return Funds::Suffice;
+    };
+    let (uid, grace) = (job.uid().unwrap_or_default(), grace(job));
+    let accounts = ctx.payers.accounts();
+    let worst = paying.into_iter().map(|payer| {
+        if payer != consent.payer {
+            return Funds::Exhausted(format!(
+                "the payer of namespace {namespace} has changed; the job goes on at the new one's expense"
+            ));
+        }
+        let chain::Account::Known(account) = view.payer(payer) else {
+            return Funds::Suffice;
+        };
+        let words = Words::new(chain, &namespace, payer);
+        let money = words.money(account, &accounts, &consent, &namespace, payer);
+        accounts.funds(payer, &uid, &money, grace, chain.config().interval)
+    });
+    worst
+        .max_by_key(|funds| match funds {
+            Funds::Suffice => 0,
+            Funds::Low(_) => 1,
+            Funds::Exhausted(_) => 2,
+        })
+        .unwrap_or(Funds::Suffice)
+}
+
+/// Whether `job` may wait for a place, as far as the lane and its payer are concerned. `price` is the most that a GPU may
+/// cost it for a second.
+pub fn admit(
+    ctx: &Context,
+    job: &ComputeJob,
+    price: TokenAmount,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    let Some(chain) = ctx.chains.home() else {
+        return Ok(());
+    };
+    let standing = chain.standing(now);
+    let view = admission::lane_takes_jobs(chain.config(), &standing)?;
+    let namespace = job.namespace().unwrap_or_default();
+    let consent = consent_of(ctx, chain, Some(view), &namespace, now)?;
+    let chain::Account::Known(account) = view.payer(consent.payer) else {
+        // A consent is only verified against an account that was read.
+        return Ok(());
+    };
+    let interval = chain.config().interval;
+    let slice = job
+        .spec
+        .run_timeout()
+        .map_or(interval, |run| run.min(interval));
+    let gpus = u64::from(job.spec.gpu.count) * u64::from(job.spec.members);
+    let need = accounts::slice_cost(gpus, price, slice);
+    let accounts = ctx.payers.accounts();
+    let words = Words::new(chain, &namespace, consent.payer);
+    let money = words.money(account, &accounts, &consent, &namespace, consent.payer);
+    admission::can_afford(&accounts, &consent, &money, need)
+}
+
+/// The commands that mend a want of money.
+#[derive(Clone, Debug)]
+pub struct Words {
+    deposit: String,
+    raise: String,
+}
+
+impl Words {
+    /// The commands for `payer`, who pays for `namespace`.
+    #[must_use]
+    pub fn new(chain: &Chain, namespace: &str, payer: u32) -> Self {
+        let config = chain.config();
+        Self {
+            deposit: format!(
+                "top it up with Settlement.deposit(lane {}, payer {payer}, amount) at {} on {}",
+                config.lane, config.settlement.address, config.name
+            ),
+            raise: format!("raise it with {}", consent::command(namespace, Some(payer))),
+        }
+    }
+
+    /// What `namespace` may still spend of `payer`'s money.
+    #[must_use]
+    pub fn money<'a>(
+        &'a self,
+        account: &'a PayerView,
+        accounts: &Accounts,
+        consent: &Consent,
+        namespace: &str,
+        payer: u32,
+    ) -> Money<'a> {
+        let cap_left =
+            u128::from(consent.daily_cap).saturating_sub(accounts.spent_today(namespace));
+        Money {
+            view: account,
+            cap_left,
+            deposit: &self.deposit,
+            raise: &self.raise,
+            cap_binds: cap_left < accounts.exposure(payer, account),
+        }
+    }
+}
+
+/// How long the job's pods may take to end.
+fn grace(job: &ComputeJob) -> Duration {
+    let stated = job.spec.termination.as_ref().map(|t| u64::from(t.grace_seconds));
+    let of_template = || {
+        let spec = job.spec.template.typed().ok()?.spec?;
+        u64::try_from(spec.termination_grace_period_seconds?).ok()
+    };
+    stated
+        .or_else(of_template)
+        .map_or(DEFAULT_GRACE, Duration::from_secs)
+}
