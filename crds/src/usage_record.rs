@@ -35,8 +35,8 @@ use crate::{
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.evidence) || (has(self.status) && has(self.status.evidence))")
         .message("status.evidence cannot be removed: an apply must repeat what was stated before")
         .field_path(".status.evidence"),
-    validation = Rule::new("!has(self.status) || !has(self.status.sealed) || has(self.status.sealed.jobNo) == has(self.spec.payment)")
-        .message("status.sealed.jobNo must be set if spec.payment is, and only then: it numbers what a lane pays")
+    validation = Rule::new("!has(self.status) || !has(self.status.sealed) || has(self.status.sealed.jobNo) == (has(self.spec.payment) && self.status.sealed.gpuMillis > 0)")
+        .message("status.sealed.jobNo must be set if spec.payment is and gpuMillis is above 0, and only then: it numbers what a lane pays")
         .field_path(".status.sealed"),
     validation = Rule::new("!has(self.status) || !has(self.status.sealed) || !has(self.status.sealed.emission) || (has(self.spec.payment) && self.status.sealed.emission.jobNo != self.status.sealed.jobNo)")
         .message("status.sealed.emission needs spec.payment and a jobNo of its own: it is another entry of the batch")

@@ -104,11 +104,16 @@ impl Accounts {
             }
         }
         for ((payer, job), nano_per_second) in burns {
-            accounts.payers.entry(payer).or_default().jobs.push(RunningJob {
-                began_ms: began.get(job).copied().unwrap_or(0),
-                uid: job.to_owned(),
-                nano_per_second,
-            });
+            accounts
+                .payers
+                .entry(payer)
+                .or_default()
+                .jobs
+                .push(RunningJob {
+                    began_ms: began.get(job).copied().unwrap_or(0),
+                    uid: job.to_owned(),
+                    nano_per_second,
+                });
         }
         for account in accounts.payers.values_mut() {
             account.jobs.sort();
@@ -151,14 +156,26 @@ impl Accounts {
     fn burn_up_to(&self, payer: u32, uid: &str) -> Option<u128> {
         let jobs = &self.payers.get(&payer)?.jobs;
         let position = jobs.iter().position(|job| job.uid == uid)?;
-        Some(jobs.iter().take(position + 1).map(|job| job.nano_per_second).sum())
+        Some(
+            jobs.iter()
+                .take(position + 1)
+                .map(|job| job.nano_per_second)
+                .sum(),
+        )
     }
 
     /// Whether `money` lasts for the job `uid`, which takes `grace` to end, with slices of `interval`.
     ///
     /// Where it does not last for all, the jobs that began last are stopped first.
     #[must_use]
-    pub fn funds(&self, payer: u32, uid: &str, money: &Money<'_>, grace: Duration, interval: Duration) -> Funds {
+    pub fn funds(
+        &self,
+        payer: u32,
+        uid: &str,
+        money: &Money<'_>,
+        grace: Duration,
+        interval: Duration,
+    ) -> Funds {
         let Some(burn) = self.burn_up_to(payer, uid).filter(|burn| *burn > 0) else {
             return Funds::Suffice;
         };
@@ -192,7 +209,10 @@ pub struct Money<'a> {
 impl Money<'_> {
     fn exhausted(&self) -> String {
         if self.cap_binds {
-            format!("the daily cap of the payer's consent is used up: wait until midnight UTC, or {}", self.raise)
+            format!(
+                "the daily cap of the payer's consent is used up: wait until midnight UTC, or {}",
+                self.raise
+            )
         } else {
             format!("the payer's escrow is used up: {}", self.deposit)
         }
@@ -200,9 +220,15 @@ impl Money<'_> {
 
     fn low(&self) -> String {
         if self.cap_binds {
-            format!("the daily cap of the payer's consent is nearly used up; then the job is stopped: {}", self.raise)
+            format!(
+                "the daily cap of the payer's consent is nearly used up; then the job is stopped: {}",
+                self.raise
+            )
         } else {
-            format!("the payer's escrow is nearly used up; then the job is stopped: {}", self.deposit)
+            format!(
+                "the payer's escrow is nearly used up; then the job is stopped: {}",
+                self.deposit
+            )
         }
     }
 }
@@ -227,7 +253,10 @@ fn is_taken(record: &UsageRecord, lane: u32, seq: u64) -> bool {
         return false;
     };
     match settlement.state {
-        RecordState::Paid | RecordState::Final | RecordState::NothingOwed | RecordState::NeedsDecision => true,
+        RecordState::Paid
+        | RecordState::Final
+        | RecordState::NothingOwed
+        | RecordState::NeedsDecision => true,
         // Batches are numbered in their names, in the order of the numbers.
         RecordState::Batched => settlement
             .batch

@@ -9,7 +9,11 @@ const NOW: u64 = 1_800_000_000_000;
 const PRICE: u64 = 1_000_000;
 
 fn record(job: &str, slice: u32, status: &str) -> UsageRecord {
-    let from = if slice == 0 { String::new() } else { format!(", fromMs: {}", NOW - 10_000) };
+    let from = if slice == 0 {
+        String::new()
+    } else {
+        format!(", fromMs: {}", NOW - 10_000)
+    };
     serde_saphyr::from_str(&format!(
         "{{apiVersion: gridstake.dev/v1alpha1, kind: UsageRecord, metadata: {{name: {job}-1-0-{slice}, creationTimestamp: '2027-01-15T07:00:00Z'}}, \
          spec: {{job: {{namespace: n, name: {job}, uid: {job}}}, attempt: 1, member: 0, slice: {slice}, podName: j-1-0, nodeName: a, gpuCount: 2{from}, \
@@ -20,7 +24,11 @@ fn record(job: &str, slice: u32, status: &str) -> UsageRecord {
 
 fn sealed(state: &str) -> String {
     let hash = format!("0x{}", "0".repeat(64));
-    let settlement = if state.is_empty() { String::new() } else { format!(", settlement: {{{state}}}") };
+    let settlement = if state.is_empty() {
+        String::new()
+    } else {
+        format!(", settlement: {{{state}}}")
+    };
     format!(
         "sealed: {{jobNo: 5, startMs: {}, endMs: {NOW}, gpuMillis: 20000, price: '0.001', cause: MemberEnded, receiptHash: '{hash}'}}{settlement}",
         NOW - 10_000
@@ -44,7 +52,10 @@ fn exposure_is_balance_less_what_is_asked_back_and_everything_unsettled() {
     let accounts = tally(&[record("a", 0, &sealed("")), record("b", 0, "")], 0);
     // Each has used 2 GPUs for 10 s at 0.001: 0.02 token.
     let nano = 20 * u128::from(PRICE);
-    assert_eq!(accounts.exposure(3, &view(100 * PRICE, 10 * PRICE)), 90 * u128::from(PRICE) - 2 * nano);
+    assert_eq!(
+        accounts.exposure(3, &view(100 * PRICE, 10 * PRICE)),
+        90 * u128::from(PRICE) - 2 * nano
+    );
     assert_eq!(accounts.exposure(3, &view(PRICE, 0)), 0);
     assert_eq!(accounts.exposure(4, &view(7, 0)), 7);
     assert_eq!(accounts.spent_today("n"), 2 * nano);
@@ -115,7 +126,9 @@ fn the_daily_cap_is_a_limit_like_the_escrow() {
     let accounts = tally(&[record("a", 0, "")], 0);
     let view = view(u64::MAX, 0);
     let funds = accounts.funds(3, "a", &money(&view, 0), GRACE, HOUR);
-    assert!(matches!(funds, Funds::Exhausted(why) if why.contains("daily cap") && why.contains("raise")));
+    assert!(
+        matches!(funds, Funds::Exhausted(why) if why.contains("daily cap") && why.contains("raise"))
+    );
 }
 
 #[test]
@@ -142,7 +155,10 @@ fn a_span_over_midnight_counts_for_today_from_midnight_on() {
 
 #[test]
 fn a_slice_costs_its_gpus_for_its_time() {
-    assert_eq!(slice_cost(4, TokenAmount::from_nano(720_000), HOUR), 4 * 3600 * 720_000);
+    assert_eq!(
+        slice_cost(4, TokenAmount::from_nano(720_000), HOUR),
+        4 * 3600 * 720_000
+    );
 }
 
 proptest! {

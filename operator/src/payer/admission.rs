@@ -2,7 +2,10 @@
 
 use gridstake_crds::compute_job::ComputeJobReason;
 
-use super::{accounts::{Accounts, Money}, consent::{Consent, Refusal}};
+use super::{
+    accounts::{Accounts, Money},
+    consent::{Consent, Refusal},
+};
 use crate::chain::{Account, ChainConfig, ChainView, Standing};
 
 /// Whether the lane takes new jobs, and the view by which to judge their payers.
@@ -40,7 +43,9 @@ pub fn lane_takes_jobs<'a>(
         Account::Known(provider) if provider.bonded_coordinator => Ok(view),
         Account::NotRead => refused(
             ComputeJobReason::ChainUnavailable,
-            format!("provider {coordinator}, the lane's coordinator, has not been read from the chain {name} yet"),
+            format!(
+                "provider {coordinator}, the lane's coordinator, has not been read from the chain {name} yet"
+            ),
         ),
         Account::Known(_) => refused(
             ComputeJobReason::CoordinatorUnbonded,

@@ -61,11 +61,24 @@ struct Written {
 enum Fault {
     NoPayer,
     PayerNotANumber(String),
-    PayerUnknown { payer: u32, lane: u32 },
+    PayerUnknown {
+        payer: u32,
+        lane: u32,
+    },
     NoConsent(u32),
-    Unreadable { payer: u32, problem: String },
-    OtherSigner { payer: u32, signer: Option<Address>, owner: Address },
-    Expired { payer: u32, expires: Timestamp },
+    Unreadable {
+        payer: u32,
+        problem: String,
+    },
+    OtherSigner {
+        payer: u32,
+        signer: Option<Address>,
+        owner: Address,
+    },
+    Expired {
+        payer: u32,
+        expires: Timestamp,
+    },
 }
 
 impl Fault {
@@ -82,7 +95,10 @@ impl Fault {
     fn refusal(&self, namespace: &str) -> Refusal {
         Refusal {
             reason: ComputeJobReason::PayerNotConsenting,
-            message: format!("namespace {namespace} {self}: {}", command(namespace, self.payer())),
+            message: format!(
+                "namespace {namespace} {self}: {}",
+                command(namespace, self.payer())
+            ),
         }
     }
 }
@@ -107,11 +123,19 @@ impl fmt::Display for Fault {
                 f,
                 "has a consent of payer {payer} in its annotation {ANNOTATION_PAYER_CONSENT} that cannot be read ({problem})"
             ),
-            Self::OtherSigner { payer, signer: Some(signer), owner } => write!(
+            Self::OtherSigner {
+                payer,
+                signer: Some(signer),
+                owner,
+            } => write!(
                 f,
                 "has a consent of payer {payer} that is signed by {signer} for these terms and this namespace, not by the account's owner {owner}"
             ),
-            Self::OtherSigner { payer, signer: None, owner } => write!(
+            Self::OtherSigner {
+                payer,
+                signer: None,
+                owner,
+            } => write!(
                 f,
                 "has a consent of payer {payer} without a valid signature; it must be by the account's owner {owner}"
             ),
@@ -196,7 +220,11 @@ pub fn consent(
     let digest = digest(namespace.uid, &consent, config);
     let signer = signer(digest, &signature);
     if signer != Some(owner) {
-        return Err(fault(Fault::OtherSigner { payer, signer, owner }));
+        return Err(fault(Fault::OtherSigner {
+            payer,
+            signer,
+            owner,
+        }));
     }
     if consent.expires < now {
         let expires = consent.expires;

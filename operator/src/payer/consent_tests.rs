@@ -46,15 +46,23 @@ fn terms(signature: &str) -> String {
     format!(r#"{{"dailyCap":"100","expires":"2027-01-01T00:00:00Z","signature":"{signature}"}}"#)
 }
 
-fn asked_at(annotations: &BTreeMap<String, String>, view: Option<&ChainView>, now: &str) -> Result<Consent, Refusal> {
+fn asked_at(
+    annotations: &BTreeMap<String, String>,
+    view: Option<&ChainView>,
+    now: &str,
+) -> Result<Consent, Refusal> {
     let namespace = NamespaceSays {
         name: "team",
         uid: "u-1",
         annotations,
     };
-    consent(&namespace, &fixtures::config(), view, now.parse().unwrap(), |digest, signature| {
-        signature.recover_address_from_prehash(&digest).ok()
-    })
+    consent(
+        &namespace,
+        &fixtures::config(),
+        view,
+        now.parse().unwrap(),
+        |digest, signature| signature.recover_address_from_prehash(&digest).ok(),
+    )
 }
 
 fn asked(annotations: &BTreeMap<String, String>) -> Result<Consent, Refusal> {
@@ -85,15 +93,34 @@ fn whoever_does_not_pay_says_why_and_what_mends_it() {
         (annotations("3", Some("yes")), "cannot be read"),
         (annotations("3", Some(&no_amount)), "not a token amount"),
         (annotations("3", Some(&terms("0x12"))), "65-byte"),
-        (annotations("3", Some(&of_stranger)), "not by the account's owner"),
-        (annotations("3", Some(&of_namesake)), "not by the account's owner"),
-        (annotations("3", Some(&raised)), "not by the account's owner"),
+        (
+            annotations("3", Some(&of_stranger)),
+            "not by the account's owner",
+        ),
+        (
+            annotations("3", Some(&of_namesake)),
+            "not by the account's owner",
+        ),
+        (
+            annotations("3", Some(&raised)),
+            "not by the account's owner",
+        ),
     ];
     for (annotations, words) in cases {
         let refusal = asked(&annotations).unwrap_err();
         assert_eq!(refusal.reason, ComputeJobReason::PayerNotConsenting);
-        assert!(refusal.message.contains(words), "{} lacks {words}", refusal.message);
-        assert!(refusal.message.contains("kubectl gridstake consent --namespace team"), "{}", refusal.message);
+        assert!(
+            refusal.message.contains(words),
+            "{} lacks {words}",
+            refusal.message
+        );
+        assert!(
+            refusal
+                .message
+                .contains("kubectl gridstake consent --namespace team"),
+            "{}",
+            refusal.message
+        );
     }
 }
 
@@ -102,7 +129,11 @@ fn a_consent_ends() {
     let annotations = annotations("3", Some(&terms(&signed("u-1", &owner()))));
     assert!(asked_at(&annotations, Some(&view()), "2027-01-01T00:00:00Z").is_ok());
     let refusal = asked_at(&annotations, Some(&view()), "2027-01-01T00:00:01Z").unwrap_err();
-    assert!(refusal.message.contains("ended at 2027-01-01T00:00:00Z"), "{}", refusal.message);
+    assert!(
+        refusal.message.contains("ended at 2027-01-01T00:00:00Z"),
+        "{}",
+        refusal.message
+    );
 }
 
 #[test]

@@ -153,7 +153,12 @@ pub fn consent_of(
 
 /// Whether the money lasts for `job`, which runs, `payers` being those of its open records.
 #[must_use]
-pub fn funds(ctx: &Context, job: &ComputeJob, paying: impl IntoIterator<Item = u32>, now: Timestamp) -> Funds {
+pub fn funds(
+    ctx: &Context,
+    job: &ComputeJob,
+    paying: impl IntoIterator<Item = u32>,
+    now: Timestamp,
+) -> Funds {
     let Some(chain) = ctx.chains.home() else {
         return Funds::Suffice;
     };
@@ -266,7 +271,11 @@ impl Words {
 
 /// How long the job's pods may take to end.
 fn grace(job: &ComputeJob) -> Duration {
-    let stated = job.spec.termination.as_ref().map(|t| u64::from(t.grace_seconds));
+    let stated = job
+        .spec
+        .termination
+        .as_ref()
+        .map(|t| u64::from(t.grace_seconds));
     let of_template = || {
         let spec = job.spec.template.typed().ok()?.spec?;
         u64::try_from(spec.termination_grace_period_seconds?).ok()

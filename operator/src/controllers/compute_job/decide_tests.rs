@@ -621,7 +621,13 @@ fn the_price_and_provider_of_the_decision_and_the_namespaces_payer_stand_in_the_
     };
     let payment = members[0].payment.as_ref().unwrap();
     assert_eq!(
-        (payment.chain.as_str(), payment.lane, payment.payer, payment.provider, payment.per_gpu_second.nano()),
+        (
+            payment.chain.as_str(),
+            payment.lane,
+            payment.payer,
+            payment.provider,
+            payment.per_gpu_second.nano()
+        ),
         ("anvil", 7, 3, 9, 1_000_000)
     );
     // A node without a price or a provider is owed nothing.
@@ -638,13 +644,31 @@ fn no_pod_is_created_while_nobody_pays_for_it() {
         payer: WhoPays::Refused(reason, "why".into()),
         ..seen(vec![])
     };
-    let waits = decide(&job("", &priced()), &refused(ComputeJobReason::ChainUnavailable), at(11));
+    let waits = decide(
+        &job("", &priced()),
+        &refused(ComputeJobReason::ChainUnavailable),
+        at(11),
+    );
     assert_eq!(waits.writes, []);
-    assert_eq!(reason(&waits, ComputeJobCondition::Running), ("False", "ChainUnavailable"));
-    let ends = decide(&job("", &priced()), &refused(ComputeJobReason::PayerNotConsenting), at(11));
+    assert_eq!(
+        reason(&waits, ComputeJobCondition::Running),
+        ("False", "ChainUnavailable")
+    );
+    let ends = decide(
+        &job("", &priced()),
+        &refused(ComputeJobReason::PayerNotConsenting),
+        at(11),
+    );
     assert_eq!(ends.writes, []);
-    assert_eq!(status(&ends).attempts[0].end_reason, AttemptEndReason::EscrowExhausted);
-    assert_eq!(status(&ends).end_reason, None, "the job goes on once somebody pays");
+    assert_eq!(
+        status(&ends).attempts[0].end_reason,
+        AttemptEndReason::EscrowExhausted
+    );
+    assert_eq!(
+        status(&ends).end_reason,
+        None,
+        "the job goes on once somebody pays"
+    );
 }
 
 #[test]
@@ -655,7 +679,10 @@ fn a_chain_that_is_away_stops_no_running_job() {
     };
     let plan = decide(&job("", &priced()), &away, at(20));
     assert_eq!(status(&plan).ending, None);
-    assert_eq!(reason(&plan, ComputeJobCondition::Running), ("True", "Running"));
+    assert_eq!(
+        reason(&plan, ComputeJobCondition::Running),
+        ("True", "Running")
+    );
 }
 
 #[test]
@@ -667,7 +694,10 @@ fn a_job_whose_money_runs_out_is_stopped_and_queues_again() {
     };
     let plan = decide(&job, &low, at(20));
     assert_eq!(status(&plan).ending, None);
-    let warned = plan.facts.iter().any(|f| f.condition == "Running" && f.message == "top it up");
+    let warned = plan
+        .facts
+        .iter()
+        .any(|f| f.condition == "Running" && f.message == "top it up");
     assert!(warned, "{:?}", plan.facts);
 
     let dry = Observed {
@@ -676,13 +706,28 @@ fn a_job_whose_money_runs_out_is_stopped_and_queues_again() {
     };
     let plan = decide(&job, &dry, at(21));
     let ending = status(&plan).ending.clone().unwrap();
-    assert_eq!((ending.reason, ending.message.as_deref()), (AttemptEndReason::EscrowExhausted, Some("top it up")));
+    assert_eq!(
+        (ending.reason, ending.message.as_deref()),
+        (AttemptEndReason::EscrowExhausted, Some("top it up"))
+    );
     let job = written(&job, &plan, at(21));
-    assert_eq!(decide(&job, &dry, at(22)).writes, [Write::DeletePods(vec!["j-1-0".into()])]);
-    let stopped = seen(vec![ran(0, failed(AttemptEndReason::ExitedNonZero), 12, Some(23))]);
+    assert_eq!(
+        decide(&job, &dry, at(22)).writes,
+        [Write::DeletePods(vec!["j-1-0".into()])]
+    );
+    let stopped = seen(vec![ran(
+        0,
+        failed(AttemptEndReason::ExitedNonZero),
+        12,
+        Some(23),
+    )]);
     let plan = decide(&job, &stopped, at(24));
     assert_eq!(status(&plan).end_reason, None);
-    assert_eq!(status(&plan).failures.unwrap_or_default(), gridstake_crds::compute_job::Failures::default(), "it costs no retry");
+    assert_eq!(
+        status(&plan).failures.unwrap_or_default(),
+        gridstake_crds::compute_job::Failures::default(),
+        "it costs no retry"
+    );
 }
 
 #[test]
@@ -699,24 +744,47 @@ fn a_member_that_has_ended_well_is_not_stopped_for_want_of_money() {
 fn a_pod_is_held_until_all_its_slices_are_sealed() {
     let job = job("", &placed(1, 1));
     let pod = ran(0, succeeded(), 12, Some(20));
-    let recorded = written(&job, &decide(&job, &seen(vec![pod.clone()]), at(21)), at(21));
+    let recorded = written(
+        &job,
+        &decide(&job, &seen(vec![pod.clone()]), at(21)),
+        at(21),
+    );
     let sealed = slice_of(&pod);
     let first = Slice {
-        bill: Some(Bill { gpu_millis: 5, goes_on: true, ..Bill::default() }),
+        bill: Some(Bill {
+            gpu_millis: 5,
+            goes_on: true,
+            ..Bill::default()
+        }),
         ..sealed.clone()
     };
-    let open = Slice { slice: 1, bill: None, ..sealed.clone() };
+    let open = Slice {
+        slice: 1,
+        bill: None,
+        ..sealed.clone()
+    };
     let closed = Slice { slice: 1, ..sealed };
     for (slices, released) in [
         (vec![first.clone()], false),
         (vec![first.clone(), open], false),
         (vec![first, closed], true),
     ] {
-        let seen = Observed { books: Books::new(slices.clone()), ..seen(vec![pod.clone()]) };
+        let seen = Observed {
+            books: Books::new(slices.clone()),
+            ..seen(vec![pod.clone()])
+        };
         let plan = decide(&recorded, &seen, at(22));
-        let writes = if released { vec![Write::ReleasePods(vec!["j-1-0".into()])] } else { vec![] };
+        let writes = if released {
+            vec![Write::ReleasePods(vec!["j-1-0".into()])]
+        } else {
+            vec![]
+        };
         assert_eq!(plan.writes, writes, "{slices:?}");
-        let metered = if released { ("True", "Recorded") } else { ("False", "InProgress") };
+        let metered = if released {
+            ("True", "Recorded")
+        } else {
+            ("False", "InProgress")
+        };
         assert_eq!(reason(&plan, ComputeJobCondition::Metered), metered);
     }
 }
@@ -726,8 +794,14 @@ fn a_held_pod_without_a_record_gets_one_before_it_is_let_go() {
     let job = job("", &placed(1, 1));
     let pods = seen(vec![ran(0, succeeded(), 12, Some(20))]);
     let recorded = written(&job, &decide(&job, &pods, at(21)), at(21));
-    let lost = Observed { books: Books::default(), ..pods };
-    assert_eq!(decide(&recorded, &lost, at(22)).writes, [Write::CreateRecords(vec![new_member(0)])]);
+    let lost = Observed {
+        books: Books::default(),
+        ..pods
+    };
+    assert_eq!(
+        decide(&recorded, &lost, at(22)).writes,
+        [Write::CreateRecords(vec![new_member(0)])]
+    );
 }
 
 #[test]
@@ -736,11 +810,17 @@ fn a_deleted_job_stays_until_its_slices_are_sealed() {
     job.metadata.deletion_timestamp = Some(Time(at(1)));
     let pod = ran(0, succeeded(), 12, Some(20));
     let open = Observed {
-        books: Books::new(vec![Slice { bill: None, ..slice_of(&pod) }]),
+        books: Books::new(vec![Slice {
+            bill: None,
+            ..slice_of(&pod)
+        }]),
         ..seen(vec![])
     };
     assert_eq!(decide(&job, &open, at(22)).writes, []);
-    let sealed = Observed { books: Books::new(vec![slice_of(&pod)]), ..seen(vec![]) };
+    let sealed = Observed {
+        books: Books::new(vec![slice_of(&pod)]),
+        ..seen(vec![])
+    };
     assert_eq!(decide(&job, &sealed, at(23)).writes, [Write::ReleaseJob]);
 }
 
@@ -753,7 +833,11 @@ fn a_job_is_settled_when_every_slice_is_final() {
             lane: Some(("anvil".into(), 7)),
             payer: Some(3),
             payment,
-            bill: Some(Bill { gpu_millis: 16_000, cost_nano: Some(16_000_000), ..Bill::default() }),
+            bill: Some(Bill {
+                gpu_millis: 16_000,
+                cost_nano: Some(16_000_000),
+                ..Bill::default()
+            }),
             ..slice_of(&pod)
         }]),
         pods: vec![pod.clone()],
@@ -763,14 +847,38 @@ fn a_job_is_settled_when_every_slice_is_final() {
     for (payment, expected) in [
         (Progress::Open, ("False", "Unsettled")),
         (Progress::LeftOut, ("False", "Unsettled")),
-        (Progress::Final(Some((8, "0x1".into()))), ("True", "Settled")),
+        (
+            Progress::Final(Some((8, "0x1".into()))),
+            ("True", "Settled"),
+        ),
     ] {
         let plan = decide(&job, &with(payment.clone()), at(22));
-        assert_eq!(reason(&plan, ComputeJobCondition::Settled), expected, "{payment:?}");
+        assert_eq!(
+            reason(&plan, ComputeJobCondition::Settled),
+            expected,
+            "{payment:?}"
+        );
         let settlement = status(&plan).settlement.clone().unwrap();
         let finalized = u32::from(expected.0 == "True");
-        assert_eq!((settlement.chain.as_str(), settlement.lane, settlement.sealed, settlement.finalized), ("anvil", 7, 1, finalized));
-        assert_eq!(status(&plan).usage.as_ref().unwrap().cost.unwrap().to_string(), "0.016");
+        assert_eq!(
+            (
+                settlement.chain.as_str(),
+                settlement.lane,
+                settlement.sealed,
+                settlement.finalized
+            ),
+            ("anvil", 7, 1, finalized)
+        );
+        assert_eq!(
+            status(&plan)
+                .usage
+                .as_ref()
+                .unwrap()
+                .cost
+                .unwrap()
+                .to_string(),
+            "0.016"
+        );
     }
     let nothing = decide(&job, &with(Progress::NothingOwed), at(22));
     assert_eq!(reason(&nothing, ComputeJobCondition::Settled).0, "True");
@@ -778,8 +886,15 @@ fn a_job_is_settled_when_every_slice_is_final() {
 
 #[test]
 fn without_a_chain_nothing_is_owed_and_settled_says_so() {
-    let plan = decide(&job("", &placed(1, 1)), &seen(vec![ran(0, succeeded(), 12, Some(20))]), at(21));
-    assert_eq!(reason(&plan, ComputeJobCondition::Settled), ("Unknown", "NoChainConfigured"));
+    let plan = decide(
+        &job("", &placed(1, 1)),
+        &seen(vec![ran(0, succeeded(), 12, Some(20))]),
+        at(21),
+    );
+    assert_eq!(
+        reason(&plan, ComputeJobCondition::Settled),
+        ("Unknown", "NoChainConfigured")
+    );
     assert_eq!(status(&plan).settlement, None);
 }
 

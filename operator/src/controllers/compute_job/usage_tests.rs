@@ -3,7 +3,11 @@
 use super::*;
 
 fn record(slice: u32, status: &str) -> UsageRecord {
-    let from = if slice == 0 { String::new() } else { format!(", fromMs: {}", slice * 1000) };
+    let from = if slice == 0 {
+        String::new()
+    } else {
+        format!(", fromMs: {}", slice * 1000)
+    };
     serde_saphyr::from_str(&format!(
         "{{apiVersion: gridstake.dev/v1alpha1, kind: UsageRecord, metadata: {{name: u-1-0-{slice}}}, \
          spec: {{job: {{namespace: n, name: j, uid: u}}, attempt: 1, member: 0, slice: {slice}, podName: j-1-0, nodeName: a, gpuCount: 1{from}, \
@@ -51,7 +55,11 @@ fn slices_add_up() {
     assert_eq!(books.gpu_millis(1), Some(3000));
     let usage = books.usage(None, &[]).unwrap();
     assert_eq!(
-        (usage.gpu_millis, usage.energy_millijoules, usage.cost.map(TokenAmount::nano)),
+        (
+            usage.gpu_millis,
+            usage.energy_millijoules,
+            usage.cost.map(TokenAmount::nano)
+        ),
         (3000, Some(20), Some(2_160_000))
     );
 }
@@ -60,7 +68,10 @@ fn slices_add_up() {
 fn a_member_goes_on_until_a_slice_is_its_last() {
     let first = Slice::read(&record(0, &sealed("IntervalElapsed", "")));
     let open = Slice::read(&record(1, ""));
-    assert!(!Books::new(vec![first.clone()]).is_closed(1, 0), "the next slice is not open yet");
+    assert!(
+        !Books::new(vec![first.clone()]).is_closed(1, 0),
+        "the next slice is not open yet"
+    );
     assert!(!Books::new(vec![first.clone(), open]).is_closed(1, 0));
     assert_eq!(Books::new(vec![first]).gpu_millis(1), None);
     assert!(!Books::default().is_closed(1, 0));

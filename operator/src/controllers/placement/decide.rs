@@ -18,7 +18,8 @@ use crate::{
     controllers::{compute_job::retry, job_request::job_request},
     error::chain,
     scheduler::{
-        self, Placement, Request, Seed, Snapshot, explain, queue::QueueEntry, snapshot::NodeCapacity,
+        self, Placement, Request, Seed, Snapshot, explain, queue::QueueEntry,
+        snapshot::NodeCapacity,
     },
 };
 

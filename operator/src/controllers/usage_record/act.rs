@@ -176,7 +176,11 @@ pub fn sealed(
 
 /// Gives the numbers back if the seal was certainly not written. In doubt they are abandoned: the same number on two
 /// records would leave one of them unpaid.
-pub async fn keep_or_give_back(numbers: Option<&Numbers>, numbered: &Numbered, written: &StatusWrite) {
+pub async fn keep_or_give_back(
+    numbers: Option<&Numbers>,
+    numbered: &Numbered,
+    written: &StatusWrite,
+) {
     let Some(numbers) = numbers else { return };
     let refused = match written {
         Ok(Written::Outdated) => true,

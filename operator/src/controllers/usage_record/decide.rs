@@ -109,7 +109,12 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
     }
 }
 
-fn open(record: &UsageRecord, stage: Stage, evidence: &EvidenceFact, wake: Option<Timestamp>) -> Plan {
+fn open(
+    record: &UsageRecord,
+    stage: Stage,
+    evidence: &EvidenceFact,
+    wake: Option<Timestamp>,
+) -> Plan {
     Plan {
         bill: None,
         next: None,
@@ -143,7 +148,11 @@ fn verdict_on(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Progress
         };
     };
     let member = &pod.member;
-    let began = bill::start(record.spec.from_ms, member.started_at, proof.and_then(|p| p.started_ms));
+    let began = bill::start(
+        record.spec.from_ms,
+        member.started_at,
+        proof.and_then(|p| p.started_ms),
+    );
     let State::Ended(end) = &member.state else {
         return match began {
             None => Progress::NotStarted,
@@ -195,7 +204,9 @@ fn never_started(verdict: Option<Verdict>) -> Progress {
 
 /// A member whose end nobody has reported: what was seen of it last is its end.
 fn lost(began: u64, proof: Option<&Proof>, verdict: Option<Verdict>) -> Progress {
-    let last = proof.and_then(|p| p.ended_ms.or(p.last_ms)).unwrap_or(began);
+    let last = proof
+        .and_then(|p| p.ended_ms.or(p.last_ms))
+        .unwrap_or(began);
     Progress::Ends(End {
         span: Span::new(began, last.max(began)),
         cause: SealCause::EvidenceEnded,
@@ -218,7 +229,8 @@ fn running(began: u64, seen: &Observed, proof: Option<&Proof>, now: Timestamp) -
         .is_some_and(|last| last >= boundary);
     // A heartbeat after the boundary shows the agent at work; one that has just come back gets a moment to say what it
     // has missed.
-    let wait = EVIDENCE_WAIT.min(SignedDuration::try_from(seen.interval / 4).unwrap_or(EVIDENCE_WAIT));
+    let wait =
+        EVIDENCE_WAIT.min(SignedDuration::try_from(seen.interval / 4).unwrap_or(EVIDENCE_WAIT));
     let patience = due.checked_add(wait).unwrap_or(due);
     let alive = seen.heard_of.is_some_and(|heard| heard >= due);
     if covered || (alive && now >= patience) {

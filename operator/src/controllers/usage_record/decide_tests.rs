@@ -83,7 +83,11 @@ fn proof(started: u64, ended: Option<u64>, last: Option<u64>) -> Proof {
 }
 
 fn reason(plan: &Plan, condition: &str) -> (&'static str, &'static str) {
-    let fact = plan.facts.iter().find(|f| f.condition == condition).unwrap();
+    let fact = plan
+        .facts
+        .iter()
+        .find(|f| f.condition == condition)
+        .unwrap();
     (fact.status.as_str(), fact.reason)
 }
 
@@ -91,12 +95,21 @@ fn reason(plan: &Plan, condition: &str) -> (&'static str, &'static str) {
 fn bill_of(plan: &Plan) -> (u64, u64, u64, SealCause) {
     let bill = plan.bill.as_ref().expect("a bill");
     let since = |millis: u64| millis.saturating_sub(BEGIN);
-    (since(bill.span.from_ms), since(bill.span.to_ms), bill.gpu_millis, bill.cause)
+    (
+        since(bill.span.from_ms),
+        since(bill.span.to_ms),
+        bill.gpu_millis,
+        bill.cause,
+    )
 }
 
 #[test]
 fn a_member_that_has_not_started_is_waited_for() {
-    for pod in [None, pod(State::Gated, None, None), pod(State::Unbound(String::new()), None, None)] {
+    for pod in [
+        None,
+        pod(State::Gated, None, None),
+        pod(State::Unbound(String::new()), None, None),
+    ] {
         let plan = decide(&record(), &seen(pod), at(5000));
         assert_eq!((&plan.bill, &plan.next), (&None, &None));
         assert_eq!(reason(&plan, "Ready"), ("True", "NotStarted"));
@@ -128,11 +141,18 @@ fn a_bill_rests_on_the_agents_milliseconds_within_the_kubelets_seconds() {
     ] {
         let seen = Observed {
             evidence: Judgement::Valid(proof(started, Some(stopped), None)),
-            ..seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(9000)))
+            ..seen(pod(
+                ended(AttemptEndReason::Succeeded),
+                Some(2000),
+                Some(9000),
+            ))
         };
         let plan = decide(&record(), &seen, at(10_000));
         let (from, to) = expected;
-        assert_eq!(bill_of(&plan), (from, to, 2 * (to - from), SealCause::MemberEnded));
+        assert_eq!(
+            bill_of(&plan),
+            (from, to, 2 * (to - from), SealCause::MemberEnded)
+        );
         assert_eq!(reason(&plan, "Evidenced"), ("True", "EvidenceComplete"));
         assert_eq!(reason(&plan, "Sealed"), ("True", "Sealed"));
     }
@@ -140,9 +160,17 @@ fn a_bill_rests_on_the_agents_milliseconds_within_the_kubelets_seconds() {
 
 #[test]
 fn without_evidence_doubt_favours_the_payer() {
-    let seen = seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(9000)));
+    let seen = seen(pod(
+        ended(AttemptEndReason::Succeeded),
+        Some(2000),
+        Some(9000),
+    ));
     let plan = decide(&record(), &seen, at(9000));
-    assert_eq!((&plan.bill, plan.wake), (&None, Some(at(24_000))), "the agent gets a moment");
+    assert_eq!(
+        (&plan.bill, plan.wake),
+        (&None, Some(at(24_000))),
+        "the agent gets a moment"
+    );
     let plan = decide(&record(), &seen, at(24_000));
     assert_eq!(bill_of(&plan), (3000, 9000, 12_000, SealCause::MemberEnded));
     assert_eq!(reason(&plan, "Evidenced"), ("False", "EvidenceMissing"));
@@ -150,8 +178,15 @@ fn without_evidence_doubt_favours_the_payer() {
 
 #[test]
 fn a_run_within_one_second_is_never_less_than_nothing() {
-    let seen = seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(2000)));
-    assert_eq!(bill_of(&decide(&record(), &seen, at(60_000))), (3000, 3000, 0, SealCause::MemberEnded));
+    let seen = seen(pod(
+        ended(AttemptEndReason::Succeeded),
+        Some(2000),
+        Some(2000),
+    ));
+    assert_eq!(
+        bill_of(&decide(&record(), &seen, at(60_000))),
+        (3000, 3000, 0, SealCause::MemberEnded)
+    );
 }
 
 #[test]
@@ -162,7 +197,11 @@ fn evidence_that_is_not_to_be_believed_is_none() {
     ] {
         let seen = Observed {
             evidence: judgement,
-            ..seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(9000)))
+            ..seen(pod(
+                ended(AttemptEndReason::Succeeded),
+                Some(2000),
+                Some(9000),
+            ))
         };
         let plan = decide(&record(), &seen, at(24_000));
         assert_eq!(bill_of(&plan), (3000, 9000, 12_000, SealCause::MemberEnded));
@@ -189,7 +228,10 @@ fn a_lost_node_or_agent_ends_the_slice_with_the_last_evidence() {
     assert_eq!(bill_of(&plan), (2300, 7000, 9400, SealCause::EvidenceEnded));
 
     let nothing_seen = seen(pod(ended(AttemptEndReason::NodeLost), Some(2000), None));
-    assert_eq!(bill_of(&decide(&record(), &nothing_seen, at(8000))), (3000, 3000, 0, SealCause::EvidenceEnded));
+    assert_eq!(
+        bill_of(&decide(&record(), &nothing_seen, at(8000))),
+        (3000, 3000, 0, SealCause::EvidenceEnded)
+    );
 }
 
 fn gap(from: u64, to: u64, bridged: bool) -> EvidenceGap {
@@ -206,8 +248,16 @@ fn a_gap_is_billed_only_if_it_is_bridged() {
     for (gaps, unbilled, evidenced) in [
         (vec![gap(3000, 5000, true)], 0, "EvidenceHasGaps"),
         (vec![gap(3000, 5000, false)], 2000, "EvidenceHasGaps"),
-        (vec![gap(3000, 5000, false), gap(4000, 6000, false)], 3000, "EvidenceHasGaps"),
-        (vec![gap(0, 3000, false), gap(8000, 99_000, false)], 700 + 1700, "EvidenceHasGaps"),
+        (
+            vec![gap(3000, 5000, false), gap(4000, 6000, false)],
+            3000,
+            "EvidenceHasGaps",
+        ),
+        (
+            vec![gap(0, 3000, false), gap(8000, 99_000, false)],
+            700 + 1700,
+            "EvidenceHasGaps",
+        ),
         (vec![gap(20_000, 30_000, false)], 0, "EvidenceComplete"),
     ] {
         let seen = Observed {
@@ -215,7 +265,11 @@ fn a_gap_is_billed_only_if_it_is_bridged() {
                 gaps,
                 ..proof(2300, Some(9700), None)
             }),
-            ..seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(9000)))
+            ..seen(pod(
+                ended(AttemptEndReason::Succeeded),
+                Some(2000),
+                Some(9000),
+            ))
         };
         let plan = decide(&record(), &seen, at(10_000));
         assert_eq!(bill_of(&plan).2, 2 * (7400 - unbilled), "{seen:?}");
@@ -237,7 +291,11 @@ fn shares_of_devices_are_billed_as_shares_and_never_more_than_was_asked_for() {
                 shares,
                 ..proof(2000, Some(3000), None)
             }),
-            ..seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(3000)))
+            ..seen(pod(
+                ended(AttemptEndReason::Succeeded),
+                Some(2000),
+                Some(3000),
+            ))
         };
         assert_eq!(bill_of(&decide(&record(), &seen, at(10_000))).2, expected);
     }
@@ -257,12 +315,18 @@ fn a_slice_is_cut_when_its_interval_is_over_and_the_agent_is_at_work() {
     let early = decide(&record(), &open(proof(0), Some(cut - 1)), at(cut - 1));
     assert_eq!((&early.bill, early.wake), (&None, Some(at(cut))));
     let covered = decide(&record(), &open(proof(cut), None), at(cut));
-    assert_eq!(bill_of(&covered), (2300, cut, 2 * hour, SealCause::IntervalElapsed));
+    assert_eq!(
+        bill_of(&covered),
+        (2300, cut, 2 * hour, SealCause::IntervalElapsed)
+    );
     let alive = open(proof(0), Some(cut + 5000));
     assert_eq!(decide(&record(), &alive, at(cut + 14_999)).bill, None);
     assert_eq!(bill_of(&decide(&record(), &alive, at(cut + 15_000))).1, cut);
     let away = decide(&record(), &open(proof(0), Some(cut - 1)), at(cut + hour));
-    assert_eq!(away.bill, None, "only the agent can tell whether the process ran on");
+    assert_eq!(
+        away.bill, None,
+        "only the agent can tell whether the process ran on"
+    );
     assert_eq!(reason(&away, "Ready"), ("True", "Metering"));
 }
 
@@ -279,7 +343,10 @@ fn a_slice_is_never_cut_within_a_gap() {
     let plan = decide(&record(), &seen, at(2 * hour + 1));
     assert_eq!(plan.bill, None);
     let plan = decide(&record(), &seen, at(3 * hour + 1000));
-    assert_eq!(bill_of(&plan), (0, 3 * hour, 2 * hour, SealCause::IntervalElapsed));
+    assert_eq!(
+        bill_of(&plan),
+        (0, 3 * hour, 2 * hour, SealCause::IntervalElapsed)
+    );
 }
 
 #[test]
@@ -298,9 +365,16 @@ fn an_emission_is_never_more_than_the_fee_that_is_taken() {
         let seen = Observed {
             evidence: Judgement::Valid(proof(2000, Some(7000), None)),
             emission: Some(terms),
-            ..seen(pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(7000)))
+            ..seen(pod(
+                ended(AttemptEndReason::Succeeded),
+                Some(2000),
+                Some(7000),
+            ))
         };
-        decide(&record(), &seen, at(10_000)).bill.unwrap().emission_nano
+        decide(&record(), &seen, at(10_000))
+            .bill
+            .unwrap()
+            .emission_nano
     };
     // 2 GPUs for 5 s: 10 × 1,000 × ½; the fee on 10 × 720,000 is 360,000.
     assert_eq!(with(terms.clone()), Some(5_000));
@@ -314,7 +388,13 @@ fn an_emission_is_never_more_than_the_fee_that_is_taken() {
         ..terms.clone()
     };
     assert_eq!(with(empty), None);
-    assert_eq!(with(EmissionTerms { fee_bps: 0, ..terms }), None);
+    assert_eq!(
+        with(EmissionTerms {
+            fee_bps: 0,
+            ..terms
+        }),
+        None
+    );
 }
 
 /// The API server as far as records are concerned: names are unique, a write needs the version that was read, and a seal
@@ -329,12 +409,17 @@ impl Server {
     fn create(&mut self, mut record: UsageRecord) {
         self.version += 1;
         record.metadata.resource_version = Some(self.version.to_string());
-        self.records.entry(record.metadata.name.clone().unwrap()).or_insert(record);
+        self.records
+            .entry(record.metadata.name.clone().unwrap())
+            .or_insert(record);
     }
 
     /// Whether the seal was taken.
     fn seal(&mut self, read: &UsageRecord, bill: &Bill, number: u64) -> bool {
-        let stored = self.records.get_mut(read.metadata.name.as_ref().unwrap()).unwrap();
+        let stored = self
+            .records
+            .get_mut(read.metadata.name.as_ref().unwrap())
+            .unwrap();
         if stored.metadata.resource_version != read.metadata.resource_version {
             return false;
         }
@@ -362,7 +447,11 @@ fn world(server: &Server, name: &str, end: u64, now: u64, interval: Duration) ->
     let record = &server.records[name];
     let next = gridstake_crds::names::usage_record("u", 1, 0, record.spec.slice + 1);
     let over = now >= end;
-    let state = if over { ended(AttemptEndReason::Succeeded) } else { State::Running };
+    let state = if over {
+        ended(AttemptEndReason::Succeeded)
+    } else {
+        State::Running
+    };
     Observed {
         evidence: Judgement::Valid(proof(0, over.then_some(end), Some(now.min(end)))),
         heard_of: Some(at(now)),
@@ -445,7 +534,10 @@ fn a_lease_of_24_days_adds_up_to_the_millisecond() {
         now += 1_800_000;
         for name in server.records.keys().cloned().collect::<Vec<_>>() {
             let read = server.records[&name].clone();
-            if server.records.len() > 1 && read.status.is_some() && world(&server, &name, end, now, interval).next_exists {
+            if server.records.len() > 1
+                && read.status.is_some()
+                && world(&server, &name, end, now, interval).next_exists
+            {
                 continue;
             }
             let plan = decide(&read, &world(&server, &name, end, now, interval), at(now));
@@ -457,7 +549,11 @@ fn a_lease_of_24_days_adds_up_to_the_millisecond() {
             }
         }
     }
-    let sealed: Vec<_> = server.records.values().filter_map(|r| r.status.as_ref()?.sealed.as_ref()).collect();
+    let sealed: Vec<_> = server
+        .records
+        .values()
+        .filter_map(|r| r.status.as_ref()?.sealed.as_ref())
+        .collect();
     assert_eq!(sealed.len(), server.records.len());
     assert!(sealed.len() > 500, "{}", sealed.len());
     assert_eq!(sealed.iter().map(|s| s.gpu_millis).sum::<u64>(), 2 * end);

@@ -188,7 +188,10 @@ fn signed(stated: &Checkpoint) -> Result<checkpoint::Signed, String> {
                 peak_processes: stated.counters.peak_processes,
                 samples: stated.counters.samples,
             },
-            previous: stated.previous.parse().map_err(|_| unreadable("previous"))?,
+            previous: stated
+                .previous
+                .parse()
+                .map_err(|_| unreadable("previous"))?,
         },
         head: stated.head.parse().map_err(|_| unreadable("head"))?,
         signature: signature::parse(&stated.signature).map_err(|_| unreadable("signature"))?,
@@ -267,7 +270,11 @@ mod tests {
         assert_eq!(proof.last_ms, Some(200));
         assert_eq!(proof.head.as_ref(), Some(&evidence.checkpoints[1].head));
         let head = judge("u-1-0-0", &evidence, None, &KeyStanding::InForce, Some(250));
-        assert_eq!(head.proof().unwrap().last_ms, Some(250), "a heartbeat tells more");
+        assert_eq!(
+            head.proof().unwrap().last_ms,
+            Some(250),
+            "a heartbeat tells more"
+        );
     }
 
     #[test]
@@ -283,7 +290,13 @@ mod tests {
             changed(|e| e.checkpoints[1].signature = e.checkpoints[0].signature.clone()),
             changed(|e| drop(e.checkpoints.remove(0))),
             changed(|e| e.pod_uid = "q".into()),
-            judge("u-1-0-1", &evidence(), Some("p"), &KeyStanding::InForce, None),
+            judge(
+                "u-1-0-1",
+                &evidence(),
+                Some("p"),
+                &KeyStanding::InForce,
+                None,
+            ),
         ] {
             assert!(matches!(judgement, Judgement::Invalid(_)), "{judgement:?}");
         }

@@ -125,11 +125,7 @@ impl Numbers {
             }
         };
         for _ in 0..TRIES {
-            let present = self
-                .api
-                .get_opt(&self.name)
-                .await
-                .map_err(failed("get"))?;
+            let present = self.api.get_opt(&self.name).await.map_err(failed("get"))?;
             let (first, wanted) = advanced(&self.name, present.as_ref(), floor)?;
             let params = PostParams::default();
             let result = match present {

@@ -16,7 +16,10 @@ struct Server(Arc<StdMutex<(u64, Option<Value>)>>);
 impl Server {
     fn holding(data: Value) -> Self {
         let server = Self::default();
-        *server.0.lock().unwrap() = (7, Some(json!({"metadata": {"name": "lane-7-numbers"}, "data": data})));
+        *server.0.lock().unwrap() = (
+            7,
+            Some(json!({"metadata": {"name": "lane-7-numbers"}, "data": data})),
+        );
         server
     }
 
@@ -41,7 +44,10 @@ impl Server {
 
     fn answer(&self, method: &Method, sent: Option<Value>) -> (u16, Value) {
         let refusal = |code: u16, reason: &str| {
-            (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": reason, "code": code}))
+            (
+                code,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": reason, "code": code}),
+            )
         };
         let mut state = self.0.lock().unwrap();
         let version = state.0.to_string();
@@ -53,7 +59,9 @@ impl Server {
                 (200, map)
             }
             (&Method::POST, Some(_)) => refusal(409, "AlreadyExists"),
-            (&Method::PUT, Some(_)) if sent.as_ref().unwrap()["metadata"]["resourceVersion"] != version => {
+            (&Method::PUT, Some(_))
+                if sent.as_ref().unwrap()["metadata"]["resourceVersion"] != version =>
+            {
                 refusal(409, "Conflict")
             }
             (&Method::POST | &Method::PUT, _) => {
@@ -117,7 +125,10 @@ async fn a_lost_config_map_does_not_bring_old_numbers_back() {
 async fn a_config_map_that_somebody_has_written_into_is_complained_about() {
     let numbers = Server::holding(json!({"next": "many"})).numbers();
     let error = numbers.take(0).await.unwrap_err().to_string();
-    assert!(error.contains("lane-7-numbers") && error.contains("\"many\""), "{error}");
+    assert!(
+        error.contains("lane-7-numbers") && error.contains("\"many\""),
+        "{error}"
+    );
     let numbers = Server::holding(json!({"next": u64::MAX.to_string()})).numbers();
     assert!(matches!(numbers.take(0).await, Err(NumbersError::Spent(_))));
 }

@@ -2,9 +2,7 @@
 
 use gridstake_crds::{
     UsageRecord,
-    names::{
-        ANNOTATION_EVIDENCE_HEADS, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_MEMBER, usage_record,
-    },
+    names::{ANNOTATION_EVIDENCE_HEADS, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_MEMBER, usage_record},
     usage_record::{Evidence, Factors},
 };
 use k8s_openapi::api::core::v1::Pod;
@@ -97,7 +95,10 @@ fn attempt_is_over(ctx: &Context, record: &UsageRecord) -> bool {
     let Some(job) = job else { return true };
     // What cannot be read says nothing about its attempts.
     let Ok(job) = &job.0 else { return false };
-    let Some(status) = job.status.as_ref().filter(|_| job.uid().as_deref() == Some(&spec.job.uid))
+    let Some(status) = job
+        .status
+        .as_ref()
+        .filter(|_| job.uid().as_deref() == Some(&spec.job.uid))
     else {
         return job.uid().as_deref() != Some(&spec.job.uid);
     };

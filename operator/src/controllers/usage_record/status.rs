@@ -1,11 +1,6 @@
 //! Writes a record's seal and conditions.
 
-use gridstake_crds::{
-    UsageRecord,
-    condition,
-    names::MANAGER_USAGE_RECORD,
-    usage_record::Sealed,
-};
+use gridstake_crds::{UsageRecord, condition, names::MANAGER_USAGE_RECORD, usage_record::Sealed};
 
 use super::decide::Plan;
 use crate::{
