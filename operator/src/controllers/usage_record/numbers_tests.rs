@@ -148,10 +148,11 @@ proptest! {
             8 => Just(Event::Take), 2 => Just(Event::GiveBack), 1 => Just(Event::Restart),
         ]), 1..200)
     ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _within = runtime.enter();
         let server = Server::default();
         let mut operators = [server.numbers(), server.numbers()];
         let mut in_use: [Vec<u64>; 2] = Default::default();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             for (who, event) in events {
                 match event {
