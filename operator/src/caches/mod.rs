@@ -97,6 +97,7 @@ struct Triggers {
 impl Caches {
     /// Starts all watches on `tasks`. None of them ever ends by itself.
     #[must_use]
+    #[allow(clippy::too_many_lines, reason = "one statement per watch")]
     pub fn start(
         client: &Client,
         namespace: &str,

@@ -81,9 +81,9 @@ impl Accounts {
                     (cost, sealed.start_ms, sealed.end_ms)
                 }
                 None => {
-                    let begun = run_of(record);
-                    let from = record.spec.from_ms.or(begun.map(|(from, _)| from));
-                    let ended = begun.and_then(|(_, end)| end);
+                    let run = run_of(record);
+                    let from = record.spec.from_ms.or(run.map(|(from, _)| from));
+                    let ended = run.and_then(|(_, end)| end);
                     let burn = u128::from(record.spec.gpu_count) * payment.per_gpu_second.nano();
                     if ended.is_none() {
                         *burns.entry((payment.payer, job)).or_default() += burn;

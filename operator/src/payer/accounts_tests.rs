@@ -86,7 +86,7 @@ fn a_member_that_has_not_started_costs_nothing_yet() {
     assert_eq!(accounts.jobs(3).collect::<Vec<_>>(), ["a"]);
 }
 
-fn money<'a>(view: &'a PayerView, cap_left: u128) -> Money<'a> {
+fn money(view: &PayerView, cap_left: u128) -> Money<'_> {
     Money {
         view,
         cap_left,
@@ -97,7 +97,7 @@ fn money<'a>(view: &'a PayerView, cap_left: u128) -> Money<'a> {
 }
 
 const GRACE: Duration = Duration::from_secs(30);
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 #[test]
 fn a_job_is_warned_of_and_then_stopped_before_its_money_is_gone() {

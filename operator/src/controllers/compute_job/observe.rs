@@ -92,6 +92,7 @@ fn pods(ctx: &Context, job: &ComputeJob) -> Vec<Member> {
 }
 
 /// Whether the node of `pod` can still be believed.
+#[must_use]
 pub fn node_state(ctx: &Context, pod: &Pod) -> NodeState {
     let Some(name) = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) else {
         return NodeState::Ready;

@@ -30,7 +30,11 @@ use self::{
     log::DecisionLog,
 };
 use crate::{
-    caches::parsed, context::Context, controllers::stake_binding, error::chain, scheduler::Snapshot,
+    caches::parsed,
+    context::Context,
+    controllers::stake_binding::{observe::resolutions, resolve::Claim},
+    error::chain,
+    scheduler::Snapshot,
 };
 
 /// How soon a decision that could not be written is made anew.
@@ -128,8 +132,11 @@ impl Placer {
 
     /// Whom the use of `node` is owed to; nobody without a chain.
     fn provider_of(&self, node: &str) -> Option<u32> {
-        self.ctx.chains.home()?;
-        stake_binding::observe::provider_of(&self.ctx.caches, node)
+        let home = self.ctx.chains.home()?;
+        match resolutions(&self.ctx.caches).claim(node)? {
+            Claim::One(spec) => (spec.chain == home.name()).then_some(spec.provider_id),
+            Claim::Several(_) => None,
+        }
     }
 
     /// Decides about one job and writes it down. A decision that is not written has not been made: the next one

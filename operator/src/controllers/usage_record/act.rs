@@ -146,7 +146,6 @@ fn numbers_in_use(ctx: &Context) -> u64 {
 }
 
 /// The seal as it is written.
-#[must_use]
 pub fn sealed(
     record: &UsageRecord,
     bill: &Bill,

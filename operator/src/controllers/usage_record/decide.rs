@@ -275,12 +275,16 @@ fn worth(seen: &Observed, end: &End) -> EvidenceFact {
 fn verdict(reason: AttemptEndReason) -> Option<Verdict> {
     use AttemptEndReason as R;
     match reason {
-        R::Succeeded => None,
         R::ExitedNonZero | R::OutOfMemory | R::ImagePullFailed | R::ContainerStartFailed => {
             Some(Verdict::Tenant)
         }
         R::DeviceLost => Some(Verdict::Host),
-        R::Suspended | R::Deleted | R::RunTimeout | R::EscrowExhausted | R::PodDeleted => None,
+        R::Succeeded
+        | R::Suspended
+        | R::Deleted
+        | R::RunTimeout
+        | R::EscrowExhausted
+        | R::PodDeleted => None,
         R::PlacementLost | R::StartTimeout | R::AdmissionFailed | R::Evicted | R::NodeLost => {
             Some(Verdict::Ambiguous)
         }

@@ -40,6 +40,7 @@ fn record() -> UsageRecord {
     record::first(&job, "system", &new)
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "a pod may be missing")]
 fn pod(state: State, started: Option<u64>, finished: Option<u64>) -> Option<PodSeen> {
     let mut member = Member::missing(1, 0, "j-1-0".into());
     member.state = state;
@@ -67,7 +68,7 @@ fn seen(pod: Option<PodSeen>) -> Observed {
         heard_of: None,
         lease_start_ms: None,
         next_exists: false,
-        interval: Duration::from_secs(3600),
+        interval: Duration::from_hours(1),
         emission: None,
     }
 }
@@ -526,7 +527,7 @@ proptest! {
 #[test]
 fn a_lease_of_24_days_adds_up_to_the_millisecond() {
     let end = 24 * 86_400_000 + 7_654_321;
-    let interval = Duration::from_secs(3600);
+    let interval = Duration::from_hours(1);
     let mut server = Server::default();
     server.create(record());
     let mut now = 0;

@@ -14,7 +14,7 @@ use super::*;
 struct Server(Arc<StdMutex<(u64, Option<Value>)>>);
 
 impl Server {
-    fn holding(data: Value) -> Self {
+    fn holding(data: &Value) -> Self {
         let server = Self::default();
         *server.0.lock().unwrap() = (
             7,
@@ -123,13 +123,13 @@ async fn a_lost_config_map_does_not_bring_old_numbers_back() {
 
 #[tokio::test]
 async fn a_config_map_that_somebody_has_written_into_is_complained_about() {
-    let numbers = Server::holding(json!({"next": "many"})).numbers();
+    let numbers = Server::holding(&json!({"next": "many"})).numbers();
     let error = numbers.take(0).await.unwrap_err().to_string();
     assert!(
         error.contains("lane-7-numbers") && error.contains("\"many\""),
         "{error}"
     );
-    let numbers = Server::holding(json!({"next": u64::MAX.to_string()})).numbers();
+    let numbers = Server::holding(&json!({"next": u64::MAX.to_string()})).numbers();
     assert!(matches!(numbers.take(0).await, Err(NumbersError::Spent(_))));
 }
 

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use serde::Deserialize;
 
 use super::{
-    bill::EmissionTerms,
+    bill::{EmissionTerms, unix_millis},
     decide::{Observed, PodSeen},
     evidence::{self, Judgement, KeyStanding},
 };
@@ -160,21 +160,44 @@ fn emission(ctx: &Context, chain: &Chain, node: &str) -> Option<EmissionTerms> {
     })
 }
 
-/// Whether the key of `record`'s evidence may sign for its node.
+/// Whether the key of `record`'s evidence may sign for its node: the provider that is paid has certified it.
 fn key_standing(ctx: &Context, record: &UsageRecord, evidence: &Evidence) -> KeyStanding {
-    if ctx.chains.home().is_none() {
+    let (Some(chain), Some(payment)) = (ctx.chains.home(), record.spec.payment.as_ref()) else {
         return KeyStanding::InForce;
+    };
+    let name = &record.spec.node_name;
+    let refused = |why: &str| KeyStanding::NotCertified(format!("{} {why}", evidence.key));
+    let found = ctx.caches.gpu_node(name);
+    let node = found.as_ref().and_then(|node| node.0.as_ref().ok());
+    let Some((node, certificate)) =
+        node.and_then(|n| Some((n, n.spec.agent_certificate.as_ref()?)))
+    else {
+        return refused("signed it, and the GpuNode has no spec.agentCertificate");
+    };
+    if !certificate.key.eq_ignore_ascii_case(&evidence.key) {
+        return refused("signed it, and spec.agentCertificate of the GpuNode is for another key");
     }
-    let node = ctx.caches.gpu_node(&record.spec.node_name);
-    let certified = node
-        .as_ref()
-        .and_then(|node| node.0.as_ref().ok()?.spec.agent_certificate.as_ref())
-        .is_some_and(|certificate| certificate.key.eq_ignore_ascii_case(&evidence.key));
-    if certified {
+    let last = evidence.checkpoints.last().map_or(0, |c| c.to_ms);
+    if unix_millis(certificate.not_after.0) < last {
+        return refused("signed it after the end of spec.agentCertificate of the GpuNode");
+    }
+    let view = chain.view();
+    let Some(Account::Known(provider)) = view.as_ref().map(|view| view.provider(payment.provider))
+    else {
+        // What the chain would say is not known: that is nobody's fault.
         return KeyStanding::InForce;
+    };
+    if certificate.epoch != provider.session_epoch {
+        return refused("signed it, and the provider has revoked the sessions of its agents since");
     }
-    KeyStanding::NotCertified(format!(
-        "{} signed it, which spec.agentCertificate of the GpuNode {} does not certify",
-        evidence.key, record.spec.node_name
-    ))
+    let signer = ctx
+        .caches
+        .signers()
+        .of(node, payment.provider, chain.config());
+    if signer != Some(provider.operator) {
+        return refused(
+            "signed it, and the provider's operator has not signed spec.agentCertificate of the GpuNode",
+        );
+    }
+    KeyStanding::InForce
 }
