@@ -46,6 +46,7 @@ fn terms(signature: &str) -> String {
     format!(r#"{{"dailyCap":"100","expires":"2027-01-01T00:00:00Z","signature":"{signature}"}}"#)
 }
 
+#[allow(clippy::unwrap_in_result, reason = "the time is a literal")]
 fn asked_at(
     annotations: &BTreeMap<String, String>,
     view: Option<&ChainView>,
