@@ -87,6 +87,8 @@ follow_job() {
 
 gpu_seconds() { # prints milliseconds of GPU time as seconds
   local millis
+  # The bill waits for the agent's last word.
+  kubectl wait "computejob/$job" --for=condition=Metered --timeout=60s >/dev/null
   millis=$(kubectl get computejob "$job" --output 'jsonpath={.status.usage.gpuMillis}')
   awk -v millis="${millis:-0}" 'BEGIN { printf "%.3f\n", millis / 1000 }'
 }

@@ -131,6 +131,14 @@ impl Job {
         .await
     }
 
+    /// Waits until all that the job has used is billed.
+    pub async fn until_metered(&self) -> Result<ComputeJobStatus> {
+        self.until("what it used is billed", |s| {
+            condition::is_true(&s.conditions, ComputeJobCondition::Metered).then(|| s.clone())
+        })
+        .await
+    }
+
     /// Waits until the job has failed; at once an error where it completes.
     pub async fn until_failed(&self) -> Result<ComputeJobStatus> {
         self.until_or_never("it has failed", |s| {

@@ -54,7 +54,9 @@ fn the_sample_hello_gpu_runs_to_its_end() -> Result<()> {
             &tenant.namespace,
         ])
         .await?;
-        let status = tenant.job("hello-gpu").until_complete().await?;
+        let sample = tenant.job("hello-gpu");
+        sample.until_complete().await?;
+        let status = sample.until_metered().await?;
         ensure!(
             status.usage.is_some_and(|u| u.gpu_millis > 0),
             "its use is recorded"

@@ -59,6 +59,7 @@ fn a_job_that_kubectl_applies_runs_to_complete_and_sees_exactly_its_devices() ->
             "it sees {seen:?}, and its neighbour holds {taken:?}"
         );
 
+        let status = hello.until_metered().await?;
         let attempt = status.attempts.first().context("status.attempts")?;
         ensure!(
             attempt.end_reason == AttemptEndReason::Succeeded

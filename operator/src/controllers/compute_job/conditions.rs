@@ -106,6 +106,9 @@ fn admitted(status: &ComputeJobStatus, phase: &Phase) -> Fact {
     }
 }
 
+/// What the condition `Running` says where there is nothing else to be said.
+pub const ALL_RUN: &str = "all members run";
+
 /// What the tenant should know about a job that runs: whether the money will last.
 fn warning(seen: &Observed) -> Option<&str> {
     match &seen.funds {
@@ -120,7 +123,7 @@ fn running(phase: &Phase, seen: &Observed) -> Fact {
             C::Running,
             true,
             R::Running,
-            warning(seen).unwrap_or("all members run"),
+            warning(seen).unwrap_or(ALL_RUN),
         ),
         Phase::Starting(reason, message) => fact(C::Running, false, *reason, message),
         Phase::Stopping(_) => fact(C::Running, false, R::Stopping, ""),

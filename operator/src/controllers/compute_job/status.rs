@@ -11,6 +11,7 @@ use kube::runtime::events::EventType;
 
 use super::{
     act::{ActError, Outcome},
+    conditions::ALL_RUN,
     decide::Plan,
 };
 use crate::{
@@ -59,6 +60,9 @@ const BAD_NEWS: [ComputeJobCondition; 3] = [
     ComputeJobCondition::Admitted,
     ComputeJobCondition::Running,
 ];
+
+/// The event of a job whose payer's money lasts for less than a fifth of a settlement interval.
+const ESCROW_LOW: &str = "EscrowLow";
 
 /// What became of the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +179,20 @@ async fn tell(
             .publish(job, type_, "AttemptEnded", "Record", &note)
             .await;
     }
+    for fact in facts
+        .iter()
+        .filter(|fact| is_warning(fact) && !fact.is_stated_in(&before.conditions))
+    {
+        ctx.events
+            .publish(
+                job,
+                EventType::Warning,
+                ESCROW_LOW,
+                fact.condition,
+                &fact.message,
+            )
+            .await;
+    }
     for fact in facts.iter().filter(|fact| is_worth_telling(fact)) {
         if fact.condition != ComputeJobCondition::Failed.as_str() {
             ctx.events.publish_news(job, &before.conditions, fact).await;
@@ -191,6 +209,13 @@ async fn tell(
                 .await;
         }
     }
+}
+
+/// Whether a job that runs is to be stopped soon for want of money.
+fn is_warning(fact: &Fact) -> bool {
+    fact.condition == ComputeJobCondition::Running.as_str()
+        && fact.status == condition::Status::True
+        && fact.message != ALL_RUN
 }
 
 fn is_worth_telling(fact: &Fact) -> bool {

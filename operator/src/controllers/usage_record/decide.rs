@@ -175,11 +175,11 @@ fn verdict_on(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Progress
     if agent_said.is_none() && now < waited {
         return Progress::GoesOn(Some(waited));
     }
-    match (proof, agent_said) {
+    let until = bill::end(began, finished, None);
+    match (proof.and_then(|p| p.last_ms), agent_said) {
         // The agent saw the member and not its end: what it did not see is not billed.
-        (Some(proof), None) if proof.last_ms.is_some() => {
-            let seen_until = proof.last_ms.unwrap_or(began);
-            let until = bill::end(began, finished, None).min(seen_until.max(began));
+        (Some(seen_until), None) if seen_until < until => {
+            let until = seen_until.max(began);
             Progress::Ends(End {
                 span: Span::new(began, until),
                 cause: SealCause::EvidenceEnded,
