@@ -1,6 +1,9 @@
 //! Settlement: what a lane owes is batched, signed, sent and followed until it is final.
 
+pub mod outbox;
+pub mod send;
 pub mod signer;
+pub mod transaction;
 
 use std::sync::Arc;
 
@@ -23,6 +26,7 @@ struct Parts {
     chain: Chain,
     client: ChainClient,
     keys: Keys,
+    outbox: outbox::Outbox,
     chain_metrics: ChainMetrics,
 }
 
@@ -77,6 +81,7 @@ impl Lane {
         Ok(Self(Arc::new(Parts {
             chain,
             client,
+            outbox: outbox::Outbox::new(keys.gas.clone()),
             keys,
             chain_metrics,
         })))
@@ -98,6 +103,12 @@ impl Lane {
     #[must_use]
     pub fn keys(&self) -> &Keys {
         &self.0.keys
+    }
+
+    /// The gas account.
+    #[must_use]
+    pub fn outbox(&self) -> &outbox::Outbox {
+        &self.0.outbox
     }
 
     /// Who follows the chain's blocks.
