@@ -311,8 +311,14 @@ closed_enum! {
         NotSent,
         /// Sent, and in no block yet.
         InFlight,
+        /// No chain of that name is configured.
+        ChainNotConfigured,
+        /// The chain's id, or the code at a configured address, is not what is configured; nothing is sent.
+        ContractMismatch,
         /// The chain cannot be reached.
         ChainUnavailable,
+        /// The operator has no key for slashes.
+        NoSlashKey,
         /// The contract refuses the call; the message gives its error.
         ContractRefused,
         /// On chain.

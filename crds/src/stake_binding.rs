@@ -122,11 +122,13 @@ pub struct StakeBindingStatus {
     /// Stake that is frozen by a slash in dispute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<TokenAmount>,
-    /// The weight in the draw that the stake gives to all nodes together, in decimal.
+    /// What the stake counts in the draw of jobs' nodes, in whole tokens: this binding's nodes' share of the provider's
+    /// effective stake. `0` while the binding is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     pub effective_weight: Option<String>,
-    /// The block at which this was read.
+    /// The block at which these figures were first seen. It moves only along with something else: a block that changes
+    /// nothing is not written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_block: Option<BlockReference>,
     /// `Resolved`, `ContractMatch`, `ChainSynced`, `Bonded` and the summary `Ready`.

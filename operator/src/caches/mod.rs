@@ -13,7 +13,7 @@ mod watch;
 use std::sync::Arc;
 
 use gridstake_crds::{
-    ComputeJob, GpuNode, StakeBinding, UsageRecord,
+    ComputeJob, GpuNode, Incident, StakeBinding, UsageRecord,
     gpu_node::GpuNodeCondition,
     names::{LABEL_JOB, LABEL_JOB_UID},
 };
@@ -67,6 +67,8 @@ pub struct Caches {
     pub stake_bindings: Store<Guarded<StakeBinding>>,
     /// All UsageRecords of the operator's namespace; of sealed ones without the agent's checkpoints.
     pub usage_records: Store<Guarded<UsageRecord>>,
+    /// All Incidents.
+    pub incidents: Store<Guarded<Incident>>,
     /// The agents' leases. For when an agent was last heard of see [`Caches::last_heartbeat`].
     pub leases: Store<Lease>,
     /// All PriorityClasses.
@@ -87,6 +89,7 @@ struct Triggers {
     gpu_nodes: TriggerHub<Guarded<GpuNode>>,
     compute_jobs: TriggerHub<Guarded<ComputeJob>>,
     stake_bindings: TriggerHub<Guarded<StakeBinding>>,
+    incidents: TriggerHub<Guarded<Incident>>,
     /// Nodes and StakeBindings: what binds which may have changed.
     bindings: Pulse,
     usage_records: TriggerHub<Guarded<UsageRecord>>,
@@ -181,6 +184,13 @@ impl Caches {
             prune::usage_record,
             triggers.clone().on_usage_record(record_index.clone())
         );
+        let incidents = start!(
+            "Incident",
+            Api::all(client.clone()),
+            all(),
+            prune::metadata,
+            triggers.clone().on_incident()
+        );
         let heartbeats = Heartbeats::default();
         let leases = start!(
             "heartbeat Lease",
@@ -213,6 +223,7 @@ impl Caches {
             compute_jobs,
             stake_bindings,
             usage_records,
+            incidents,
             leases,
             priority_classes,
             namespaces,
@@ -236,6 +247,7 @@ impl Caches {
             self.compute_jobs.wait_until_ready(),
             self.stake_bindings.wait_until_ready(),
             self.usage_records.wait_until_ready(),
+            self.incidents.wait_until_ready(),
             self.leases.wait_until_ready(),
             self.priority_classes.wait_until_ready(),
             self.namespaces.wait_until_ready(),
@@ -258,6 +270,12 @@ impl Caches {
     #[must_use]
     pub fn stake_binding_triggers(&self) -> TriggerHub<Guarded<StakeBinding>> {
         self.triggers.stake_bindings.clone()
+    }
+
+    /// Incidents to look at: changed.
+    #[must_use]
+    pub fn incident_triggers(&self) -> TriggerHub<Guarded<Incident>> {
+        self.triggers.incidents.clone()
     }
 
     /// Announces that stakes on a chain have changed: whatever hangs on them is looked at again.
@@ -533,6 +551,15 @@ impl Triggers {
             self.stake_bindings.all();
             self.gpu_nodes.all();
             self.capacity.beat();
+        }
+    }
+
+    fn on_incident(self) -> impl Fn(Seen<'_, Guarded<Incident>>) + Send {
+        move |seen| match seen {
+            Seen::Applied(incident) | Seen::Deleted(incident) => {
+                self.incidents.one(None, &incident.name_any());
+            }
+            Seen::Everything(_) => self.incidents.all(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod compute_job;
 pub mod gpu_node;
+pub mod incident;
 pub mod job_request;
 pub mod placement;
 pub mod stake_binding;
@@ -20,6 +21,8 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     controllers.spawn(gpu_node::run(context.clone(), stop.clone()));
     controllers.spawn(stake_binding::run(context.clone(), stop.clone()));
     controllers.spawn(stake_binding::follow_stakes(context.clone(), stop.clone()));
+    controllers.spawn(incident::run(context.clone(), stop.clone()));
+    controllers.spawn(incident::follow_chain(context.clone(), stop.clone()));
     controllers.spawn(compute_job::run(context.clone(), stop.clone()));
     controllers.spawn(payer::watch::run(context.clone(), stop.clone()));
     controllers.spawn(usage_record::run(context.clone(), stop.clone()));

@@ -168,6 +168,7 @@ mod tests {
 
     #[test]
     fn every_lack_has_its_reason() {
+        use GpuNodeReason as R;
         let mine = by_name("x", &["n1"]);
         let rival = by_name("y", &["n1"]);
         let other = by_name("y", &["n2"]);
@@ -179,7 +180,6 @@ mod tests {
             active: false,
             ..provider()
         };
-        use GpuNodeReason as R;
         for (bindings, provider, reason, known) in [
             (vec![other], Some(provider()), R::NoBinding, None),
             (

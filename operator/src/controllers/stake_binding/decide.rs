@@ -163,7 +163,7 @@ mod tests {
             Sight::NotConfigured(vec![]),
             Sight::Configured(Standing::Unavailable(None)),
         ] {
-            let stated: Vec<&str> = plan(&fine, &[fine.clone()], &sight)
+            let stated: Vec<&str> = plan(&fine, std::slice::from_ref(&fine), &sight)
                 .facts
                 .iter()
                 .map(|fact| fact.condition)
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn what_was_said_once_needs_no_second_write() {
         let binding = by_name("x", &["n1"]);
-        let plan = plan(&binding, &[binding.clone()], &in_force());
+        let plan = plan(&binding, std::slice::from_ref(&binding), &in_force());
         let first = conditions(&[], &plan.facts, Some(1), Timestamp::UNIX_EPOCH);
         let later = conditions(&first, &plan.facts, Some(1), Timestamp::MAX);
         assert_eq!(first, later);

@@ -1,6 +1,9 @@
 //! StakeBindings, Nodes and the chain. Reads the caches; decides nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use gridstake_crds::StakeBindingSpec;
 use k8s_openapi::jiff::Timestamp;
@@ -18,7 +21,10 @@ use crate::{
 ///
 /// Every pass over a GpuNode and every placement needs them, and they change rarely.
 #[derive(Clone, Debug, Default)]
-pub struct LastResolutions(Arc<Mutex<Option<(u64, Arc<Resolutions>)>>>);
+pub struct LastResolutions(Arc<Mutex<Option<Revised>>>);
+
+/// A revision and what belongs to it.
+type Revised = (u64, Arc<Resolutions>);
 
 impl LastResolutions {
     /// The resolutions at `revision`; `compute` is called if the last ones are of another.
@@ -47,7 +53,7 @@ pub fn resolutions(caches: &Caches) -> Arc<Resolutions> {
                 return Resolutions::default();
             }
             let nodes = caches.nodes.state();
-            let no_labels = std::collections::BTreeMap::new();
+            let no_labels = BTreeMap::new();
             let labels: Vec<NodeLabels<'_>> = nodes
                 .iter()
                 .filter_map(|node| {

@@ -139,8 +139,10 @@ fn claimed<'a>(
     nodes: &[NodeLabels<'a>],
     names: &BTreeSet<&'a str>,
 ) -> Vec<&'a str> {
-    let named = spec.node_names.iter().map(String::as_str);
-    let mut claimed: Vec<&str> = named.filter_map(|name| names.get(name).copied()).collect();
+    let by_name = spec.node_names.iter().map(String::as_str);
+    let mut found: Vec<&str> = by_name
+        .filter_map(|name| names.get(name).copied())
+        .collect();
     // An empty selector is refused by the API; here it selects nothing rather than everything.
     if let Some(selector) = spec.node_selector.as_ref().filter(|s| !s.is_empty()) {
         let selected = nodes.iter().filter(|node| {
@@ -148,9 +150,9 @@ fn claimed<'a>(
                 .iter()
                 .all(|(key, value)| node.labels.get(key) == Some(value))
         });
-        claimed.extend(selected.map(|node| node.name));
+        found.extend(selected.map(|node| node.name));
     }
-    claimed
+    found
 }
 
 #[cfg(test)]

@@ -278,7 +278,7 @@ fn cooling(spec: &StakeBindingSpec) -> Verdict {
         Status::False,
         StakeBindingReason::Cooling,
         format!(
-            "provider {id} cannot be paid yet: once its cooling is over, anyone may call Settlement.activateProvider({id})",
+            "provider {id} registered too recently to be paid: once its cooling is over the operator activates it (Settlement.activateProvider({id}), which anyone may call)",
             id = spec.provider_id
         ),
     )

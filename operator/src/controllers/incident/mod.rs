@@ -1,0 +1,198 @@
+//! Incidents: carries one offence to the chain, and what becomes of it back into the object.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`observe`], [`history`] | what the chain says about the slash |
+//! | [`decide`], [`record`] | pure: the state, the conditions, the call |
+//! | [`draft`] | the calls, and the slash key's signature |
+//! | [`act`] | stores a transaction, then sends it |
+//! | [`status`] | pure: the status |
+//!
+//! The contract knows an incident by a number that follows from the object alone, and takes it once: two replicas that
+//! both believe to lead propose one slash.
+
+pub mod act;
+pub mod decide;
+pub mod draft;
+pub mod history;
+pub mod observe;
+pub mod record;
+pub mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use gridstake_crds::{Incident, incident::IncidentState};
+use kube::ResourceExt as _;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    act::{ActError, Sent},
+    decide::{Plan, Sight},
+    observe::ObserveError,
+    record::Record,
+};
+use crate::{
+    Context,
+    caches::{census, parsed},
+    error::ReconcileError,
+    events::is_news,
+    reconcile::{Controller, Pass},
+    status::{Guard, StatusError},
+};
+
+/// How soon to look again at an object that was not what it seemed, should the watch be slower.
+const AFTER_CONFLICT: Duration = Duration::from_secs(1);
+
+/// How soon a call that is due is looked at again, should no block come: an endpoint may have lost the transaction.
+const RESEND: Duration = Duration::from_secs(10);
+
+/// Why a pass over an Incident failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The chain could not be asked.
+    #[error("observe the Incident")]
+    Observe(#[from] ObserveError),
+    /// A call could not be sent.
+    #[error("carry the Incident to the chain")]
+    Act(#[from] ActError),
+    /// The status was not written.
+    #[error("write the Incident's status")]
+    Status(#[source] StatusError),
+}
+
+impl ReconcileError for Error {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Observe(ObserveError::Chain(_)) => "ask_chain",
+            Self::Observe(ObserveError::Draft(_)) => "draft",
+            Self::Act(_) => "send",
+            Self::Status(_) => "apply_status",
+        }
+    }
+}
+
+/// Runs the controller until `stop`.
+pub async fn run(context: Context, stop: CancellationToken) {
+    let controller = Controller {
+        name: "incident",
+        store: context.caches.incidents.clone(),
+        triggers: context.caches.incident_triggers(),
+    };
+    let metrics = context.metrics.clone();
+    if let Err(error) = register_metrics(&context) {
+        tracing::error!(error = %error, "the Incidents are not counted");
+    }
+    controller
+        .run(metrics, stop, move |incident| {
+            pass(context.clone(), incident)
+        })
+        .await;
+}
+
+/// How many incidents there are, by their state.
+fn register_metrics(context: &Context) -> Result<(), prometheus::Error> {
+    let store = context.caches.incidents.clone();
+    census::register(
+        context.metrics.registry(),
+        "gridstake_incidents",
+        "Incidents, by their state.",
+        "state",
+        move || -> Vec<IncidentState> {
+            parsed(&store.state())
+                .filter_map(|incident| incident.status.as_ref()?.state)
+                .collect()
+        },
+    )
+}
+
+/// Looks at every incident that is on its way with every block, until `stop`: its deadlines are on the chain's clock.
+pub async fn follow_chain(context: Context, stop: CancellationToken) {
+    let follow = async {
+        let Some(chain) = context.chains.home() else {
+            return std::future::pending().await;
+        };
+        let mut views = chain.views();
+        let triggers = context.caches.incident_triggers();
+        let mut seen = None;
+        while views.changed().await.is_ok() {
+            let news = views
+                .borrow_and_update()
+                .as_ref()
+                .map(|view| (view.head.hash, view.finalized.hash, view.slashes.len()));
+            if std::mem::replace(&mut seen, news) == news {
+                continue;
+            }
+            for incident in parsed(&context.caches.incidents.state()) {
+                if !decide::is_closed(incident.status.as_ref()) {
+                    triggers.one(None, &incident.name_any());
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(follow).await;
+}
+
+async fn pass(context: Context, incident: Arc<Incident>) -> Result<Pass, Error> {
+    let has_ended = Record::of(&incident.status.clone().unwrap_or_default()).has_ended();
+    if has_ended {
+        if let Some(lane) = &context.lane {
+            act::done(lane, &incident);
+        }
+        return Ok(Pass::unchanged());
+    }
+    let now = (context.now)();
+    let mut sight = observe::observe(context.lane.as_ref(), &incident, now).await?;
+    let mut plan = decide::decide(&incident, &sight);
+    if let (Some(lane), Some(call), Sight::Seen(seen)) = (&context.lane, plan.call, &mut sight) {
+        match act::carry(&context, lane, &incident, seen, call).await {
+            Ok(Sent::Stored) => return Ok(Pass::applied().again_in(RESEND)),
+            Ok(Sent::Unchanged(hindrance)) => {
+                seen.hindrance = hindrance;
+                plan = decide::decide(&incident, &sight);
+            }
+            Err(error) if error.is_outdated() => {
+                return Ok(Pass::waiting().again_in(AFTER_CONFLICT));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let desired = status::desired(&incident, &plan, now);
+    let written = status::OWNER
+        .apply(
+            &context.client,
+            &context.metrics,
+            &*incident,
+            incident.status.as_ref(),
+            &desired,
+            // The list of what was sent is written here too, and must be the newest.
+            Guard::ResourceVersion,
+        )
+        .await;
+    let applied = match written {
+        Ok(written) => written.is_applied(),
+        Err(error) if error.is_not_found() || error.is_conflict() => {
+            return Ok(Pass::waiting().again_in(AFTER_CONFLICT));
+        }
+        Err(error) => return Err(Error::Status(error)),
+    };
+    if applied {
+        tell(&context, &incident, &plan).await;
+    }
+    let again = plan.call.map(|_| RESEND);
+    Ok(Pass::wrote(applied).again(again))
+}
+
+/// Publishes an event for every condition that has news to tell.
+async fn tell(context: &Context, incident: &Incident, plan: &Plan) {
+    let before = incident
+        .status
+        .as_ref()
+        .map(|status| status.conditions.as_slice())
+        .unwrap_or_default();
+    for fact in &plan.facts {
+        let told = matches!(fact.condition, "Proposed" | "Closed" | "Ready");
+        if told && is_news(before, fact) {
+            context.events.publish_news(incident, before, fact).await;
+        }
+    }
+}
