@@ -2,7 +2,10 @@ use gridstake_crds::{compute_job::ComputeJobCondition, condition};
 use proptest::prelude::*;
 
 use super::{
-    super::usage::{Bill, Progress, Slice},
+    super::{
+        member::StartTrouble,
+        usage::{Bill, Progress, Slice},
+    },
     *,
 };
 use crate::payer::Account;
