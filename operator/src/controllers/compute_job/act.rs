@@ -296,12 +296,14 @@ async fn release_job(jobs: &Api<ComputeJob>, job: &ComputeJob) -> Result<(), Act
         .collect();
     let body =
         json!({"metadata": {"finalizers": finalizers, "resourceVersion": job.resource_version()}});
-    unless_gone(
-        jobs.patch(&name, &PatchParams::default(), &Patch::Merge(body))
-            .await,
-        "release ComputeJob",
-        &name,
-    )
+    match jobs
+        .patch(&name, &PatchParams::default(), &Patch::Merge(body))
+        .await
+    {
+        // Its newer version comes through the watch, and is looked at then.
+        Err(error) if is_conflict(&error) => Ok(()),
+        result => unless_gone(result, "release ComputeJob", &name),
+    }
 }
 
 async fn delete_job(jobs: &Api<ComputeJob>, job: &ComputeJob) -> Result<(), ActError> {
