@@ -104,6 +104,7 @@ interface IStakeVault {
     event SlashCancelled(uint256 indexed id, uint32 indexed provider, CancelWhy why);
     event SlashSignerChanged(uint32 indexed lane, address signer);
     event MinimumStakeChanged(Role indexed role, uint128 amount);
+    event SlashedFundsPaid(address indexed treasury, uint128 amount);
 
     error UnknownProvider(uint32 provider);
     error NotStaker();
@@ -128,6 +129,11 @@ interface IStakeVault {
     error OutOfBounds();
     error FreezeCapReached(uint64 retryAt);
     error UnsupportedToken();
+    error BelowMinimumDelegation(uint128 minimum);
+    error ClaimOpen(uint64 due);
+    error NotSettlement();
+    /// @notice The token counts fewer than 9 decimals and this amount is no whole number of its units.
+    error NotWholeUnits(uint128 unit);
 
     // ---- providers
     /// @notice The caller becomes the staker. The provider can be paid after the cooling time.
@@ -150,6 +156,8 @@ interface IStakeVault {
     function requestUnbond(uint32 provider, uint128 amount) external returns (uint32 ticket);
     function requestUndelegate(uint32 provider, uint128 shares) external returns (uint32 ticket);
     /// @notice Pays min(what the ticket is worth, what is not frozen) once it is unlocked; the rest stays in the ticket.
+    /// What is frozen rests on stakes in the order in which a slash takes them, so delegators' tickets are held back only by
+    /// what the provider's own stake does not cover.
     function withdraw(uint32 provider, uint32 ticket) external returns (uint128 amount);
     function rebond(uint32 provider, uint32 ticket) external returns (uint128 amount);
     function ticketsOf(uint32 provider, address account) external view returns (Ticket[] memory);
@@ -165,7 +173,9 @@ interface IStakeVault {
     /// @notice Settlement only: divides `amount` by the shares of now; returns what delegators get of it.
     function divideRewards(uint32 provider, uint64 amount) external returns (uint64 toDelegators);
     function rewardsOf(uint32 provider, address delegator) external view returns (uint128);
+    /// @notice Opens a claim of all that the caller has earned; one at a time.
     function requestRewards(uint32 provider) external;
+    /// @notice Pays an open claim that is due to its delegator; anyone may call it.
     function claimRewards(uint32 provider, address delegator) external returns (uint128);
 
     // ---- slashes
@@ -183,7 +193,7 @@ interface IStakeVault {
     ) external returns (uint256 id);
     /// @notice Staker or operator, until disputeUntil.
     function disputeSlash(uint256 id, bytes32 counterEvidence) external;
-    /// @notice Arbiter, until resolveUntil; 0 cancels.
+    /// @notice Arbiter, until resolveUntil; 0 cancels, more than is frozen counts as all that is frozen.
     function resolveSlash(uint256 id, uint128 upheld) external;
     /// @notice Anyone: undisputed and past disputeUntil, or upheld: executes; disputed and undecided past resolveUntil: cancels.
     function finalizeSlash(uint256 id) external;
@@ -193,5 +203,7 @@ interface IStakeVault {
     /// @notice The slash of this lane's incident; 0 if none.
     function slashIdOf(uint32 lane, bytes32 incidentId) external view returns (uint256);
     function slashSigner(uint32 lane) external view returns (address);
+    /// @notice Sends what slashes have taken to the treasury; anyone may call it.
+    function paySlashedFunds() external returns (uint128 amount);
     function token() external view returns (address);
 }
