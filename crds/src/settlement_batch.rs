@@ -80,6 +80,9 @@ pub struct SettlementBatchSpec {
     /// The Merkle root over the receipts of the records, and the head of the decision log.
     #[schemars(schema_with = "crate::schema::hash")]
     pub usage_root: String,
+    /// The head of the decision log that lies under `usageRoot`, after the receipts; all zeros before the first decision.
+    #[schemars(schema_with = "crate::schema::hash")]
+    pub decision_head: String,
     /// The call's payload as the contract reads it, in base64; at most 16 KiB. It names every record by its number.
     #[schemars(schema_with = "data")]
     pub data: ByteString,

@@ -218,13 +218,7 @@ impl Reader {
                 at,
             )
             .await?;
-        let active = self
-            .settlement(
-                "read whether a provider is paid",
-                Settlement::isActiveCall { provider: id },
-                at,
-            )
-            .await?;
+        let active = self.is_active(id, at).await?;
         Ok(Some(ProviderView {
             staker: entry.staker,
             operator: entry.operator,
@@ -252,6 +246,30 @@ impl Reader {
                 })
                 .collect(),
         }))
+    }
+
+    /// Whether `Settlement` pays this provider.
+    pub async fn is_active(&self, provider: u32, at: B256) -> Result<bool, ClientError> {
+        self.settlement(
+            "read whether a provider is paid",
+            Settlement::isActiveCall { provider },
+            at,
+        )
+        .await
+    }
+
+    /// Whether the lane has paid this number.
+    pub async fn is_paid(&self, job_no: u64, at: B256) -> Result<bool, ClientError> {
+        let lane = self.config.lane;
+        self.settlement(
+            "read whether a record is paid",
+            Settlement::isPaidCall {
+                lane,
+                jobNo: job_no,
+            },
+            at,
+        )
+        .await
     }
 
     /// These payers of the lane.

@@ -1,20 +1,49 @@
 //! Settlement: what a lane owes is batched, signed, sent and followed until it is final.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`run`] | the loop on the leader |
+//! | [`observe`] | reads the log, the records and the chain |
+//! | [`decide`], [`send`], [`build_batch`], [`records`], [`outcome`] | what follows from what was read; pure |
+//! | [`act`], [`outbox`], [`transaction`], [`signer`] | signs, stores, sends |
+//! | [`activation`] | lets providers be paid whose cooling is over |
 
+pub mod act;
+pub mod activation;
+pub mod build_batch;
+pub mod decide;
+pub mod metrics;
+pub mod observe;
 pub mod outbox;
+pub mod outcome;
+pub mod records;
+pub mod run;
 pub mod send;
 pub mod signer;
+pub mod status;
 pub mod transaction;
 
 use std::sync::Arc;
 
 use prometheus::Registry;
 
-use self::signer::{KeyError, Keys};
-use crate::chain::{
-    Chain, Chains,
-    client::{BuildError, ChainClient},
-    follower::Follower,
-    metrics::ChainMetrics,
+use alloy::primitives::B256;
+use tokio::sync::watch;
+
+use self::{
+    metrics::SettlementMetrics,
+    outbox::Outbox,
+    signer::{KeyError, Keys},
+};
+use crate::{
+    caches::triggers::Pulse,
+    chain::{
+        Chain, ChainView, Chains,
+        client::{BuildError, ChainClient, ClientError},
+        follower::Follower,
+        metrics::ChainMetrics,
+        read::Reader,
+    },
 };
 
 /// This cluster's lane on its chain: whatever it takes to read and write there. Cloning shares it.
@@ -26,8 +55,10 @@ struct Parts {
     chain: Chain,
     client: ChainClient,
     keys: Keys,
-    outbox: outbox::Outbox,
+    outbox: Outbox,
+    sealed: Pulse,
     chain_metrics: ChainMetrics,
+    metrics: SettlementMetrics,
 }
 
 /// Why a configured lane cannot be used.
@@ -72,6 +103,7 @@ impl Lane {
     /// The lane on `chain`, with these keys.
     pub fn with_keys(chain: Chain, keys: Keys, registry: &Registry) -> Result<Self, OpenError> {
         let chain_metrics = ChainMetrics::new(registry).map_err(OpenError::Metrics)?;
+        let metrics = SettlementMetrics::new(registry).map_err(OpenError::Metrics)?;
         let config = chain.config();
         let client = ChainClient::new(&config.rpc, config.request_timeout, chain_metrics.clone())
             .map_err(|source| OpenError::Client {
@@ -81,9 +113,11 @@ impl Lane {
         Ok(Self(Arc::new(Parts {
             chain,
             client,
-            outbox: outbox::Outbox::new(keys.gas.clone()),
+            outbox: Outbox::new(keys.gas.clone()),
             keys,
+            sealed: Pulse::default(),
             chain_metrics,
+            metrics,
         })))
     }
 
@@ -105,10 +139,40 @@ impl Lane {
         &self.0.keys
     }
 
-    /// The gas account.
+    /// The gas account: whatever is to reach the chain goes through it.
     #[must_use]
-    pub fn outbox(&self) -> &outbox::Outbox {
+    pub fn outbox(&self) -> &Outbox {
         &self.0.outbox
+    }
+
+    /// Reads of the contracts.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.0.client.clone(), self.0.chain.config().clone())
+    }
+
+    /// The metrics of settlement.
+    #[must_use]
+    pub fn metrics(&self) -> &SettlementMetrics {
+        &self.0.metrics
+    }
+
+    /// Announces that a record was sealed: a batch follows within `window`. Once for each record, so that a full batch
+    /// does not wait.
+    pub fn announce_sealed(&self) {
+        self.0.sealed.beat();
+    }
+
+    /// Beats with each record that is announced.
+    #[must_use]
+    pub fn sealed(&self) -> watch::Receiver<u64> {
+        self.0.sealed.changes()
+    }
+
+    /// The lane's last batch and its chain hash, in the newest block of `view`. It is read anew: what is sent rests on it.
+    pub async fn head(&self, view: &ChainView) -> Result<(u64, B256), ClientError> {
+        let lane = self.reader().lane(view.head.hash).await?;
+        Ok((lane.seq, lane.chain_hash))
     }
 
     /// Who follows the chain's blocks.

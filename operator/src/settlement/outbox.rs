@@ -267,7 +267,7 @@ impl Outbox {
             .filter(|(name, _)| *name != errand.name)
             .flat_map(|(_, nonces)| nonces.iter().copied())
             .collect();
-        (mined..)
+        (mined..=u64::MAX)
             .find(|nonce| !others.contains(nonce))
             .unwrap_or(mined)
     }

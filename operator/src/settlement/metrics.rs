@@ -1,0 +1,109 @@
+//! What settlement measures.
+
+use gridstake_crds::{closed_enum::ClosedEnum as _, settlement_batch::BatchState};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// The metrics of settlement. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct SettlementMetrics {
+    /// Sealed records that no batch holds.
+    pub waiting: IntGauge,
+    /// How long ago the oldest record that is not final was sealed.
+    pub oldest_seconds: IntGauge,
+    /// 1 while everything on the lane has stopped.
+    pub halted: IntGauge,
+    /// What the gas account has, in gwei.
+    pub gas_balance_gwei: IntGauge,
+    /// Gas that included batches have used.
+    pub gas_used: IntCounter,
+    /// What included batches have paid for gas, in gwei.
+    pub fees_gwei: IntCounter,
+    open: IntGaugeVec,
+    errors: IntCounterVec,
+    transactions: IntCounterVec,
+}
+
+impl SettlementMetrics {
+    /// Registers the metrics.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let counters = |name: &str, help: &str, label: &str| {
+            let counter = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let open = IntGaugeVec::new(
+            Opts::new(
+                "gridstake_settlement_open_batches",
+                "Batches that are not final, by state.",
+            ),
+            &["state"],
+        )?;
+        registry.register(Box::new(open.clone()))?;
+        Ok(Self {
+            waiting: gauge(
+                "gridstake_settlement_sealed_waiting",
+                "Sealed records that wait for a batch.",
+            )?,
+            oldest_seconds: gauge(
+                "gridstake_settlement_oldest_unsettled_seconds",
+                "Age of the oldest sealed record whose payment is not final; 0 if there is none.",
+            )?,
+            halted: gauge(
+                "gridstake_settlement_halted",
+                "1 while the lane has stopped because the chain is not what the log says.",
+            )?,
+            gas_balance_gwei: gauge(
+                "gridstake_settlement_gas_balance_gwei",
+                "What the gas account has.",
+            )?,
+            gas_used: counter(
+                "gridstake_settlement_gas_used_total",
+                "Gas used by batches that are final.",
+            )?,
+            fees_gwei: counter(
+                "gridstake_settlement_fees_gwei_total",
+                "Fees paid for batches that are final.",
+            )?,
+            errors: counters(
+                "gridstake_settlement_errors_total",
+                "Passes over the lane that failed, by what failed.",
+                "category",
+            )?,
+            transactions: counters(
+                "gridstake_settlement_transactions_total",
+                "Transactions handed to an endpoint, by whether they were new.",
+                "sort",
+            )?,
+            open,
+        })
+    }
+
+    /// How many batches are in each state.
+    pub fn open(&self, states: impl IntoIterator<Item = BatchState>) {
+        self.open.reset();
+        for state in states {
+            self.open.with_label_values(&[state.as_str()]).inc();
+        }
+    }
+
+    /// A pass failed.
+    pub fn failed(&self, category: &'static str) {
+        self.errors.with_label_values(&[category]).inc();
+    }
+
+    /// A transaction was handed to an endpoint.
+    pub fn sent(&self, new: bool) {
+        let sort = if new { "new" } else { "again" };
+        self.transactions.with_label_values(&[sort]).inc();
+    }
+}

@@ -1,0 +1,326 @@
+//! Reads the log, the records and the chain. Decides nothing.
+
+use alloy::{
+    eips::BlockNumberOrTag,
+    primitives::{B256, TxHash, U256},
+    rpc::types::{Filter, TransactionReceipt},
+    sol_types::SolEvent as _,
+};
+use gridstake_crds::{
+    SettlementBatch, UsageRecord, closed_enum::ClosedEnum as _, names,
+    settlement_batch::BatchState, stake_binding::BlockReference, transaction::Inclusion,
+};
+use gridstake_ledger::batch;
+use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams};
+use serde::de::DeserializeOwned;
+
+use super::{
+    Lane,
+    decide::Logged,
+    outcome::{self, Settled},
+};
+use crate::chain::{Block, client::ClientError, contracts::Settlement};
+
+/// Objects in one answer of the API server.
+const PAGE: u32 = 500;
+/// Blocks that one search for a batch's event covers.
+const SEARCH: u64 = 2000;
+/// Such searches in one pass.
+const SEARCHES: u64 = 16;
+
+/// Why something could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// The API server.
+    #[error("list {kind}")]
+    List {
+        /// What was listed.
+        kind: &'static str,
+        /// What it said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// A batch of the log.
+    #[error("read SettlementBatch {name}")]
+    Get {
+        /// Its name.
+        name: String,
+        /// What the API server said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The chain.
+    #[error("ask the chain")]
+    Chain(#[from] ClientError),
+    /// A batch of the log cannot be read, which only a person with an editor can bring about.
+    #[error("read SettlementBatch {name}: {field} cannot be read")]
+    Broken {
+        /// Its name.
+        name: String,
+        /// The field.
+        field: &'static str,
+    },
+}
+
+impl ObserveError {
+    /// A static word for metrics.
+    #[must_use]
+    pub const fn category(&self) -> &'static str {
+        match self {
+            Self::List { .. } => "list",
+            Self::Get { .. } => "get",
+            Self::Chain(_) => "chain",
+            Self::Broken { .. } => "broken_log",
+        }
+    }
+}
+
+/// Where a batch was found on the chain.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The transaction and its block.
+    pub inclusion: Inclusion,
+    /// What it did.
+    pub settled: Settled,
+}
+
+/// All batches of the lane that are not final, by a quorum read.
+pub async fn open_batches(
+    client: &Client,
+    lane: &Lane,
+) -> Result<Vec<SettlementBatch>, ObserveError> {
+    let config = lane.chain().config();
+    let selector = format!(
+        "spec.chain={},status.state!={}",
+        config.name,
+        BatchState::Final.as_str()
+    );
+    let mut batches =
+        list::<SettlementBatch>(Api::all(client.clone()), "SettlementBatches", &selector).await?;
+    batches.retain(|batch| batch.spec.lane == config.lane);
+    batches.sort_by_key(|batch| batch.spec.sequence);
+    Ok(batches)
+}
+
+/// The batch of the lane with this number.
+pub async fn batch(
+    client: &Client,
+    lane: &Lane,
+    sequence: u64,
+) -> Result<Option<SettlementBatch>, ObserveError> {
+    let name = names::settlement_batch(lane.chain().config().lane, sequence);
+    Api::<SettlementBatch>::all(client.clone())
+        .get_opt(&name)
+        .await
+        .map_err(|source| ObserveError::Get {
+            name,
+            source: Box::new(source),
+        })
+}
+
+/// All sealed records with a number whose payment is not final, by a quorum read; their evidence is left out.
+pub async fn unsettled(client: &Client, namespace: &str) -> Result<Vec<UsageRecord>, ObserveError> {
+    let selector = "status.sealed.jobNo!=,status.settlement.state!=Final";
+    let mut records = list::<UsageRecord>(
+        Api::namespaced(client.clone(), namespace),
+        "UsageRecords",
+        selector,
+    )
+    .await?;
+    records.retain(|record| {
+        let status = record.status.as_ref();
+        status.is_some_and(|status| {
+            status
+                .sealed
+                .as_ref()
+                .is_some_and(|sealed| sealed.job_no.is_some())
+        })
+    });
+    Ok(records)
+}
+
+/// Lists page by page, so that no answer is large, and drops what is not needed of each object at once.
+async fn list<K: Slim + DeserializeOwned + Clone + std::fmt::Debug>(
+    api: Api<K>,
+    kind: &'static str,
+    selector: &str,
+) -> Result<Vec<K>, ObserveError> {
+    let mut params = ListParams::default().fields(selector).limit(PAGE);
+    let mut objects = Vec::new();
+    loop {
+        let page = api
+            .list(&params)
+            .await
+            .map_err(|source| ObserveError::List {
+                kind,
+                source: Box::new(source),
+            })?;
+        objects.extend(page.items.into_iter().map(|mut object| {
+            object.slim();
+            object
+        }));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(objects),
+        }
+    }
+}
+
+/// Drops what settlement does not need.
+trait Slim: Resource<DynamicType = ()> {
+    fn slim(&mut self) {
+        self.meta_mut().managed_fields = None;
+    }
+}
+
+impl Slim for SettlementBatch {}
+
+impl Slim for UsageRecord {
+    fn slim(&mut self) {
+        self.meta_mut().managed_fields = None;
+        if let Some(status) = &mut self.status {
+            status.evidence = None;
+            status.conditions = vec![];
+        }
+    }
+}
+
+/// What the state machine needs of a batch.
+pub fn logged(batch: &SettlementBatch) -> Result<Logged, ObserveError> {
+    let hash = |field, text: &str| {
+        text.parse().map_err(|_| ObserveError::Broken {
+            name: batch.name_any(),
+            field,
+        })
+    };
+    let status = batch.status.as_ref();
+    Ok(Logged {
+        sequence: batch.spec.sequence,
+        previous: hash("spec.previous", &batch.spec.previous)?,
+        chain_hash: hash("spec.chainHash", &batch.spec.chain_hash)?,
+        state: status.and_then(|status| status.state),
+        authorizations: status
+            .map(|status| {
+                status
+                    .authorizations
+                    .iter()
+                    .map(|a| a.valid_until)
+                    .collect()
+            })
+            .unwrap_or_default(),
+        attempts: status.map_or(0, |status| status.attempts.len()),
+    })
+}
+
+/// The entries of a batch.
+pub fn content(batch: &SettlementBatch) -> Result<batch::Batch, ObserveError> {
+    batch::decode(&batch.spec.data.0).map_err(|_| ObserveError::Broken {
+        name: batch.name_any(),
+        field: "spec.data",
+    })
+}
+
+/// Finds the transaction that settled `batch`, in a block that is part of the chain which ends at `head`.
+pub async fn find(
+    lane: &Lane,
+    batch: &SettlementBatch,
+    head: &Block,
+) -> Result<Option<Found>, ObserveError> {
+    let status = batch.status.as_ref();
+    let known = status
+        .and_then(|status| status.inclusion.as_ref())
+        .map(|inclusion| inclusion.transaction.as_str());
+    let attempts = status.into_iter().flat_map(|status| &status.attempts).rev();
+    let hashes = known
+        .into_iter()
+        .chain(attempts.map(|attempt| attempt.hash.as_str()));
+    for hash in hashes.filter_map(|hash| hash.parse::<TxHash>().ok()) {
+        if let Some(found) = by_transaction(lane, batch, hash, head).await? {
+            return Ok(Some(found));
+        }
+    }
+    // Somebody else may have sent it: authority lies in the signature.
+    by_event(lane, batch, head).await
+}
+
+async fn by_transaction(
+    lane: &Lane,
+    batch: &SettlementBatch,
+    hash: TxHash,
+    head: &Block,
+) -> Result<Option<Found>, ObserveError> {
+    let Some(receipt) = lane.client().receipt(hash).await? else {
+        return Ok(None);
+    };
+    let (Some(number), Some(block)) = (receipt.block_number, receipt.block_hash) else {
+        return Ok(None);
+    };
+    if !receipt.status() || number > head.number {
+        return Ok(None);
+    }
+    // An endpoint may still hold the receipt of a block that was reorganised away.
+    let canonical = lane
+        .client()
+        .block(BlockNumberOrTag::Number(number))
+        .await?;
+    if canonical.hash != block {
+        return Ok(None);
+    }
+    let config = lane.chain().config();
+    let settled = outcome::read(
+        receipt.logs(),
+        config.settlement.address,
+        config.lane,
+        batch.spec.sequence,
+        &content(batch)?,
+    );
+    let settled = settled.filter(|settled| settled.chain_hash.to_string() == batch.spec.chain_hash);
+    Ok(settled.map(|settled| Found {
+        inclusion: inclusion(&receipt, number, block),
+        settled,
+    }))
+}
+
+async fn by_event(
+    lane: &Lane,
+    batch: &SettlementBatch,
+    head: &Block,
+) -> Result<Option<Found>, ObserveError> {
+    let config = lane.chain().config();
+    let topic = |number: u64| B256::from(U256::from(number));
+    let mut to = head.number;
+    for _ in 0..SEARCHES {
+        let from = to.saturating_sub(SEARCH - 1);
+        let filter = Filter::new()
+            .address(config.settlement.address)
+            .event_signature(Settlement::BatchSettled::SIGNATURE_HASH)
+            .topic1(topic(config.lane.into()))
+            .topic2(topic(batch.spec.sequence))
+            .from_block(from)
+            .to_block(to);
+        for log in lane.client().logs(filter).await? {
+            if let Some(hash) = log.transaction_hash
+                && let Some(found) = by_transaction(lane, batch, hash, head).await?
+            {
+                return Ok(Some(found));
+            }
+        }
+        if from == 0 {
+            break;
+        }
+        to = from - 1;
+    }
+    Ok(None)
+}
+
+fn inclusion(receipt: &TransactionReceipt, number: u64, block: B256) -> Inclusion {
+    Inclusion {
+        transaction: receipt.transaction_hash.to_string(),
+        block: BlockReference {
+            number,
+            hash: block.to_string(),
+        },
+        gas_used: Some(receipt.gas_used),
+        effective_gas_price: Some(receipt.effective_gas_price.to_string()),
+    }
+}

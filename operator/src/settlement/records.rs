@@ -1,0 +1,283 @@
+//! What sealed records are owed, and how far their payment is. Pure.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::B256;
+use gridstake_crds::{
+    TokenAmount, UsageRecord,
+    settlement_batch::BatchState,
+    transaction::Inclusion,
+    usage_record::{RecordSettlement, RecordState, SkipReason},
+};
+use gridstake_ledger::{
+    amount::{self, AmountError},
+    batch::{EMISSION_PRICE, Entry},
+    receipt::Receipt,
+};
+
+use super::build_batch::Candidate;
+
+/// The lane's reward account.
+pub const REWARD_ACCOUNT: u32 = 0;
+
+/// Why a sealed record cannot be paid as it is. A person must decide.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unpayable {
+    /// The price or an amount leaves the range of the contract.
+    #[error("{0}")]
+    Amount(#[from] AmountError),
+    /// The receipt's hash cannot be read.
+    #[error("status.sealed.receiptHash is not a hash")]
+    ReceiptHash,
+}
+
+/// What the lane owes for `record`: its use, and an emission if there is one; nothing if it is not sealed or not of
+/// this lane.
+pub fn owed(record: &UsageRecord, chain: &str, lane: u32) -> Result<Vec<Candidate>, Unpayable> {
+    let Some(payment) = record
+        .spec
+        .payment
+        .as_ref()
+        .filter(|payment| payment.chain == chain && payment.lane == lane)
+    else {
+        return Ok(vec![]);
+    };
+    let sealed = record.status.as_ref().and_then(|s| s.sealed.as_ref());
+    let Some((sealed, job_no)) = sealed.and_then(|sealed| Some((sealed, sealed.job_no?))) else {
+        return Ok(vec![]);
+    };
+    let leaf: B256 = sealed
+        .receipt_hash
+        .parse()
+        .map_err(|_| Unpayable::ReceiptHash)?;
+    let usage = Entry {
+        job_no,
+        payer: payment.payer,
+        provider: payment.provider,
+        price: amount::price_on_wire(payment.per_gpu_second.nano())?,
+        units: sealed.gpu_millis,
+    };
+    let mut owed = vec![Candidate { entry: usage, leaf }];
+    if let Some(emission) = &sealed.emission {
+        let entry = Entry {
+            job_no: emission.job_no,
+            payer: REWARD_ACCOUNT,
+            provider: payment.provider,
+            price: EMISSION_PRICE,
+            units: amount::balance(emission.amount.nano())?,
+        };
+        owed.push(Candidate {
+            entry,
+            leaf: emission_leaf(lane, &entry, leaf),
+        });
+    }
+    Ok(owed)
+}
+
+/// The leaf of an emission: a receipt whose content is the receipt of the use that it rewards.
+#[must_use]
+pub fn emission_leaf(lane: u32, entry: &Entry, usage_leaf: B256) -> B256 {
+    Receipt {
+        lane,
+        job_no: entry.job_no,
+        payer: entry.payer,
+        provider: entry.provider,
+        units: entry.units,
+        price: entry.price,
+        record_hash: usage_leaf,
+    }
+    .leaf()
+}
+
+/// What the payer pays for a record by itself, in nano-tokens, rounded down.
+#[must_use]
+pub fn amount_of(record: &UsageRecord) -> Option<TokenAmount> {
+    let sealed = record.status.as_ref()?.sealed.as_ref()?;
+    let price = record.spec.payment.as_ref()?.per_gpu_second.nano();
+    let nano = amount::record_amount(sealed.gpu_millis, price).ok()?;
+    Some(TokenAmount::from_nano(nano.into()))
+}
+
+/// Where a batch stands, for its records.
+#[derive(Clone, Debug)]
+pub struct BatchStanding<'a> {
+    /// The batch's name.
+    pub batch: &'a str,
+    /// Its state.
+    pub state: BatchState,
+    /// Where it was found on the chain.
+    pub inclusion: Option<&'a Inclusion>,
+    /// The numbers that the contract left out.
+    pub skipped: &'a BTreeMap<u64, SkipReason>,
+}
+
+/// What a batch's state means for its records.
+#[must_use]
+pub const fn record_state(state: BatchState) -> RecordState {
+    match state {
+        BatchState::Prepared
+        | BatchState::Signed
+        | BatchState::InFlight
+        | BatchState::Forked
+        | BatchState::Superseded => RecordState::Batched,
+        BatchState::Included | BatchState::Safe => RecordState::Paid,
+        BatchState::Final => RecordState::Final,
+    }
+}
+
+/// How far the payment of `record` is, some of whose `numbers` are in a batch.
+///
+/// What was left out is told once it is final: until then a reorganisation may pay it after all.
+#[must_use]
+pub fn settlement(
+    record: &UsageRecord,
+    numbers: &[u64],
+    standing: &BatchStanding<'_>,
+) -> RecordSettlement {
+    // A number that was paid before is paid.
+    let left_out = |number: &u64| {
+        standing
+            .skipped
+            .get(number)
+            .copied()
+            .filter(|reason| *reason != SkipReason::AlreadyPaid)
+    };
+    let skipped = numbers.iter().find_map(left_out);
+    let state = match (record_state(standing.state), skipped) {
+        (RecordState::Final, Some(_)) => RecordState::Skipped,
+        (RecordState::Paid, Some(_)) => RecordState::Batched,
+        (state, _) => state,
+    };
+    let present = record.status.as_ref().and_then(|s| s.settlement.as_ref());
+    let told = matches!(
+        state,
+        RecordState::Final | RecordState::Paid | RecordState::Skipped
+    );
+    let inclusion = standing.inclusion.filter(|_| told);
+    RecordSettlement {
+        state,
+        batch: Some(standing.batch.to_owned()),
+        amount: amount_of(record),
+        transaction: inclusion.map(|inclusion| inclusion.transaction.clone()),
+        block: inclusion.map(|inclusion| inclusion.block.clone()),
+        skipped: skipped.filter(|_| state == RecordState::Skipped),
+        archive_hash: present.and_then(|present| present.archive_hash.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gridstake_crds::stake_binding::BlockReference;
+
+    use super::*;
+
+    fn record(extra: &str) -> UsageRecord {
+        serde_saphyr::from_str(&format!(
+            "apiVersion: gridstake.dev/v1alpha1
+kind: UsageRecord
+metadata: {{name: u-1-0-0}}
+spec:
+  job: {{namespace: a, name: j, uid: u}}
+  attempt: 1
+  member: 0
+  slice: 0
+  podName: j-1-0
+  nodeName: n1
+  gpuCount: 1
+  payment: {{chain: anvil, lane: 7, payer: 3, provider: 9, perGpuSecond: '0.00072'}}
+status:
+  sealed: {{jobNo: 256, startMs: 0, endMs: 1000, gpuMillis: 1500, price: '0.00072', cause: MemberEnded, receiptHash: '0x{}'{extra}}}
+",
+            "ab".repeat(32)
+        ))
+        .unwrap()
+    }
+
+    const EMISSION: &str = ", emission: {jobNo: 257, amount: '0.000000100'}";
+
+    #[test]
+    fn a_sealed_record_is_owed_its_use_and_its_emission() {
+        let owed = owed(&record(EMISSION), "anvil", 7).unwrap();
+        assert_eq!(
+            owed[0].entry,
+            Entry {
+                job_no: 256,
+                payer: 3,
+                provider: 9,
+                price: 720_000_000_000,
+                units: 1500
+            }
+        );
+        assert_eq!(
+            owed[1].entry,
+            Entry {
+                job_no: 257,
+                payer: 0,
+                provider: 9,
+                price: EMISSION_PRICE,
+                units: 100
+            }
+        );
+        assert_eq!(owed[0].leaf, B256::repeat_byte(0xab));
+        assert_ne!(owed[1].leaf, owed[0].leaf);
+        assert_eq!(amount_of(&record("")).unwrap().nano(), 1_080_000);
+    }
+
+    #[test]
+    fn another_chain_or_lane_and_what_is_not_sealed_is_owed_nothing() {
+        assert!(owed(&record(""), "other", 7).unwrap().is_empty());
+        assert!(owed(&record(""), "anvil", 8).unwrap().is_empty());
+        let mut open = record("");
+        open.status.as_mut().unwrap().sealed = None;
+        assert!(owed(&open, "anvil", 7).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_record_goes_with_its_batch() {
+        let inclusion = Inclusion {
+            transaction: "0x1".into(),
+            block: BlockReference {
+                number: 5,
+                hash: "0x2".into(),
+            },
+            gas_used: None,
+            effective_gas_price: None,
+        };
+        let none = BTreeMap::new();
+        let poor = BTreeMap::from([(257, SkipReason::InsufficientEscrow)]);
+        let twice = BTreeMap::from([(256, SkipReason::AlreadyPaid)]);
+        for (state, skipped, expected, reason) in [
+            (BatchState::InFlight, &none, RecordState::Batched, None),
+            (BatchState::Safe, &none, RecordState::Paid, None),
+            (BatchState::Final, &none, RecordState::Final, None),
+            (BatchState::Safe, &poor, RecordState::Batched, None),
+            (
+                BatchState::Final,
+                &poor,
+                RecordState::Skipped,
+                Some(SkipReason::InsufficientEscrow),
+            ),
+            (BatchState::Final, &twice, RecordState::Final, None),
+        ] {
+            let standing = BatchStanding {
+                batch: "lane-7-1",
+                state,
+                inclusion: Some(&inclusion),
+                skipped,
+            };
+            let settled = settlement(&record(EMISSION), &[256, 257], &standing);
+            assert_eq!(
+                (settled.state, settled.skipped),
+                (expected, reason),
+                "{state:?}"
+            );
+            assert_eq!(
+                settled.transaction.is_some(),
+                expected != RecordState::Batched
+            );
+            // Skipped entries of other records change nothing.
+            let other = settlement(&record(""), &[1], &standing);
+            assert_eq!(other.state, record_state(state));
+        }
+    }
+}

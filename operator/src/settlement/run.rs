@@ -1,0 +1,588 @@
+//! The lane's loop: one task, on the leader.
+//!
+//! Each look at the chain is one pass: observe the log and the chain, decide, act, write. Nothing but the log and the
+//! chain is relied on; what is remembered between passes only saves reads. Two leaders do no harm: the name of a batch
+//! is the lock on its number, its status is written by compare-and-swap, and the chain takes each number once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use gridstake_crds::{
+    SettlementBatch, UsageRecord,
+    closed_enum::ClosedEnum as _,
+    settlement_batch::{BatchState, BlockedReason},
+    usage_record::RecordSettlement,
+};
+use kube::{ResourceExt as _, runtime::events::EventType};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Lane,
+    act::{self, ActError},
+    decide::{self, ChainFacts, Halt, Plan},
+    metrics::SettlementMetrics,
+    observe::{self, Found, ObserveError},
+    records::{self, BatchStanding},
+    status,
+};
+use crate::{
+    Context,
+    chain::{Block, ChainView, Standing},
+    error::chain as causes,
+    status::StatusError,
+};
+
+/// How many records are written at once.
+const WRITES: usize = 8;
+/// How often records are looked for although nobody announced one.
+const LOOK_AROUND: Duration = Duration::from_mins(1);
+/// The longest pause between two passes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Why a pass failed. The next one begins anew.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// Something could not be read.
+    #[error("observe the lane")]
+    Observe(#[from] ObserveError),
+    /// A batch could not be brought further.
+    #[error("act for the lane")]
+    Act(#[from] ActError),
+    /// A status could not be written.
+    #[error("write a status of the lane")]
+    Status(#[from] StatusError),
+}
+
+impl PassError {
+    /// A static word for metrics.
+    #[must_use]
+    pub const fn category(&self) -> &'static str {
+        match self {
+            Self::Observe(error) => error.category(),
+            Self::Act(error) => error.category(),
+            Self::Status(_) => "apply_status",
+        }
+    }
+}
+
+/// Runs the lane until `stop`; waits for ever if there is none.
+pub async fn run(context: Context, stop: CancellationToken) {
+    let Some(lane) = context.lane.clone() else {
+        stop.cancelled().await;
+        return;
+    };
+    let mut settler = Settler::new(context, lane);
+    tracing::info!(chain = settler.lane.chain().name(), "settlement begins");
+    let mut views = settler.lane.chain().views();
+    let mut sealed = settler.lane.sealed();
+    loop {
+        let pass = async {
+            if settler.context.leadership.holds() {
+                settler.one_pass().await;
+            }
+        };
+        // What a pass does is stored before it counts: it can be cut off at any point.
+        if stop.run_until_cancelled(pass).await.is_none() {
+            break;
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            // An error means that the sender is gone, which it never is: the lane holds it.
+            _ = views.changed() => {}
+            _ = sealed.changed() => {
+                let count = *sealed.borrow_and_update();
+                settler.announced(count);
+            }
+            () = tokio::time::sleep(LONGEST_PAUSE) => {}
+        }
+    }
+    tracing::info!("settlement ends");
+}
+
+/// What the loop remembers.
+pub struct Settler {
+    pub(super) context: Context,
+    pub(super) lane: Lane,
+    pub(super) metrics: SettlementMetrics,
+    /// Whether the log had only final batches when it was last read.
+    quiet: bool,
+    /// The newest block at the last pass that went through.
+    head: Option<Block>,
+    /// Since when records have been waiting for a batch.
+    waiting_since: Option<Instant>,
+    /// How many records have been announced.
+    announced: u64,
+    /// How many of them when the last batch was built.
+    announced_before: u64,
+    looked_around: Option<Instant>,
+    /// When records that were left out were last put into a batch again.
+    pub(super) retried: HashMap<String, Instant>,
+    /// When the newest final batch was sealed; of the oldest record that is not final.
+    oldest_ms: Option<u64>,
+    pub(super) activation: super::activation::Activation,
+    halted: Option<Halt>,
+}
+
+impl Settler {
+    /// A loop that remembers nothing.
+    #[must_use]
+    pub fn new(context: Context, lane: Lane) -> Self {
+        Self {
+            metrics: lane.metrics().clone(),
+            context,
+            lane,
+            quiet: false,
+            head: None,
+            waiting_since: None,
+            announced: 0,
+            announced_before: 0,
+            looked_around: None,
+            retried: HashMap::new(),
+            oldest_ms: None,
+            activation: super::activation::Activation::default(),
+            halted: None,
+        }
+    }
+
+    fn announced(&mut self, count: u64) {
+        self.announced = count;
+        self.waiting_since.get_or_insert_with(Instant::now);
+    }
+
+    /// A batch is under way.
+    pub(super) fn mark_busy(&mut self) {
+        self.quiet = false;
+    }
+
+    /// One pass; a failure is logged and counted.
+    pub async fn one_pass(&mut self) {
+        let outcome = self.pass().await;
+        let now = (self.context.now)().as_millisecond();
+        let age = self.oldest_ms.map_or(0, |oldest| {
+            now.saturating_sub(i64::try_from(oldest).unwrap_or(i64::MAX)) / 1000
+        });
+        self.metrics.oldest_seconds.set(age.max(0));
+        if let Err(error) = outcome {
+            self.metrics.failed(error.category());
+            self.head = None;
+            let conflict = matches!(&error, PassError::Status(error) if error.is_conflict())
+                || matches!(&error, PassError::Act(error) if error.is_conflict());
+            if conflict {
+                tracing::debug!(error = causes(&error), "somebody else has written the log");
+            } else {
+                tracing::warn!(
+                    error = causes(&error),
+                    category = error.category(),
+                    "a pass over the lane failed"
+                );
+            }
+        }
+    }
+
+    /// Whether records are to be looked for now.
+    fn is_gathered(&self) -> bool {
+        let window = self.lane.chain().config().window;
+        let news = self.announced.saturating_sub(self.announced_before);
+        let full = news >= super::build_batch::MOST_RECORDS as u64;
+        full || self
+            .waiting_since
+            .is_some_and(|since| since.elapsed() >= window)
+            || self
+                .looked_around
+                .is_none_or(|at| at.elapsed() >= LOOK_AROUND)
+    }
+
+    async fn pass(&mut self) -> Result<(), PassError> {
+        let view = match self.lane.chain().standing((self.context.now)()) {
+            Standing::InForce(view) => view,
+            Standing::Unavailable(_) => {
+                return self.all_blocked(BlockedReason::ChainUnavailable).await;
+            }
+            Standing::Mismatch(_) => {
+                return self.all_blocked(BlockedReason::ContractMismatch).await;
+            }
+        };
+        if self.quiet && self.head == Some(view.head) && !self.is_gathered() {
+            return Ok(());
+        }
+        if self.quiet && !self.is_gathered() {
+            self.activate(&view).await;
+            self.head = Some(view.head);
+            return Ok(());
+        }
+        let open = observe::open_batches(&self.context.client, &self.lane).await?;
+        let (seq, chain_hash) = self.lane.head(&view).await.map_err(ObserveError::Chain)?;
+        let mut log = open.clone();
+        if seq > 0 && !log.iter().any(|batch| batch.spec.sequence == seq) {
+            log.extend(observe::batch(&self.context.client, &self.lane, seq).await?);
+        }
+        let found = self.found(&open, seq, &view).await?;
+        let facts = ChainFacts {
+            seq,
+            chain_hash,
+            safe: view.safe.number,
+            finalized: view.finalized.number,
+            included: found
+                .iter()
+                .map(|(seq, found)| (*seq, found.inclusion.block.number))
+                .collect(),
+        };
+        let logged = log
+            .iter()
+            .map(observe::logged)
+            .collect::<Result<Vec<_>, _>>()?;
+        let plan = match decide::plan(&logged, &facts) {
+            Ok(plan) => plan,
+            Err(halt) => return self.halt(halt, &log).await,
+        };
+        self.metrics.halted.set(0);
+        self.halted = None;
+        self.follow(&plan, open, &found, &view).await?;
+        self.activate(&view).await;
+        self.head = Some(view.head);
+        Ok(())
+    }
+
+    /// Where the batches that the lane's head has reached are on the chain.
+    async fn found(
+        &self,
+        open: &[SettlementBatch],
+        seq: u64,
+        view: &ChainView,
+    ) -> Result<BTreeMap<u64, Found>, ObserveError> {
+        let mut found = BTreeMap::new();
+        for batch in open.iter().filter(|batch| batch.spec.sequence <= seq) {
+            if let Some(inclusion) = observe::find(&self.lane, batch, &view.head).await? {
+                found.insert(batch.spec.sequence, inclusion);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Does what the plan says.
+    async fn follow(
+        &mut self,
+        plan: &Plan,
+        open: Vec<SettlementBatch>,
+        found: &BTreeMap<u64, Found>,
+        view: &ChainView,
+    ) -> Result<(), PassError> {
+        let gathered = self.is_gathered() && plan.build.is_some();
+        let state_of = |batch: &SettlementBatch| plan.states.get(&batch.spec.sequence).copied();
+        let moves = |batch: &SettlementBatch| {
+            let before = batch.status.as_ref().and_then(|status| status.state);
+            let (before, after) = (before.map(records::record_state), state_of(batch));
+            before != after.map(records::record_state)
+        };
+        let records = if gathered || open.iter().any(moves) {
+            Some(observe::unsettled(&self.context.client, &self.context.namespace).await?)
+        } else {
+            None
+        };
+        let mut states = Vec::new();
+        for batch in &open {
+            let Some(state) = state_of(batch) else {
+                continue;
+            };
+            let place = found.get(&batch.spec.sequence);
+            if let Some(records) = records.as_ref().filter(|_| moves(batch)) {
+                self.stamp(batch, state, place, records).await?;
+            }
+            let written = self.advance(batch, state, place, plan).await?;
+            let batch = written.as_ref().unwrap_or(batch);
+            if plan.pursue == Some(batch.spec.sequence) {
+                self.pursue(batch, view).await?;
+            }
+            if state != BatchState::Final {
+                states.push(state);
+            }
+        }
+        self.quiet = states.is_empty();
+        self.metrics.open(states);
+        if let (Some(sequence), Some(records)) = (plan.build.filter(|_| gathered), records) {
+            let held: BTreeSet<u64> = open
+                .iter()
+                .filter(|batch| state_of(batch) != Some(BatchState::Final))
+                .map(observe::content)
+                .collect::<Result<Vec<_>, _>>()?
+                .into_iter()
+                .flat_map(|content| content.entries)
+                .map(|entry| entry.job_no)
+                .collect();
+            let config = self.lane.chain().config().clone();
+            self.oldest_ms = records
+                .iter()
+                .filter(|record| {
+                    record
+                        .spec
+                        .payment
+                        .as_ref()
+                        .is_some_and(|p| p.chain == config.name)
+                })
+                .filter_map(|record| Some(record.status.as_ref()?.sealed.as_ref()?.end_ms))
+                .min();
+            self.looked_around = Some(Instant::now());
+            self.announced_before = self.announced;
+            let left = self.build(sequence, view, &held, records).await?;
+            self.waiting_since = left.then(|| self.waiting_since.unwrap_or_else(Instant::now));
+        }
+        Ok(())
+    }
+
+    /// Writes into the records of a batch how far their payment is.
+    async fn stamp(
+        &self,
+        batch: &SettlementBatch,
+        state: BatchState,
+        found: Option<&Found>,
+        records: &[UsageRecord],
+    ) -> Result<(), PassError> {
+        let numbers: BTreeSet<u64> = observe::content(batch)?
+            .entries
+            .iter()
+            .map(|entry| entry.job_no)
+            .collect();
+        let name = batch.name_any();
+        let nothing = BTreeMap::new();
+        let standing = BatchStanding {
+            batch: &name,
+            state,
+            inclusion: found.map(|found| &found.inclusion),
+            skipped: found.map_or(&nothing, |found| &found.settled.skipped),
+        };
+        let writes = records.iter().filter_map(|record| {
+            let own: Vec<u64> = numbers_of(record)
+                .into_iter()
+                .filter(|number| numbers.contains(number))
+                .collect();
+            (!own.is_empty()).then(|| {
+                let settlement = records::settlement(record, &own, &standing);
+                self.stamp_one(record.clone(), settlement).boxed()
+            })
+        });
+        let writes: Vec<_> = writes.collect();
+        stream::iter(writes)
+            .buffer_unordered(WRITES)
+            .try_collect::<()>()
+            .await?;
+        Ok(())
+    }
+
+    async fn stamp_one(
+        &self,
+        record: UsageRecord,
+        settlement: RecordSettlement,
+    ) -> Result<(), StatusError> {
+        let (client, metrics) = (&self.context.client, &self.context.metrics);
+        match status::write_record(client, metrics, &record, settlement).await {
+            // A record that somebody deleted needs no stamp.
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Writes a batch's state, and tells of it.
+    async fn advance(
+        &self,
+        batch: &SettlementBatch,
+        state: BatchState,
+        found: Option<&Found>,
+        plan: &Plan,
+    ) -> Result<Option<SettlementBatch>, PassError> {
+        let on_chain = matches!(
+            state,
+            BatchState::Included | BatchState::Safe | BatchState::Final
+        );
+        let waits = plan.waiting.contains(&batch.spec.sequence);
+        let before = batch.status.clone().unwrap_or_default();
+        let written = self
+            .write(batch, |status| {
+                status.state = Some(state);
+                status.inclusion = found.map(|found| found.inclusion.clone()).or_else(|| {
+                    status
+                        .inclusion
+                        .take()
+                        .filter(|_| state == BatchState::Final)
+                });
+                status.outcome = found
+                    .map(|found| found.settled.outcome.clone())
+                    .or_else(|| status.outcome.take().filter(|_| state == BatchState::Final));
+                if waits {
+                    status.blocked = Some(BlockedReason::WaitingForPrevious);
+                } else if on_chain || status.blocked == Some(BlockedReason::WaitingForPrevious) {
+                    status.blocked = None;
+                }
+            })
+            .await?;
+        if on_chain {
+            self.lane.outbox().done(&batch.name_any());
+        }
+        if before.state != Some(state) && written.is_some() {
+            self.tell(batch, &before.state, state, found).await;
+        }
+        Ok(written)
+    }
+
+    async fn tell(
+        &self,
+        batch: &SettlementBatch,
+        before: &Option<BatchState>,
+        state: BatchState,
+        found: Option<&Found>,
+    ) {
+        let gone_back = before.is_some_and(|before| before > state)
+            && matches!(
+                state,
+                BatchState::Prepared | BatchState::Signed | BatchState::InFlight
+            );
+        let (type_, reason, note) = if gone_back {
+            (
+                EventType::Warning,
+                "Reorganised",
+                "the block that held the batch was reorganised away; it is sent again".to_owned(),
+            )
+        } else if state == BatchState::Final {
+            if let Some(found) = found {
+                let gas = found.inclusion.gas_used.unwrap_or(0);
+                self.metrics.gas_used.inc_by(gas);
+                let price: u128 = found
+                    .inclusion
+                    .effective_gas_price
+                    .as_deref()
+                    .and_then(|price| price.parse().ok())
+                    .unwrap_or(0);
+                let gwei = price.saturating_mul(gas.into()) / 1_000_000_000;
+                self.metrics
+                    .fees_gwei
+                    .inc_by(u64::try_from(gwei).unwrap_or(u64::MAX));
+            }
+            let outcome = found.map(|found| &found.settled.outcome);
+            let (paid, skipped) = outcome.map_or((0, 0), |outcome| (outcome.paid, outcome.skipped));
+            (
+                EventType::Normal,
+                "Final",
+                format!("{paid} records are paid, {skipped} were left out"),
+            )
+        } else if state == BatchState::Included {
+            (
+                EventType::Normal,
+                "Included",
+                "the batch is in a block".to_owned(),
+            )
+        } else {
+            return;
+        };
+        tracing::info!(batch = batch.name_any(), reason, note, "a batch has moved");
+        self.context
+            .events
+            .publish(batch, type_, reason, "Settle", &note)
+            .await;
+    }
+
+    /// Writes a batch's status by compare-and-swap.
+    pub(super) async fn write(
+        &self,
+        batch: &SettlementBatch,
+        change: impl FnOnce(&mut gridstake_crds::SettlementBatchStatus),
+    ) -> Result<Option<SettlementBatch>, StatusError> {
+        status::write_batch(
+            &self.context.client,
+            &self.context.metrics,
+            (self.context.now)(),
+            batch,
+            change,
+        )
+        .await
+    }
+
+    /// Marks what is under way as blocked. It is read once; then nothing is done until the chain is back.
+    async fn all_blocked(&mut self, reason: BlockedReason) -> Result<(), PassError> {
+        if self.quiet {
+            return Ok(());
+        }
+        for batch in observe::open_batches(&self.context.client, &self.lane).await? {
+            self.write(&batch, |status| status.blocked = Some(reason))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Stops everything and says so.
+    async fn halt(&mut self, halt: Halt, log: &[SettlementBatch]) -> Result<(), PassError> {
+        self.metrics.halted.set(1);
+        self.quiet = false;
+        let news = self.halted.as_ref() != Some(&halt);
+        if news {
+            tracing::error!(error = %halt, "the lane has halted: nothing is sent");
+        }
+        let newest = log.iter().max_by_key(|batch| batch.spec.sequence);
+        let concerned = match &halt {
+            Halt::Forked { seq } => log.iter().find(|batch| batch.spec.sequence == *seq),
+            _ => newest,
+        };
+        if let Some(batch) = concerned {
+            let settled =
+                batch.status.as_ref().and_then(|status| status.state) == Some(BatchState::Final);
+            if matches!(halt, Halt::Forked { .. }) && !settled {
+                self.write(batch, |status| status.state = Some(BatchState::Forked))
+                    .await?;
+            }
+            if news {
+                self.context
+                    .events
+                    .publish(
+                        batch,
+                        EventType::Warning,
+                        "Halted",
+                        "Settle",
+                        &halt.to_string(),
+                    )
+                    .await;
+            }
+        }
+        self.halted = Some(halt);
+        Ok(())
+    }
+
+    /// Brings a batch one step closer to the chain.
+    async fn pursue(&self, batch: &SettlementBatch, view: &ChainView) -> Result<(), PassError> {
+        let before = batch.status.as_ref().and_then(|status| status.blocked);
+        let blocked = act::bring(self, batch, view).await?;
+        if blocked != before
+            && let Some(reason) = blocked
+        {
+            tracing::warn!(
+                batch = batch.name_any(),
+                reason = reason.as_str(),
+                "a batch is blocked"
+            );
+            self.context
+                .events
+                .publish(
+                    batch,
+                    EventType::Warning,
+                    reason.as_str(),
+                    "Settle",
+                    status::words(reason),
+                )
+                .await;
+        }
+        Ok(())
+    }
+}
+
+/// The numbers under which a record is paid.
+pub fn numbers_of(record: &UsageRecord) -> Vec<u64> {
+    let sealed = record.status.as_ref().and_then(|s| s.sealed.as_ref());
+    sealed
+        .into_iter()
+        .flat_map(|sealed| {
+            let emission = sealed.emission.as_ref().map(|emission| emission.job_no);
+            sealed.job_no.into_iter().chain(emission)
+        })
+        .collect()
+}
