@@ -294,13 +294,12 @@ impl Settler {
                 .and_then(|status| status.settlement.as_ref())
                 .map(|settlement| settlement.state);
             let wanted = match state {
-                None | Some(RecordState::Sealed) => None,
                 Some(RecordState::Skipped) => match payable.get(&record.name_any()) {
                     Some(numbers) => Some(numbers),
                     None => continue,
                 },
-                // Its batch may have been superseded; what a batch in force holds is left out below.
-                Some(RecordState::Batched | RecordState::Paid) => None,
+                // The batch of one may have been superseded; what a batch in force holds is left out below.
+                None | Some(RecordState::Sealed | RecordState::Batched | RecordState::Paid) => None,
                 _ => continue,
             };
             match records::owed(record, &config.name, config.lane) {

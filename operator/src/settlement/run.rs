@@ -85,7 +85,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
             }
         };
         // What a pass does is stored before it counts: it can be cut off at any point.
-        if stop.run_until_cancelled(pass).await.is_none() {
+        if Box::pin(stop.run_until_cancelled(pass)).await.is_none() {
             break;
         }
         tokio::select! {
@@ -422,7 +422,7 @@ impl Settler {
             self.lane.outbox().done(&batch.name_any());
         }
         if before.state != Some(state) && written.is_some() {
-            self.tell(batch, &before.state, state, found).await;
+            self.tell(batch, before.state.as_ref(), state, found).await;
         }
         Ok(written)
     }
@@ -430,11 +430,11 @@ impl Settler {
     async fn tell(
         &self,
         batch: &SettlementBatch,
-        before: &Option<BatchState>,
+        before: Option<&BatchState>,
         state: BatchState,
         found: Option<&Found>,
     ) {
-        let gone_back = before.is_some_and(|before| before > state)
+        let gone_back = before.is_some_and(|before| *before > state)
             && matches!(
                 state,
                 BatchState::Prepared | BatchState::Signed | BatchState::InFlight
@@ -576,6 +576,7 @@ impl Settler {
 }
 
 /// The numbers under which a record is paid.
+#[must_use]
 pub fn numbers_of(record: &UsageRecord) -> Vec<u64> {
     let sealed = record.status.as_ref().and_then(|s| s.sealed.as_ref());
     sealed

@@ -94,6 +94,9 @@ async fn reconcile(
             let number = act::number(&ctx, numbers.as_ref(), &record, bill).await?;
             let written = status::write(&ctx, &record, &plan, Some(&number.sealed)).await;
             act::keep_or_give_back(numbers.as_ref(), &number, &written).await;
+            if let (Some(lane), Ok(status::Written::Yes { sent: true })) = (&ctx.lane, &written) {
+                lane.announce_sealed();
+            }
             written?
         }
     };
