@@ -26,7 +26,7 @@ link_program() { # NAME
   local name=$1 program
   # npm's packages are for Linux on amd64; elsewhere Foundry's own installation serves.
   for program in "$here/node_modules/@foundry-rs/$name"-*/bin/"$name" "$(PATH=${PATH//"$bin"/} type -P "$name" || true)"; do
-    [ -n "$program" ] && [ -x "$program" ] || continue
+    if [ -z "$program" ] || [ ! -x "$program" ]; then continue; fi
     case $("$program" --version) in
     *"$foundry_version"*)
       ln -sfn "$program" "$bin/$name"

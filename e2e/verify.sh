@@ -51,6 +51,7 @@ check() {
   compile
   step "generated manifests are up to date" "${CARGO_TARGET_DIR:-target}/debug/crdgen" --check
   step "charts and manifests" charts/check.sh
+  step "the contracts' ABI is up to date" contracts/abi.sh --check
   step "shell scripts" check_scripts
   step "Go sources" check_go
 }
@@ -64,6 +65,7 @@ unit() {
     test=${test%/main.rs}
     targets+=(--test "$(basename "$test" .rs)")
   done
+  step "the contracts' tests" contracts/test.sh
   shown "unit and property tests" cargo test --workspace --locked --no-fail-fast "${targets[@]}"
 }
 
