@@ -13,7 +13,7 @@ use gridstake_crds::{
     SettlementBatch, UsageRecord,
     closed_enum::ClosedEnum as _,
     names,
-    settlement_batch::BlockedReason,
+    settlement_batch::{BatchState, BlockedReason},
     transaction::{Authorization, TransactionAttempt},
     usage_record::{RecordSettlement, RecordState, SkipReason},
 };
@@ -23,7 +23,7 @@ use kube::{Api, ResourceExt as _, api::PostParams};
 use super::{
     build_batch::{self, BuildError, Candidate, Place},
     decide::{self, Refusal},
-    observe::ObserveError,
+    observe::{self, ObserveError},
     outbox::{Errand, Progress, PursueError},
     records,
     run::Settler,
@@ -68,6 +68,14 @@ pub enum ActError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// A batch that was final is not on the chain any more: a person must find out.
+    #[error(
+        "{name} was final, and the lane's head is before it: final blocks were reorganised away"
+    )]
+    FinalReversed {
+        /// The batch.
+        name: String,
+    },
     /// The chain cannot be asked.
     #[error("ask the chain")]
     Chain(#[from] ClientError),
@@ -85,6 +93,7 @@ impl ActError {
             Self::Pursue(_) => "send",
             Self::Build(_) => "build",
             Self::Create { .. } => "create",
+            Self::FinalReversed { .. } => "final_reversed",
         }
     }
 
@@ -121,7 +130,7 @@ pub async fn bring(
             .write(&batch, |status| {
                 status.authorizations.push(signed);
                 if status.attempts.is_empty() {
-                    status.state = Some(gridstake_crds::settlement_batch::BatchState::Signed);
+                    status.state = Some(BatchState::Signed);
                 }
             })
             .await?;
@@ -207,7 +216,7 @@ async fn send(
                 let written = settler
                     .write(&before, |status| {
                         status.attempts.push(attempt);
-                        status.state = Some(gridstake_crds::settlement_batch::BatchState::InFlight);
+                        status.state = Some(BatchState::InFlight);
                     })
                     .await?;
                 if let Some(written) = written {
@@ -276,14 +285,15 @@ fn hash(batch: &SettlementBatch, field: &'static str, text: &str) -> Result<B256
 }
 
 impl Settler {
-    /// Builds the batch `sequence` of what is owed and in no batch. Returns whether some is left for the next one.
+    /// Builds the batch `sequence` of what is owed and in no batch. Returns how many entries are left for
+    /// the next one, if one was built.
     pub(super) async fn build(
         &mut self,
         sequence: u64,
         view: &ChainView,
         held: &BTreeSet<u64>,
         records: Vec<UsageRecord>,
-    ) -> Result<bool, ActError> {
+    ) -> Result<Option<usize>, ActError> {
         let config = self.lane.chain().config().clone();
         let mut candidates: Vec<Candidate> = Vec::new();
         let payable = self.payable_again(&records, view).await?;
@@ -314,7 +324,7 @@ impl Settler {
             .waiting
             .set(i64::try_from(candidates.len()).unwrap_or(i64::MAX));
         if candidates.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         let selection = build_batch::select(candidates);
         for (number, error) in &selection.refused {
@@ -326,7 +336,7 @@ impl Settler {
             }
         }
         if selection.chosen.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         let (_, previous) = self.lane.head(view).await?;
         let place = Place {
@@ -348,7 +358,7 @@ impl Settler {
         self.metrics
             .waiting
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        Ok(waiting > 0)
+        Ok(Some(waiting))
     }
 
     /// The head of the decision log, as the stored jobs show it.
@@ -377,6 +387,13 @@ impl Settler {
             ),
             // Another leader was faster, or the answer of an earlier attempt was lost: the log says what it holds.
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let sequence = batch.spec.sequence;
+                let there = observe::batch(&self.context.client, &self.lane, sequence).await?;
+                let state = there.and_then(|batch| batch.status?.state);
+                if state == Some(BatchState::Final) {
+                    self.metrics.halted.set(1);
+                    return Err(ActError::FinalReversed { name });
+                }
                 tracing::info!(batch = name, "the batch exists already");
             }
             Err(source) => {

@@ -13,6 +13,8 @@ pub mod activation;
 pub mod build_batch;
 pub mod decide;
 pub mod metrics;
+#[cfg(test)]
+mod model_tests;
 pub mod observe;
 pub mod outbox;
 pub mod outcome;

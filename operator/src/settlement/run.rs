@@ -94,7 +94,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
             _ = views.changed() => {}
             _ = sealed.changed() => {
                 let count = *sealed.borrow_and_update();
-                settler.announced(count);
+                settler.records_announced(count);
             }
             () = tokio::time::sleep(LONGEST_PAUSE) => {}
         }
@@ -147,7 +147,8 @@ impl Settler {
         }
     }
 
-    fn announced(&mut self, count: u64) {
+    /// So many records have been announced in all; they are looked for when `window` is over.
+    pub fn records_announced(&mut self, count: u64) {
         self.announced = count;
         self.waiting_since.get_or_insert_with(Instant::now);
     }
@@ -205,21 +206,29 @@ impl Settler {
                 return self.all_blocked(BlockedReason::ContractMismatch).await;
             }
         };
-        if self.quiet && self.head == Some(view.head) && !self.is_gathered() {
-            return Ok(());
+        if !self.quiet || self.is_gathered() {
+            // A batch that was built just now is sent at once.
+            if self.look(&view).await? {
+                self.look(&view).await?;
+            }
         }
-        if self.quiet && !self.is_gathered() {
+        if self.head != Some(view.head) {
             self.activate(&view).await;
+            self.measure_gas(&view).await;
             self.head = Some(view.head);
-            return Ok(());
         }
+        Ok(())
+    }
+
+    /// Looks at the log and the chain once, and does what follows. Returns whether a batch was built.
+    async fn look(&mut self, view: &ChainView) -> Result<bool, PassError> {
         let open = observe::open_batches(&self.context.client, &self.lane).await?;
-        let (seq, chain_hash) = self.lane.head(&view).await.map_err(ObserveError::Chain)?;
+        let (seq, chain_hash) = self.lane.head(view).await.map_err(ObserveError::Chain)?;
         let mut log = open.clone();
         if seq > 0 && !log.iter().any(|batch| batch.spec.sequence == seq) {
             log.extend(observe::batch(&self.context.client, &self.lane, seq).await?);
         }
-        let found = self.found(&open, seq, &view).await?;
+        let found = self.found(&open, seq, view).await?;
         let facts = ChainFacts {
             seq,
             chain_hash,
@@ -236,14 +245,23 @@ impl Settler {
             .collect::<Result<Vec<_>, _>>()?;
         let plan = match decide::plan(&logged, &facts) {
             Ok(plan) => plan,
-            Err(halt) => return self.halt(halt, &log).await,
+            Err(halt) => {
+                self.halt(halt, &log).await?;
+                return Ok(false);
+            }
         };
         self.metrics.halted.set(0);
         self.halted = None;
-        self.follow(&plan, open, &found, &view).await?;
-        self.activate(&view).await;
-        self.head = Some(view.head);
-        Ok(())
+        self.follow(&plan, open, &found, view).await
+    }
+
+    /// What the gas account has.
+    async fn measure_gas(&self, view: &ChainView) {
+        let gas = self.lane.outbox().address();
+        if let Ok(wei) = self.lane.client().balance(gas, view.head.hash).await {
+            let gwei = i64::try_from(wei / 1_000_000_000).unwrap_or(i64::MAX);
+            self.metrics.gas_balance_gwei.set(gwei);
+        }
     }
 
     /// Where the batches that the lane's head has reached are on the chain.
@@ -269,7 +287,7 @@ impl Settler {
         open: Vec<SettlementBatch>,
         found: &BTreeMap<u64, Found>,
         view: &ChainView,
-    ) -> Result<(), PassError> {
+    ) -> Result<bool, PassError> {
         let gathered = self.is_gathered() && plan.build.is_some();
         let state_of = |batch: &SettlementBatch| plan.states.get(&batch.spec.sequence).copied();
         let moves = |batch: &SettlementBatch| {
@@ -303,9 +321,9 @@ impl Settler {
         self.quiet = states.is_empty();
         self.metrics.open(states);
         if let (Some(sequence), Some(records)) = (plan.build.filter(|_| gathered), records) {
+            // Of what has become final just now the records were read before they were stamped.
             let held: BTreeSet<u64> = open
                 .iter()
-                .filter(|batch| state_of(batch) != Some(BatchState::Final))
                 .map(observe::content)
                 .collect::<Result<Vec<_>, _>>()?
                 .into_iter()
@@ -327,9 +345,11 @@ impl Settler {
             self.looked_around = Some(Instant::now());
             self.announced_before = self.announced;
             let left = self.build(sequence, view, &held, records).await?;
-            self.waiting_since = left.then(|| self.waiting_since.unwrap_or_else(Instant::now));
+            let more = left.is_some_and(|left| left > 0);
+            self.waiting_since = more.then(|| self.waiting_since.unwrap_or_else(Instant::now));
+            return Ok(left.is_some());
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Writes into the records of a batch how far their payment is.

@@ -160,7 +160,7 @@ fn terms(facts: &SendFacts, old: Option<Terms>, fees: &FeeConfig) -> Result<Term
 
 /// An eighth more, as pools ask for a tenth at least.
 fn raised(fee: u128) -> u128 {
-    fee.saturating_add((fee / 8).max(1))
+    fee.saturating_add(fee.div_ceil(8).max(1))
 }
 
 #[cfg(test)]

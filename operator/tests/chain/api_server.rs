@@ -1,0 +1,228 @@
+//! As much of an API server as settlement asks: SettlementBatches and UsageRecords in memory, lists with field selectors,
+//! compare-and-swap on status, and faults on request.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{Method, StatusCode},
+    response::{IntoResponse, Response},
+};
+use gridstake_crds::{SettlementBatch, UsageRecord};
+use kube::{Client, Config};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// How a write goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The request is lost.
+    Request,
+    /// The write is made and its answer is lost.
+    Answer,
+}
+
+#[derive(Default)]
+struct Store {
+    objects: BTreeMap<String, Value>,
+    version: u64,
+    writes: usize,
+    fault: Option<(usize, Fault)>,
+}
+
+#[derive(Clone, Default)]
+pub struct ApiServer(Arc<Mutex<Store>>);
+
+impl ApiServer {
+    pub async fn client(&self) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = Router::new().fallback(answer).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        let mut config = Config::new(format!("http://{address}").parse().unwrap());
+        config.default_retry = false;
+        Client::try_from(config).unwrap()
+    }
+
+    /// The write of this number, counted from now on, goes wrong.
+    pub fn fail_write(&self, number: usize, fault: Fault) {
+        let mut store = self.0.lock().unwrap();
+        store.writes = 0;
+        store.fault = Some((number, fault));
+    }
+
+    /// Whether the fault has happened.
+    pub fn has_failed(&self) -> bool {
+        self.0.lock().unwrap().fault.is_none()
+    }
+
+    pub fn writes(&self) -> usize {
+        self.0.lock().unwrap().writes
+    }
+
+    pub fn put(&self, path: &str, mut object: Value) {
+        let mut store = self.0.lock().unwrap();
+        store.version += 1;
+        object["metadata"]["resourceVersion"] = json!(store.version.to_string());
+        object["metadata"]["uid"] = json!(path);
+        store.objects.insert(path.to_owned(), object);
+    }
+
+    fn all<K: DeserializeOwned>(&self, part: &str) -> Vec<K> {
+        let store = self.0.lock().unwrap();
+        store
+            .objects
+            .iter()
+            .filter(|(path, _)| path.contains(part))
+            .map(|(_, object)| serde_json::from_value(object.clone()).unwrap())
+            .collect()
+    }
+
+    pub fn batches(&self) -> Vec<SettlementBatch> {
+        self.all("/settlementbatches/")
+    }
+
+    pub fn records(&self) -> Vec<UsageRecord> {
+        self.all("/usagerecords/")
+    }
+}
+
+fn refuse(code: StatusCode, reason: &str) -> (StatusCode, Value) {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "reason": reason, "code": code.as_u16(), "message": reason,
+    });
+    (code, status)
+}
+
+async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let path = parts.uri.path().to_owned();
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let (code, answer) = server
+        .0
+        .lock()
+        .unwrap()
+        .answer(&parts.method, &path, &query, &body);
+    let json = [("content-type", "application/json")];
+    (code, json, answer.to_string()).into_response()
+}
+
+impl Store {
+    fn answer(
+        &mut self,
+        method: &Method,
+        path: &str,
+        query: &str,
+        body: &Value,
+    ) -> (StatusCode, Value) {
+        if path.ends_with("/events") {
+            return (StatusCode::CREATED, body.clone());
+        }
+        if method == Method::GET {
+            return match self.objects.get(path) {
+                Some(object) => (StatusCode::OK, object.clone()),
+                None if is_collection(path) => (StatusCode::OK, self.list(path, query)),
+                None => refuse(StatusCode::NOT_FOUND, "NotFound"),
+            };
+        }
+        let fault = self.fault.filter(|(number, _)| *number == self.writes);
+        self.writes += 1;
+        if fault.is_some() {
+            self.fault = None;
+        }
+        let lost = refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+        match fault {
+            Some((_, Fault::Request)) => lost,
+            Some((_, Fault::Answer)) => {
+                self.write(method, path, body);
+                lost
+            }
+            None => self.write(method, path, body),
+        }
+    }
+
+    fn list(&self, path: &str, query: &str) -> Value {
+        let selector = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("fieldSelector="))
+            .unwrap_or_default()
+            .replace("%2C", ",")
+            .replace("%3D", "=")
+            .replace("%21", "!");
+        let items: Vec<&Value> = self
+            .objects
+            .iter()
+            .filter(|(name, object)| {
+                name.starts_with(&format!("{path}/")) && selects(&selector, object)
+            })
+            .map(|(_, object)| object)
+            .collect();
+        json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items})
+    }
+
+    fn write(&mut self, method: &Method, path: &str, body: &Value) -> (StatusCode, Value) {
+        self.version += 1;
+        if method == Method::POST {
+            let name = body["metadata"]["name"].as_str().unwrap_or_default();
+            let path = format!("{path}/{name}");
+            if self.objects.contains_key(&path) {
+                return refuse(StatusCode::CONFLICT, "AlreadyExists");
+            }
+            let mut object = body.clone();
+            object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            object["metadata"]["uid"] = json!(path);
+            object["metadata"]["generation"] = json!(1);
+            self.objects.insert(path, object.clone());
+            return (StatusCode::CREATED, object);
+        }
+        let Some(object) = self.objects.get_mut(path.trim_end_matches("/status")) else {
+            return refuse(StatusCode::NOT_FOUND, "NotFound");
+        };
+        let wanted = &body["metadata"]["resourceVersion"];
+        if !wanted.is_null() && *wanted != object["metadata"]["resourceVersion"] {
+            return refuse(StatusCode::CONFLICT, "Conflict");
+        }
+        // An apply sets what its manager owns: of a batch everything, of a record the settlement.
+        if path.contains("/usagerecords/") {
+            object["status"]["settlement"] = body["status"]["settlement"].clone();
+        } else {
+            object["status"] = body["status"].clone();
+        }
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        (StatusCode::OK, object.clone())
+    }
+}
+
+fn is_collection(path: &str) -> bool {
+    path.ends_with("/settlementbatches") || path.ends_with("/usagerecords")
+}
+
+fn selects(selector: &str, object: &Value) -> bool {
+    selector
+        .split(',')
+        .filter(|term| !term.is_empty())
+        .all(|term| {
+            let (field, value, equal) = match term.split_once("!=") {
+                Some((field, value)) => (field, value, false),
+                None => {
+                    let (field, value) = term.split_once('=').unwrap();
+                    (field, value, true)
+                }
+            };
+            let found = object.pointer(&format!("/{}", field.replace('.', "/")));
+            let found = match found {
+                None | Some(Value::Null) => String::new(),
+                Some(Value::String(text)) => text.clone(),
+                Some(other) => other.to_string(),
+            };
+            (found == value) == equal
+        })
+}

@@ -1,0 +1,18 @@
+//! Settlement against a real EVM (anvil) and as much of an API server as it asks.
+//!
+//! Needs anvil: contracts/setup.sh installs it; `GRIDSTAKE_ANVIL` names another one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod anvil;
+mod api_server;
+mod crashes;
+mod follows;
+mod settles;
+mod world;

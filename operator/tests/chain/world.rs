@@ -1,0 +1,327 @@
+//! A chain with the contracts, a provider and a payer on it, and replicas of the operator's settlement.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use alloy::{
+    primitives::{Address, B256, U256},
+    signers::local::PrivateKeySigner,
+    sol_types::SolValue as _,
+};
+use gridstake_contracts::{GridToken, Settlement, StakeVault};
+use gridstake_crds::{SettlementBatch, UsageRecord, usage_record::RecordState};
+use gridstake_ledger::receipt::Receipt;
+use gridstake_operator::{
+    Context,
+    caches::Caches,
+    chain::{Chain, Chains, ChainsFile, follower::Follower},
+    events::Events,
+    health::Health,
+    leader::Leadership,
+    metrics::Metrics,
+    payer::Payers,
+    settlement::{
+        Lane,
+        run::Settler,
+        signer::{Key, Keys},
+    },
+};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::{
+    anvil::{ADMIN, Anvil, PAYER, PROVIDER_OPERATOR, STAKER},
+    api_server::ApiServer,
+};
+
+pub const LANE: u32 = 7;
+const NAMESPACE: &str = "gridstake-system";
+const NANO: u128 = 1_000_000_000;
+/// Nano-tokens per GPU-second.
+pub const PRICE: u128 = 1_000_000;
+
+pub struct World {
+    pub anvil: Anvil,
+    pub api: ApiServer,
+    pub settlement: Address,
+    pub vault: Address,
+    pub token: Address,
+    pub keys: Keys,
+    pub chains_file: String,
+}
+
+/// One replica of the operator, as far as it settles.
+pub struct Replica {
+    pub settler: Settler,
+    pub follower: Follower,
+    pub lane: Lane,
+}
+
+fn key(byte: u8) -> Key {
+    let bytes = B256::repeat_byte(byte);
+    Key::from(PrivateKeySigner::from_bytes(&bytes).unwrap())
+}
+
+impl World {
+    /// Deploys everything, registers provider 1 and payer 1 with a deposit of `escrow` nano-tokens, and stops mining.
+    pub async fn new(escrow: u64) -> Self {
+        let anvil = Anvil::start(31337);
+        let admin: Address = ADMIN.parse().unwrap();
+        let supply = U256::from(10_000_000 * NANO) * U256::from(NANO);
+        let token = anvil
+            .deploy(
+                &GridToken::BYTECODE,
+                ("Grid", "GRID", U256::from(18), supply).abi_encode_params(),
+            )
+            .await;
+        let vault = anvil
+            .deploy(
+                &StakeVault::BYTECODE,
+                (token, admin, U256::ZERO, admin).abi_encode_params(),
+            )
+            .await;
+        let setup = (
+            token,
+            vault,
+            admin,
+            U256::ZERO,
+            admin,
+            admin,
+            admin,
+            U256::from(100),
+            U256::from(0),
+        );
+        let settlement = anvil
+            .deploy(&Settlement::BYTECODE, setup.abi_encode())
+            .await;
+        let keys = Keys {
+            lane: key(1),
+            gas: key(2),
+            slash: Some(key(3)),
+        };
+        anvil
+            .transact(
+                ADMIN,
+                vault,
+                &StakeVault::setSettlementCall {
+                    settlement_: settlement,
+                },
+            )
+            .await;
+        anvil
+            .transact(
+                ADMIN,
+                settlement,
+                &Settlement::openLaneCall {
+                    lane: LANE,
+                    signer: keys.lane.address(),
+                    rewardsOwner: admin,
+                },
+            )
+            .await;
+        anvil
+            .give_coins(
+                keys.gas.address(),
+                U256::from(NANO) * U256::from(100 * NANO),
+            )
+            .await;
+        let chains_file = format!(
+            "chains:
+- name: anvil
+  chainId: 31337
+  rpc: [{url}]
+  lane: {LANE}
+  settlement: {{address: '{settlement}', codeHash: '{settlement_hash}'}}
+  vault: {{address: '{vault}', codeHash: '{vault_hash}'}}
+  token: '{token}'
+  keys: {{laneSigner: /keys/lane, gas: /keys/gas}}
+  window: 0s
+  fees: {{replaceAfterBlocks: 3}}
+",
+            url = anvil.url,
+            settlement_hash = anvil.code_hash(settlement).await,
+            vault_hash = anvil.code_hash(vault).await,
+        );
+        let world = Self {
+            anvil,
+            api: ApiServer::default(),
+            settlement,
+            vault,
+            token,
+            keys,
+            chains_file,
+        };
+        world.register(escrow).await;
+        // No reorganisation of a test reaches what was set up.
+        world.anvil.mine(10).await;
+        world.anvil.hold().await;
+        world
+    }
+
+    async fn register(&self, escrow: u64) {
+        let anvil = &self.anvil;
+        for (account, spender) in [(STAKER, self.vault), (PAYER, self.settlement)] {
+            let transfer = GridToken::transferCall {
+                to: account.parse().unwrap(),
+                value: U256::from(1_000_000 * NANO) * U256::from(NANO),
+            };
+            anvil.transact(ADMIN, self.token, &transfer).await;
+            let approve = GridToken::approveCall {
+                spender,
+                value: U256::MAX,
+            };
+            anvil.transact(account, self.token, &approve).await;
+        }
+        let register = StakeVault::registerCall {
+            operator: PROVIDER_OPERATOR.parse().unwrap(),
+            beneficiary: STAKER.parse().unwrap(),
+        };
+        anvil.transact(STAKER, self.vault, &register).await;
+        let stake = StakeVault::stakeCall {
+            provider: 1,
+            amount: 100_000 * NANO,
+        };
+        anvil.transact(STAKER, self.vault, &stake).await;
+        let register = Settlement::registerPayerCall { lane: LANE };
+        anvil.transact(PAYER, self.settlement, &register).await;
+        if escrow > 0 {
+            self.deposit(escrow).await;
+        }
+        anvil.pass_time(2 * 24 * 3600).await;
+        let activate = Settlement::activateProviderCall { provider: 1 };
+        anvil.transact(ADMIN, self.settlement, &activate).await;
+    }
+
+    /// Only while transactions are mined at once.
+    pub async fn deposit(&self, amount: u64) {
+        let deposit = Settlement::depositCall {
+            lane: LANE,
+            payer: 1,
+            amount,
+        };
+        self.anvil.transact(PAYER, self.settlement, &deposit).await;
+    }
+
+    /// Seals records with these numbers, each of one GPU for `millis`.
+    pub fn seal(&self, numbers: std::ops::Range<u64>, millis: u64) {
+        for number in numbers {
+            self.seal_one(number, 1, 1, millis);
+        }
+    }
+
+    pub fn seal_one(&self, number: u64, payer: u32, provider: u32, millis: u64) {
+        let name = format!("job-{number}-1-0-0");
+        let leaf = Receipt {
+            lane: LANE,
+            job_no: number,
+            payer,
+            provider,
+            units: millis,
+            price: u64::try_from(PRICE * 1_000_000).unwrap(),
+            record_hash: B256::ZERO,
+        }
+        .leaf();
+        let record = json!({
+            "apiVersion": "gridstake.dev/v1alpha1", "kind": "UsageRecord",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {
+                "job": {"namespace": "a", "name": "j", "uid": format!("job-{number}")},
+                "attempt": 1, "member": 0, "slice": 0, "podName": "j-1-0", "nodeName": "n1", "gpuCount": 1,
+                "payment": {"chain": "anvil", "lane": LANE, "payer": payer, "provider": provider, "perGpuSecond": "0.001"},
+            },
+            "status": {"sealed": {
+                "jobNo": number, "startMs": 0, "endMs": millis, "gpuMillis": millis, "price": "0.001",
+                "cause": "MemberEnded", "receiptHash": leaf.to_string(),
+            }},
+        });
+        let path =
+            format!("/apis/gridstake.dev/v1alpha1/namespaces/{NAMESPACE}/usagerecords/{name}");
+        self.api.put(&path, record);
+    }
+
+    /// A replica that has just started.
+    pub async fn replica(&self) -> Replica {
+        self.replica_with(&self.chains_file).await
+    }
+
+    pub async fn replica_with(&self, chains_file: &str) -> Replica {
+        let config = ChainsFile::parse(chains_file, Path::new("test"))
+            .unwrap()
+            .chains
+            .remove(0);
+        let chains = Chains::new(vec![config]);
+        let chain: Chain = chains.home().unwrap().clone();
+        let metrics = Metrics::new().unwrap();
+        let lane = Lane::with_keys(chain, self.keys.clone(), metrics.registry()).unwrap();
+        let client = self.api.client().await;
+        let health = Health::default();
+        // Nothing is watched: the caches stay empty.
+        let caches = Caches::start(&client, NAMESPACE, &health, &metrics, &mut JoinSet::new());
+        let context = Context {
+            events: Events::new(client.clone(), "test"),
+            client,
+            namespace: NAMESPACE.to_owned(),
+            caches,
+            chains,
+            lane: Some(lane.clone()),
+            payers: Payers::default(),
+            settlement_interval: Duration::from_hours(1),
+            metrics,
+            health,
+            leadership: Leadership::uncontested(),
+            now: Timestamp::now,
+        };
+        Replica {
+            follower: lane.follower(),
+            settler: Settler::new(context, lane.clone()),
+            lane,
+        }
+    }
+
+    pub async fn head(&self) -> u64 {
+        let head = self
+            .anvil
+            .call(self.settlement, &Settlement::headCall { lane: LANE })
+            .await;
+        head.seq
+    }
+
+    /// What provider 1 has been credited, in nano-tokens.
+    pub async fn credit(&self) -> u64 {
+        let call = Settlement::creditOfCall { provider: 1 };
+        self.anvil.call(self.settlement, &call).await
+    }
+
+    pub fn batch(&self, sequence: u64) -> SettlementBatch {
+        let batches = self.api.batches();
+        batches
+            .into_iter()
+            .find(|batch| batch.spec.sequence == sequence)
+            .unwrap()
+    }
+
+    pub fn states(&self) -> BTreeMap<u64, RecordState> {
+        let state = |record: &UsageRecord| {
+            let status = record.status.as_ref()?;
+            let number = status.sealed.as_ref()?.job_no?;
+            Some((number, status.settlement.as_ref()?.state))
+        };
+        self.api.records().iter().filter_map(state).collect()
+    }
+
+    /// Whether every record's payment is final.
+    pub fn all_final(&self) -> bool {
+        let states = self.states();
+        states.len() == self.api.records().len()
+            && states.values().all(|state| *state == RecordState::Final)
+    }
+}
+
+impl Replica {
+    /// One look at the chain and one pass over the lane.
+    pub async fn step(&mut self) {
+        self.follower.look(Timestamp::now).await.unwrap();
+        self.settler.records_announced(1);
+        self.settler.one_pass().await;
+    }
+}
