@@ -425,6 +425,11 @@ pub struct Ending {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
+    /// The nodes of the members that decided it, where the place may be to blame. Other members' nodes are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 253)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub suspects: Vec<String>,
 }
 
 /// An attempt that has ended.
@@ -454,6 +459,11 @@ pub struct Attempt {
     pub message: Option<String>,
     /// GPU-milliseconds that its members held: Σ GPUs × (end − start of the member's containers).
     pub gpu_millis: u64,
+    /// The nodes that may be to blame for the end. This job does not try them again for a while.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 253)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub suspects: Vec<String>,
     /// At whose door the end is laid, once evidence has been weighed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,

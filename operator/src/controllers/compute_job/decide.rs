@@ -312,19 +312,30 @@ impl Turn<'_> {
     /// Why the attempt cannot go on or need not; the first that applies.
     fn why_it_ends(&mut self, placement: &Placement, members: &[Member]) -> Option<Ending> {
         let now = self.now;
-        let ending = |reason, exit_code, message| {
+        let ending = |reason, exit_code, message, decided_by: &dyn Fn(&Member) -> bool| {
+            let mut suspects: Vec<_> = members
+                .iter()
+                .zip(&placement.nodes)
+                .filter(|(member, _)| retry::casts_suspicion(reason) && decided_by(member))
+                .map(|(_, placed)| placed.node.clone())
+                .collect();
+            suspects.sort();
+            suspects.dedup();
             Some(Ending {
                 attempt: placement.attempt,
                 reason,
                 since: Time(now),
                 exit_code,
                 message,
+                suspects,
             })
         };
+        let nobody = |_: &Member| false;
+        let has_ended = |m: &Member| matches!(m.state, State::Ended(_));
         if self.job.metadata.deletion_timestamp.is_some() {
-            return ending(AttemptEndReason::Deleted, None, None);
+            return ending(AttemptEndReason::Deleted, None, None, &nobody);
         }
-        let failed = |m: &&Member| matches!(&m.state, State::Ended(end) if end.reason != AttemptEndReason::Succeeded);
+        let failed = |m: &Member| matches!(&m.state, State::Ended(end) if end.reason != AttemptEndReason::Succeeded);
         if let Some(Member {
             state:
                 State::Ended(End {
@@ -335,48 +346,48 @@ impl Turn<'_> {
             ..
         }) = members
             .iter()
-            .filter(failed)
+            .filter(|m| failed(m))
             .min_by_key(|m| (m.finished_at, m.member))
         {
-            return ending(*reason, *exit_code, message.clone());
+            let alike = |m: &Member| matches!(&m.state, State::Ended(end) if end.reason == *reason);
+            return ending(*reason, *exit_code, message.clone(), &alike);
         }
-        if members.iter().all(|m| matches!(m.state, State::Ended(_))) {
-            return ending(AttemptEndReason::Succeeded, Some(0), None);
+        if members.iter().all(has_ended) {
+            return ending(AttemptEndReason::Succeeded, Some(0), None, &nobody);
         }
         if self.job.spec.suspend {
-            return ending(AttemptEndReason::Suspended, None, None);
+            return ending(AttemptEndReason::Suspended, None, None, &nobody);
         }
         if let Some(message) = self.why_nobody_pays() {
-            return ending(AttemptEndReason::EscrowExhausted, None, Some(message));
-        }
-        let unfinished = |m: &&Member| !matches!(m.state, State::Ended(_));
-        if members.iter().filter(unfinished).any(|m| m.terminating) {
             return ending(
-                AttemptEndReason::PodDeleted,
+                AttemptEndReason::EscrowExhausted,
                 None,
-                Some("a pod of the job was deleted by somebody else".into()),
+                Some(message),
+                &nobody,
             );
         }
-        if conditions::has_run(&self.next) && members.iter().any(|m| m.state == State::Missing) {
-            return ending(
-                AttemptEndReason::PodDeleted,
-                None,
-                Some("a pod of the job vanished while it ran".into()),
-            );
+        let being_deleted = |m: &Member| !has_ended(m) && m.terminating;
+        if members.iter().any(being_deleted) {
+            let message = Some("a pod of the job was deleted by somebody else".into());
+            return ending(AttemptEndReason::PodDeleted, None, message, &being_deleted);
         }
-        if members
-            .iter()
-            .all(|m| m.has_started() || matches!(m.state, State::Ended(_)))
-        {
+        let vanished = |m: &Member| m.state == State::Missing;
+        if conditions::has_run(&self.next) && members.iter().any(vanished) {
+            let message = Some("a pod of the job vanished while it ran".into());
+            return ending(AttemptEndReason::PodDeleted, None, message, &vanished);
+        }
+        let at_work = |m: &Member| m.has_started() || has_ended(m);
+        if members.iter().all(at_work) {
             return self
                 .run_time_is_over(members)
-                .then(|| ending(AttemptEndReason::RunTimeout, None, None))
+                .then(|| ending(AttemptEndReason::RunTimeout, None, None, &nobody))
                 .flatten();
         }
         let deadline = after(placement.decided_at.0, self.job.spec.start_timeout());
         if deadline.is_some_and(|d| d <= self.now) {
             let (reason, message) = why_not_started(members);
-            return ending(reason, None, Some(message).filter(|m| !m.is_empty()));
+            let message = Some(message).filter(|m| !m.is_empty());
+            return ending(reason, None, message, &|m| !at_work(m));
         }
         self.wake_at(deadline);
         None
@@ -497,6 +508,7 @@ impl Turn<'_> {
             exit_code: ending.exit_code,
             message: ending.message.clone(),
             gpu_millis,
+            suspects: ending.suspects.clone(),
             verdict: None,
         };
         self.next.attempts.push(attempt);

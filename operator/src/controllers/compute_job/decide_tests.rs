@@ -389,6 +389,30 @@ fn one_failed_member_stops_the_gang_in_three_recorded_steps() {
 }
 
 #[test]
+fn only_the_nodes_of_the_members_that_decided_the_end_are_suspect() {
+    let gang = job(", members: 3", &placed(1, 3));
+    let suspects = |pods, at| {
+        let plan = decide(&gang, &seen(pods), at);
+        status(&plan).ending.clone().unwrap().suspects
+    };
+    let unbound = |number| member(number, State::Unbound("0/2 nodes".into()));
+    let two_not_bound = vec![ran(0, State::Running, 12, None), unbound(1), unbound(2)];
+    assert_eq!(suspects(two_not_bound, at(310)), ["node-1", "node-2"]);
+    let one_refused = vec![
+        ran(0, State::Running, 12, None),
+        member(1, failed(AttemptEndReason::AdmissionFailed)),
+        ran(2, State::Running, 12, None),
+    ];
+    assert_eq!(suspects(one_refused, at(20)), ["node-1"]);
+    let program_failed = vec![
+        ran(0, State::Running, 12, None),
+        ran(1, failed(AttemptEndReason::ExitedNonZero), 12, Some(15)),
+        ran(2, State::Running, 12, None),
+    ];
+    assert_eq!(suspects(program_failed, at(20)), Vec::<String>::new());
+}
+
+#[test]
 fn a_member_that_was_not_bound_in_time_costs_no_retry_and_the_job_queues_again() {
     let job = job(", retry: {infrastructure: 0}", &placed(1, 1));
     let unbound = seen(vec![member(0, State::Unbound("0/2 nodes".into()))]);

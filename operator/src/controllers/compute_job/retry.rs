@@ -1,7 +1,7 @@
 //! Which end costs which budget, and how long the next attempt is held back. Pure.
 
 use gridstake_crds::compute_job::{
-    Attempt, AttemptEndReason, ComputeJobSpec, ComputeJobStatus, Failures, JobEndReason,
+    AttemptEndReason, ComputeJobSpec, ComputeJobStatus, Failures, JobEndReason,
 };
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -100,9 +100,10 @@ pub fn not_before(status: &ComputeJobStatus) -> Option<Timestamp> {
 }
 
 /// Whether the node itself may be to blame for such an end.
-fn casts_suspicion(attempt: &Attempt) -> bool {
+#[must_use]
+pub fn casts_suspicion(reason: AttemptEndReason) -> bool {
     matches!(
-        consequence(attempt.end_reason),
+        consequence(reason),
         Consequence::ChargesInfrastructure | Consequence::PlacesAgain
     )
 }
@@ -113,12 +114,7 @@ fn casts_suspicion(attempt: &Attempt) -> bool {
 /// that comes back is used again, and a cluster of one node does not keep a job out.
 #[must_use]
 pub fn suspects(status: &ComputeJobStatus, now: Timestamp) -> Vec<(String, Timestamp)> {
-    let mut nodes: Vec<&String> = status
-        .attempts
-        .iter()
-        .filter(|a| casts_suspicion(a))
-        .flat_map(|a| &a.nodes)
-        .collect();
+    let mut nodes: Vec<&String> = status.attempts.iter().flat_map(|a| &a.suspects).collect();
     nodes.sort();
     nodes.dedup();
     nodes
@@ -127,7 +123,7 @@ pub fn suspects(status: &ComputeJobStatus, now: Timestamp) -> Vec<(String, Times
             let failures: Vec<_> = status
                 .attempts
                 .iter()
-                .filter(|a| casts_suspicion(a) && a.nodes.contains(node))
+                .filter(|a| a.suspects.contains(node))
                 .collect();
             let last = failures.iter().map(|a| a.ended_at.0).max()?;
             let until = last
@@ -143,7 +139,7 @@ pub fn suspects(status: &ComputeJobStatus, now: Timestamp) -> Vec<(String, Times
 
 #[cfg(test)]
 mod tests {
-    use gridstake_crds::closed_enum::ClosedEnum as _;
+    use gridstake_crds::{closed_enum::ClosedEnum as _, compute_job::Attempt};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
@@ -169,6 +165,10 @@ mod tests {
             exit_code: None,
             message: None,
             gpu_millis: 0,
+            suspects: casts_suspicion(end_reason)
+                .then(|| node.into())
+                .into_iter()
+                .collect(),
             verdict: None,
         }
     }
