@@ -1,7 +1,7 @@
 // Cuts forge's artifacts down to what a caller needs. Usage: node bin/abi.mjs [--check], in contracts/.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 
-const contracts = ["Settlement", "StakeVault", "GridToken"];
+const contracts = ["Settlement", "StakeVault", "GridToken", "TimelockController"];
 const check = process.argv.includes("--check");
 mkdirSync("abi", { recursive: true });
 

@@ -2,11 +2,32 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::contracts_deploy::args::DeployArgs;
 
 /// Places GPU jobs, watches over them, and keeps what is on offer up to date.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "gridstake-operator", version)]
+pub struct Cli {
+    /// What the operator goes by.
+    #[command(flatten)]
+    pub operator: Args,
+
+    /// Something else than the operator.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program does beside being the operator.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Puts the contracts on a chain.
+    ContractsDeploy(Box<DeployArgs>),
+}
+
+/// What the operator goes by.
+#[derive(clap::Args, Clone, Debug)]
 pub struct Args {
     /// Namespace of this installation: the leader's lease and the agents' heartbeats are in it.
     #[arg(long, env = "POD_NAMESPACE", default_value = "gridstake-system")]
@@ -129,13 +150,17 @@ mod tests {
 
     use super::*;
 
+    fn cli(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("gridstake-operator").chain(line.split_whitespace()))
+    }
+
     fn args(line: &str) -> Result<Args, clap::Error> {
-        Args::try_parse_from(std::iter::once("gridstake-operator").chain(line.split_whitespace()))
+        cli(line).map(|cli| cli.operator)
     }
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        Cli::command().debug_assert();
     }
 
     #[test]
@@ -147,6 +172,47 @@ mod tests {
         assert_eq!(args.retry_period, Duration::from_secs(2));
         assert!(args.leader_elect);
         assert_eq!(args.listen.port(), 8080);
+    }
+
+    #[test]
+    fn without_a_subcommand_it_is_the_operator() {
+        assert!(cli("--identity a").unwrap().command.is_none());
+    }
+
+    #[test]
+    fn the_hooks_command_line_is_understood() {
+        let line = "contracts-deploy --chains-file=/c/chains.yaml --key-file=/d/deployer --config-map=deployed";
+        let Some(Command::ContractsDeploy(args)) = cli(line).unwrap().command else {
+            panic!("{line} is another command");
+        };
+        assert_eq!(args.config_map.as_deref(), Some("deployed"));
+        assert_eq!(args.fee_bps, 500);
+        assert_eq!(args.claim_delay, Duration::from_hours(24));
+        assert_eq!(args.timelock_delay, None);
+    }
+
+    #[test]
+    fn flags_of_contracts_deploy_that_belong_together_are_asked_for() {
+        for (line, words) in [
+            ("--chains-file a", "--config-map"),
+            ("--config-map a", "--chains-file"),
+            (
+                "--owner 0x0000000000000000000000000000000000000001",
+                "--timelock-delay",
+            ),
+            (
+                "--lane-signer 0x0000000000000000000000000000000000000001",
+                "--gas-account",
+            ),
+            ("--timelock-delay 2days", "such as 90s"),
+            ("--fee-bps 2001", "2001"),
+            ("--token GRID", "--token"),
+        ] {
+            let refused = cli(&format!("contracts-deploy {line}"))
+                .unwrap_err()
+                .to_string();
+            assert!(refused.contains(words), "{line}: {refused}");
+        }
     }
 
     #[test]

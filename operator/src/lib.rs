@@ -8,6 +8,7 @@
 //! | [`snapshot`] | the scheduler's view of the caches |
 //! | [`chain`] | what is known of the chain, kept up to date by following its blocks |
 //! | [`settlement`] | what a lane owes: batched, signed, sent, followed until it is final |
+//! | [`contracts_deploy`] | the subcommand that puts the contracts on a chain |
 //! | [`caches`] | what is known of the cluster, kept up to date by watches |
 //! | [`reconcile`], [`backoff`], [`status`], [`events`], [`error`] | what controllers run on |
 //! | [`leader`] | election by Lease |
@@ -18,6 +19,7 @@ pub mod caches;
 pub mod chain;
 pub mod cli;
 pub mod context;
+pub mod contracts_deploy;
 pub mod controllers;
 pub mod crd_wait;
 pub mod error;

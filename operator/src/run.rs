@@ -222,7 +222,7 @@ fn take_part(
 
 /// A client without kube's own retries: up to 15 of them would hide a refusal for minutes, on POST too. Watches,
 /// election and controllers each repeat what failed after a pause of their own.
-async fn client() -> Result<Client, RunError> {
+pub(crate) async fn client() -> Result<Client, RunError> {
     let mut config = kube::Config::infer()
         .await
         .map_err(|source| RunError::Config(Box::new(source)))?;

@@ -12,6 +12,7 @@ mod generated {
     alloy_sol_types::sol!(Settlement, "../abi/Settlement.json");
     alloy_sol_types::sol!(StakeVault, "../abi/StakeVault.json");
     alloy_sol_types::sol!(GridToken, "../abi/GridToken.json");
+    alloy_sol_types::sol!(TimelockController, "../abi/TimelockController.json");
 }
 
-pub use generated::{GridToken, Settlement, StakeVault};
+pub use generated::{GridToken, ISettlement, Settlement, StakeVault, TimelockController};

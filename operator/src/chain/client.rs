@@ -188,16 +188,20 @@ impl ChainClient {
         .await
     }
 
-    /// The hash of the code at `address` in the block `at`.
-    pub async fn code_hash(&self, address: Address, at: B256) -> Result<B256, ClientError> {
+    /// The code at `address` in the block `at`; empty where there is no contract.
+    pub async fn code(&self, address: Address, at: B256) -> Result<Bytes, ClientError> {
         self.ask("read a contract's code", move |provider| async move {
-            let code = provider
+            Ok(provider
                 .get_code_at(address)
                 .block_id(BlockId::hash(at))
-                .await?;
-            Ok(keccak256(&code))
+                .await?)
         })
         .await
+    }
+
+    /// The hash of the code at `address` in the block `at`.
+    pub async fn code_hash(&self, address: Address, at: B256) -> Result<B256, ClientError> {
+        Ok(keccak256(self.code(address, at).await?))
     }
 
     /// What `call` of the contract `to` returns in the block `at`.

@@ -9,7 +9,7 @@ use std::{
 use alloy::primitives::{Address, B256};
 use gridstake_crds::TokenAmount;
 use reqwest::Url;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::wei::Wei;
 
@@ -76,7 +76,7 @@ pub struct ChainConfig {
 }
 
 /// Where a contract is, and what it must be.
-#[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Deserialize, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ContractConfig {
     /// Its address.

@@ -131,11 +131,7 @@ impl Reader {
             seq: entry.seq.to(),
             chain_hash: entry.chainHash,
             signer: entry.signer,
-            state: match entry.state {
-                0 => LaneState::Unknown,
-                1 => LaneState::Active,
-                _ => LaneState::Closed,
-            },
+            state: LaneState::from_number(entry.state),
             paused,
             slash_signer,
         })

@@ -128,6 +128,18 @@ pub enum LaneState {
     Closed,
 }
 
+impl LaneState {
+    /// `state` of a lane in ISettlement.sol.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Unknown,
+            1 => Self::Active,
+            _ => Self::Closed,
+        }
+    }
+}
+
 /// The contracts' parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Params {
