@@ -1,7 +1,7 @@
 # `make` lists what can be made. The recipes are scripts under e2e/ that can also be called by hand.
 .DEFAULT_GOAL := help
 .PHONY: help setup build images gen check test test-unit test-e2e world-up world-down demo demo-down bench \
-	contracts-build contracts-test contracts-abi
+	contracts-build contracts-test contracts-abi contracts-deploy
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,3 +58,9 @@ contracts-test: ## the contracts' tests; FOUNDRY_PROFILE=long for the big campai
 contracts-abi: ## write the contracts' ABI and bytecode again
 	@contracts/abi.sh
 
+# RPC and KEY reach the program by the environment, as make hands on all variables: a key or a token has no place on a command
+# line. What else there is to say is said by ARGS; `cargo run --package gridstake-operator -- contracts-deploy --help` lists it.
+contracts-deploy: ## deploy the contracts: RPC=url KEY=deployer's key [OUT= LANE= CHAIN_ID= KEYS=folder ARGS=]; writes Helm values
+	@cargo run --quiet --locked --package gridstake-operator -- --log-format=text contracts-deploy \
+		$(if $(OUT),--out=$(OUT)) $(if $(LANE),--lane=$(LANE)) $(if $(CHAIN_ID),--chain-id=$(CHAIN_ID)) \
+		$(if $(findstring --lane-signer,$(ARGS)),,--keys=$(or $(KEYS),gridstake-keys)) $(ARGS)

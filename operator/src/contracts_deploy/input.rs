@@ -68,7 +68,8 @@ pub fn key(args: &DeployArgs, environment: Option<&str>) -> Result<Key, InputErr
     if let Some(path) = &args.key_file {
         return Ok(Key::read("--key-file", path)?);
     }
-    let text = environment.ok_or(InputError::NoKey)?;
+    let text = environment.filter(|text| !text.is_empty());
+    let text = text.ok_or(InputError::NoKey)?;
     let signer: Result<PrivateKeySigner, _> = text.trim().parse();
     signer.map(Key::from).map_err(|_| InputError::MalformedKey)
 }
@@ -189,5 +190,113 @@ pub fn request(
         fee_bps: args.fee_bps,
         claim_delay: args.claim_delay.as_secs(),
         anew_if_gone: is_hook,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::error::chain;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: DeployArgs,
+    }
+
+    fn args(line: &str) -> DeployArgs {
+        let words = std::iter::once("contracts-deploy").chain(line.split_whitespace());
+        Line::try_parse_from(words).unwrap().args
+    }
+
+    #[test]
+    fn a_key_comes_from_the_environment_and_is_never_repeated() {
+        let text = hex::encode([7; 32]);
+        let found = key(&args(""), Some(&format!("0x{text}\n"))).unwrap();
+        assert_eq!(
+            found.address(),
+            key(&args(""), Some(&text)).unwrap().address()
+        );
+        for nothing in [None, Some("")] {
+            let refused = key(&args(""), nothing).unwrap_err();
+            assert!(chain(&refused).contains("environment variable KEY"));
+        }
+        let refused = chain(&key(&args(""), Some("secret")).unwrap_err());
+        assert!(refused.contains("64 hexadecimal digits") && !refused.contains("secret"));
+    }
+
+    #[test]
+    fn keys_that_are_missing_are_made_once_and_for_their_owner_alone() {
+        let folder = std::env::temp_dir().join(format!("gridstake-made-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let args = args(&format!("--keys {}", folder.display()));
+        let made = signers(&args).unwrap();
+        assert_eq!(signers(&args).unwrap(), made);
+        assert!(made.slash.is_some());
+        for name in ["lane-signer", "gas", "slash"] {
+            let mode = folder.join(name).metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn signers_are_named_by_their_addresses_too() {
+        let [a, b] = [Address::repeat_byte(1), Address::repeat_byte(2)];
+        let line = format!("--lane-signer {a} --gas-account {b}");
+        let found = signers(&args(&line)).unwrap();
+        assert_eq!((found.lane, found.gas, found.slash), (a, b, None));
+        let shared = format!("{line} --slash-signer {b}");
+        let refused = chain(&signers(&args(&shared)).unwrap_err());
+        assert!(
+            refused.contains("--gas-account and --slash-signer are the same key"),
+            "{refused}"
+        );
+        let refused = chain(&signers(&args("")).unwrap_err());
+        assert!(refused.contains("--keys"), "{refused}");
+    }
+
+    #[test]
+    fn offices_fall_to_the_owner_and_he_is_the_deployer_if_nobody_else_is() {
+        let [deployer, owner, other] = [1, 2, 3].map(Address::repeat_byte);
+        let signers = Signers {
+            lane: other,
+            gas: other,
+            slash: None,
+        };
+        let settings = crate::chain::fixtures::config();
+        let alone = request(&args(""), &settings, deployer, signers);
+        assert_eq!(alone.offices.guardian, deployer);
+        assert_eq!((alone.timelock_delay, alone.gas_coins), (None, 0));
+        assert!(!alone.anew_if_gone);
+        let line = format!("--timelock-delay 48h --owner {owner} --arbiter {other}");
+        let governed = request(&args(&line), &settings, deployer, signers);
+        let offices = governed.offices;
+        assert_eq!((offices.guardian, offices.treasury), (owner, owner));
+        assert_eq!(offices.arbiter, other);
+        assert_eq!(governed.timelock_delay, Some(172_800));
+        let hook = request(
+            &args("--chains-file a --config-map b"),
+            &settings,
+            deployer,
+            signers,
+        );
+        assert!(hook.anew_if_gone);
+        assert_eq!(hook.gas_coins, COIN);
+    }
+
+    #[test]
+    fn the_command_lines_chain_is_named_after_its_id() {
+        let line = "--rpc http://127.0.0.1:8545,http://127.0.0.1:8546 --lane 7 --keys k";
+        let found = entry(&args(line), 8453);
+        assert_eq!(found["name"], json!("chain-8453"));
+        assert_eq!(found["rpc"].as_array().unwrap().len(), 2);
+        assert_eq!(found["lane"], json!(7));
+        assert!(found["keys"]["slash"].is_string());
+        let without = entry(&args("--rpc http://127.0.0.1:8545"), 1);
+        assert!(without["keys"]["slash"].is_null());
     }
 }

@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 
 /// anvil's well-known accounts, whose transactions it signs itself.
 pub const ADMIN: &str = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
+/// The first one's private key.
+pub const ADMIN_KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 pub const STAKER: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
 pub const PROVIDER_OPERATOR: &str = "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC";
 pub const PAYER: &str = "0x90F79bf6EB2c4f870365E785982E1f101E93b906";
@@ -101,6 +103,23 @@ impl Anvil {
         self.rpc("evm_setAutomine", json!([false])).await;
     }
 
+    /// From now on each transaction is mined at once, and those that wait are mined now.
+    pub async fn release(&self) {
+        self.rpc("evm_setAutomine", json!([true])).await;
+        self.mine(1).await;
+    }
+
+    /// Waits until a transaction waits to be mined.
+    pub async fn until_pending(&self) {
+        loop {
+            let pool = self.rpc("txpool_status", json!([])).await;
+            if pool["pending"] != "0x0" {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
     pub async fn mine(&self, blocks: u64) {
         self.rpc("anvil_mine", json!([format!("{blocks:#x}")]))
             .await;
@@ -155,10 +174,9 @@ impl Anvil {
         self.send(from, Some(to), call.abi_encode()).await
     }
 
-    /// Deploys `code` with ABI-encoded constructor arguments.
-    pub async fn deploy(&self, code: &Bytes, arguments: Vec<u8>) -> Address {
-        let data = [code.to_vec(), arguments].concat();
-        let receipt = self.send(ADMIN, None, data).await;
+    /// Deploys a contract by its code and constructor arguments.
+    pub async fn deploy(&self, init_code: Bytes) -> Address {
+        let receipt = self.send(ADMIN, None, init_code.to_vec()).await;
         receipt["contractAddress"]
             .as_str()
             .unwrap()
@@ -179,6 +197,19 @@ impl Anvil {
             .rpc("eth_getCode", json!([address.to_string(), "latest"]))
             .await;
         alloy::primitives::keccak256(hex::decode(code.as_str().unwrap()).unwrap())
+    }
+
+    /// How many transactions of an account have been mined.
+    pub async fn nonce(&self, account: &str) -> u64 {
+        let nonce = self
+            .rpc("eth_getTransactionCount", json!([account, "latest"]))
+            .await;
+        u64::from_str_radix(&nonce.as_str().unwrap()[2..], 16).unwrap()
+    }
+
+    pub async fn balance(&self, account: Address) -> U256 {
+        let balance = self.rpc("eth_getBalance", json!([account, "latest"])).await;
+        balance.as_str().unwrap().parse().unwrap()
     }
 
     pub async fn give_coins(&self, address: Address, wei: U256) {

@@ -1,5 +1,5 @@
-//! As much of an API server as settlement asks: SettlementBatches and UsageRecords in memory, lists with field selectors,
-//! compare-and-swap on status, and faults on request.
+//! As much of an API server as settlement and deployment ask: SettlementBatches, UsageRecords and ConfigMaps in memory,
+//! lists with field selectors, compare-and-swap on status, and faults on request.
 
 use std::{
     collections::BTreeMap,
@@ -182,6 +182,11 @@ impl Store {
             object["metadata"]["generation"] = json!(1);
             self.objects.insert(path, object.clone());
             return (StatusCode::CREATED, object);
+        }
+        // An apply by its only writer, which makes what is not there.
+        if path.contains("/configmaps/") {
+            self.objects.insert(path.to_owned(), body.clone());
+            return (StatusCode::OK, body.clone());
         }
         let Some(object) = self.objects.get_mut(path.trim_end_matches("/status")) else {
             return refuse(StatusCode::NOT_FOUND, "NotFound");

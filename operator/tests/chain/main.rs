@@ -1,4 +1,4 @@
-//! Settlement against a real EVM (anvil) and as much of an API server as it asks.
+//! Settlement and the contracts' deployment against a real EVM (anvil) and as much of an API server as it asks.
 //!
 //! Needs anvil: contracts/setup.sh installs it; `GRIDSTAKE_ANVIL` names another one.
 
@@ -13,6 +13,7 @@
 mod anvil;
 mod api_server;
 mod crashes;
+mod deploys;
 mod follows;
 mod settles;
 mod world;

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use alloy::{
     primitives::{Address, B256, U256},
     signers::local::PrivateKeySigner,
-    sol_types::SolValue as _,
 };
 use gridstake_contracts::{GridToken, Settlement, StakeVault};
 use gridstake_crds::{SettlementBatch, UsageRecord, usage_record::RecordState};
@@ -14,6 +13,7 @@ use gridstake_operator::{
     Context,
     caches::Caches,
     chain::{Chain, Chains, ChainsFile, follower::Follower},
+    contracts_deploy::code::{self, SettlementTerms},
     events::Events,
     health::Health,
     leader::Leadership,
@@ -67,33 +67,18 @@ impl World {
     pub async fn new(escrow: u64) -> Self {
         let anvil = Anvil::start(31337);
         let admin: Address = ADMIN.parse().unwrap();
-        let supply = U256::from(10_000_000 * NANO) * U256::from(NANO);
-        let token = anvil
-            .deploy(
-                &GridToken::BYTECODE,
-                ("Grid", "GRID", U256::from(18), supply).abi_encode_params(),
-            )
-            .await;
-        let vault = anvil
-            .deploy(
-                &StakeVault::BYTECODE,
-                (token, admin, U256::ZERO, admin).abi_encode_params(),
-            )
-            .await;
-        let setup = (
+        let token = anvil.deploy(code::token()).await;
+        let vault = anvil.deploy(code::vault(token, admin, admin)).await;
+        let terms = SettlementTerms {
             token,
             vault,
             admin,
-            U256::ZERO,
-            admin,
-            admin,
-            admin,
-            U256::from(100),
-            U256::from(0),
-        );
-        let settlement = anvil
-            .deploy(&Settlement::BYTECODE, setup.abi_encode())
-            .await;
+            guardian: admin,
+            treasury: admin,
+            fee_bps: 100,
+            claim_delay: 0,
+        };
+        let settlement = anvil.deploy(code::settlement(&terms)).await;
         let keys = Keys {
             lane: key(1),
             gas: key(2),
