@@ -12,7 +12,7 @@ pub struct Args {
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
 
-    /// Namespace of the heartbeat Lease.
+    /// Namespace of the heartbeat Lease and of the UsageRecords: the operator's.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,
 
@@ -57,13 +57,41 @@ pub struct Args {
         value_parser = sample_interval
     )]
     pub sample_interval: Duration,
+
+    /// Time between two checkpoints about a slice, as in `5m` or `10s`; from 1s to 1h.
+    #[arg(
+        long,
+        env = "GRIDSTAKE_CHECKPOINT_INTERVAL",
+        default_value = "5m",
+        value_parser = checkpoint_interval
+    )]
+    pub checkpoint_interval: Duration,
 }
 
 const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const SAMPLE_INTERVAL_MAX: Duration = Duration::from_mins(1);
 
-/// Reads a whole number followed by `ms`, `s` or `m`.
+const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const CHECKPOINT_INTERVAL_MAX: Duration = Duration::from_hours(1);
+
 fn sample_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if !(SAMPLE_INTERVAL_MIN..=SAMPLE_INTERVAL_MAX).contains(&interval) {
+        return Err(format!("`{text}` is outside 100ms to 1m"));
+    }
+    Ok(interval)
+}
+
+fn checkpoint_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if !(CHECKPOINT_INTERVAL_MIN..=CHECKPOINT_INTERVAL_MAX).contains(&interval) {
+        return Err(format!("`{text}` is outside 1s to 1h"));
+    }
+    Ok(interval)
+}
+
+/// Reads a whole number followed by `ms`, `s`, `m` or `h`.
+fn duration(text: &str) -> Result<Duration, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -71,20 +99,15 @@ fn sample_interval(text: &str) -> Result<Duration, String> {
     let number: u64 = number
         .parse()
         .map_err(|_| format!("`{text}` is not a duration; write one like 1s or 500ms"))?;
-    let interval = match unit {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number.saturating_mul(60)),
-        _ => {
-            return Err(format!(
-                "`{text}` has no unit of ms, s or m; write one like 1s or 500ms"
-            ));
-        }
-    };
-    if !(SAMPLE_INTERVAL_MIN..=SAMPLE_INTERVAL_MAX).contains(&interval) {
-        return Err(format!("`{text}` is outside 100ms to 1m"));
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
+        _ => Err(format!(
+            "`{text}` has no unit of ms, s, m or h; write one like 1s or 500ms"
+        )),
     }
-    Ok(interval)
 }
 
 #[cfg(test)]
@@ -102,6 +125,15 @@ mod tests {
     }
 
     #[test]
+    fn a_checkpoint_interval_is_within_its_bounds() {
+        assert_eq!(checkpoint_interval("5m"), Ok(Duration::from_mins(5)));
+        assert_eq!(checkpoint_interval("1h"), Ok(Duration::from_hours(1)));
+        for bad in ["", "5", "999ms", "61m", "2h", "1d"] {
+            assert!(checkpoint_interval(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn the_defaults_are_those_of_a_kubelet_node() {
         let args = Args::parse_from(["agent", "--node-name", "a", "--namespace", "b"]);
         assert_eq!(args.proc_root, PathBuf::from("/proc"));
@@ -109,5 +141,6 @@ mod tests {
         assert_eq!(args.state_dir, PathBuf::from("/var/lib/gridstake"));
         assert_eq!(args.listen.port(), 9400);
         assert_eq!(args.sample_interval, Duration::from_secs(1));
+        assert_eq!(args.checkpoint_interval, Duration::from_mins(5));
     }
 }

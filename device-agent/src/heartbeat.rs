@@ -1,11 +1,12 @@
 //! Says that the agent lives: a Lease, renewed every [`RENEW_EVERY`]. It does not depend on NVML: a node whose GPUs are
 //! silent and one whose agent is gone are different things.
 //!
-//! A renewal is one merge patch of a few bytes, the cheapest write there is; only where the Lease is missing is it created.
+//! A renewal is one merge patch, the cheapest write there is; only where the Lease is missing is it created. It carries
+//! the heads of the open evidence chains, so that evidence is never older than a renewal.
 
 use std::time::Duration;
 
-use gridstake_crds::names::heartbeat_lease;
+use gridstake_crds::names::{ANNOTATION_EVIDENCE_HEADS, heartbeat_lease};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
@@ -16,10 +17,13 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
     core::ObjectMeta,
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff::Backoff, outcome::Outcomes};
+use crate::{backoff::Backoff, metering::meter::Heads, outcome::Outcomes};
 
 /// Time between two renewals.
 pub const RENEW_EVERY: Duration = Duration::from_secs(10);
@@ -57,16 +61,18 @@ pub struct Heartbeat {
     api: Api<Lease>,
     node: String,
     name: String,
+    heads: watch::Receiver<Heads>,
 }
 
 impl Heartbeat {
-    /// The heartbeat of `node`, in `namespace`.
+    /// The heartbeat of `node`, in `namespace`, with the heads of its open evidence chains.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, node: &str) -> Self {
+    pub fn new(client: Client, namespace: &str, node: &str, heads: watch::Receiver<Heads>) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             node: node.to_owned(),
             name: heartbeat_lease(node),
+            heads,
         }
     }
 
@@ -106,7 +112,7 @@ impl Heartbeat {
                 source: Box::new(source),
             }
         };
-        let renewal = lease(&self.name, &self.node, now);
+        let renewal = lease(&self.name, &self.node, &self.heads.borrow(), now);
         let patch = Patch::Merge(&renewal);
         match self
             .api
@@ -132,10 +138,13 @@ impl Heartbeat {
 }
 
 /// The Lease as a renewal at `now` wants it: everything the operator reads, so that a renewal also mends it.
-fn lease(name: &str, node: &str, now: Timestamp) -> Lease {
+fn lease(name: &str, node: &str, heads: &Heads, now: Timestamp) -> Lease {
+    // Names and numbers: they can be told as JSON.
+    let heads = serde_json::to_string(heads).unwrap_or_default();
     Lease {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
+            annotations: Some([(ANNOTATION_EVIDENCE_HEADS.to_owned(), heads)].into()),
             labels: Some(
                 [
                     ("app.kubernetes.io/component", "device-agent"),
@@ -158,6 +167,7 @@ fn lease(name: &str, node: &str, now: Timestamp) -> Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metering::meter::Head;
 
     #[test]
     fn a_lease_outlives_two_missed_renewals() {
@@ -167,13 +177,22 @@ mod tests {
 
     #[test]
     fn a_renewal_says_whose_lease_it_is_and_since_when() {
+        let head = Head {
+            head: "0xab".to_owned(),
+            to_ms: 5,
+        };
+        let heads = Heads::from([("u-1-0-0".to_owned(), head)]);
         let now: Timestamp = "2027-01-31T22:00:00Z".parse().unwrap();
-        let body = serde_json::to_value(lease("agent-a", "a", now)).unwrap();
+        let body = serde_json::to_value(lease("agent-a", "a", &heads, now)).unwrap();
         assert_eq!(body["spec"]["holderIdentity"], "a");
         assert_eq!(body["spec"]["renewTime"], "2027-01-31T22:00:00.000000Z");
         assert_eq!(
             body["metadata"]["labels"]["app.kubernetes.io/component"],
             "device-agent"
+        );
+        assert_eq!(
+            body["metadata"]["annotations"]["gridstake.dev/evidence-heads"],
+            r#"{"u-1-0-0":{"head":"0xab","toMs":5}}"#
         );
         assert!(
             body["spec"].get("acquireTime").is_none(),

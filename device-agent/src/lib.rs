@@ -5,6 +5,7 @@
 //! nvml (own thread) ──┐
 //! holders (kubelet) ──┼─► observer ─┬─► metrics ──► http      /metrics, /healthz
 //! process (procfs) ───┘             └─► report ───► publish   GpuNode/<node> status, only on change
+//!                      metering (see there)                   UsageRecord status, every 5 min; its heads go with
 //!                                       heartbeat             Lease agent-<node>, every 10 s
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod device_id;
 pub mod heartbeat;
 pub mod holders;
 pub mod http;
+pub mod metering;
 pub mod metrics;
 pub mod nvml;
 pub mod observer;

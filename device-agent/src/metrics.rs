@@ -14,8 +14,8 @@ use gridstake_crds::{
     gpu_node::{AgentState, DeviceHealth},
 };
 use prometheus::{
-    CounterVec, Encoder as _, Gauge, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    CounterVec, Encoder as _, Gauge, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -50,6 +50,8 @@ pub struct Metrics {
     pub task_last_success: GaugeVec,
     /// Unix time at which NVML last answered.
     pub nvml_last_answer: Gauge,
+    /// Slices about which something is stated and that are not sealed.
+    pub evidence_slices: IntGauge,
 }
 
 impl Metrics {
@@ -70,7 +72,7 @@ impl Metrics {
         let task_runs = IntCounterVec::new(
             Opts::new(
                 "gridstake_agent_task_runs_total",
-                "Runs of the agent's repeated tasks: pod_resources, publish, heartbeat",
+                "Runs of the agent's repeated tasks: pod_resources, publish, heartbeat, records, processes, spool, evidence",
             ),
             &["task", "outcome"],
         )?;
@@ -84,6 +86,10 @@ impl Metrics {
         let nvml_last_answer = Gauge::new(
             "gridstake_agent_nvml_last_answer_timestamp_seconds",
             "Unix time at which NVML last answered a whole sample; 0 before the first",
+        )?;
+        let evidence_slices = IntGauge::new(
+            "gridstake_agent_evidence_slices",
+            "Slices that are not sealed and about which the agent states what it saw",
         )?;
         let build_info = IntGaugeVec::new(
             Opts::new(
@@ -99,6 +105,7 @@ impl Metrics {
         registry.register(Box::new(task_runs.clone()))?;
         registry.register(Box::new(task_last_success.clone()))?;
         registry.register(Box::new(nvml_last_answer.clone()))?;
+        registry.register(Box::new(evidence_slices.clone()))?;
         registry.register(Box::new(build_info))?;
         registry.register(Box::new(DeviceCollector::new(Arc::clone(&view))?))?;
         Ok(Self {
@@ -108,6 +115,7 @@ impl Metrics {
             task_runs,
             task_last_success,
             nvml_last_answer,
+            evidence_slices,
         })
     }
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     attribution::attribute,
     holders::KubeletAnswer,
+    metering::meter::Trouble,
     metrics::{Metrics, View, unix_seconds},
     nvml::{Observation, call::Calls},
     process::ProcessTable,
@@ -44,6 +45,8 @@ pub struct Observer {
     pub metrics: Arc<Metrics>,
     /// The agent's signing key.
     pub key: watch::Receiver<KeyState>,
+    /// What hinders metering.
+    pub metering: watch::Receiver<Trouble>,
     /// What should be published.
     pub wanted: watch::Sender<Option<GpuNodeStatus>>,
 }
@@ -78,6 +81,7 @@ impl Observer {
                 // Nobody asks the kubelet when its socket's path is of no use; then nothing changes.
                 Ok(()) = self.kubelet.changed() => {}
                 Ok(()) = self.key.changed() => {}
+                Ok(()) = self.metering.changed() => {}
                 published = recv(&mut before) => {
                     if let Some(published) = published {
                         self.view().inventory.recall(published.iter().map(report::facts));
@@ -176,10 +180,12 @@ impl Observer {
 
     fn report(&mut self) {
         let key = self.key.borrow_and_update().clone();
+        let metering = self.metering.borrow_and_update().clone();
         let status = report::report(
             &self.view().inventory,
             &self.kubelet.borrow().replicas,
             &key,
+            &metering,
             env!("CARGO_PKG_VERSION"),
         );
         self.wanted.send_if_modified(|wanted| {

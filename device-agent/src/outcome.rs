@@ -15,11 +15,27 @@ pub enum Task {
     Publish,
     /// Renewing the Lease.
     Heartbeat,
+    /// Following the node's UsageRecords.
+    Records,
+    /// Reading which processes the pods of leases have.
+    Processes,
+    /// Keeping what metering knows in the state directory.
+    Spool,
+    /// Writing evidence into UsageRecords.
+    Evidence,
 }
 
 impl Task {
     /// Every task.
-    pub const ALL: [Self; 3] = [Self::PodResources, Self::Publish, Self::Heartbeat];
+    pub const ALL: [Self; 7] = [
+        Self::PodResources,
+        Self::Publish,
+        Self::Heartbeat,
+        Self::Records,
+        Self::Processes,
+        Self::Spool,
+        Self::Evidence,
+    ];
 
     /// As a metric's label.
     #[must_use]
@@ -28,6 +44,10 @@ impl Task {
             Self::PodResources => "pod_resources",
             Self::Publish => "publish",
             Self::Heartbeat => "heartbeat",
+            Self::Records => "records",
+            Self::Processes => "processes",
+            Self::Spool => "spool",
+            Self::Evidence => "evidence",
         }
     }
 }

@@ -8,6 +8,7 @@ use gridstake_crds::gpu_node::{
 };
 
 use crate::{
+    metering::meter::Trouble,
     nvml::{
         describe::DeviceFacts,
         inventory::{Device, Inventory},
@@ -28,6 +29,7 @@ pub fn report(
     inventory: &Inventory,
     replicas: &Replicas,
     key: &KeyState,
+    metering: &Trouble,
     version: &str,
 ) -> GpuNodeStatus {
     let mut devices: Vec<PublishedDevice> = inventory
@@ -45,7 +47,7 @@ pub fn report(
         agent: Some(Agent {
             version: version.to_owned(),
             state: inventory.state(),
-            message: message(inventory, key).map(|text| cut(text, MESSAGE_MAX)),
+            message: message(inventory, key, metering).map(|text| cut(text, MESSAGE_MAX)),
             key: match key {
                 KeyState::Ready(key) => Some(AgentKey {
                     address: key.address().to_string(),
@@ -58,12 +60,13 @@ pub fn report(
 }
 
 /// The key's trouble first: it stops all metering.
-fn message(inventory: &Inventory, key: &KeyState) -> Option<String> {
+fn message(inventory: &Inventory, key: &KeyState, metering: &Trouble) -> Option<String> {
     let said = [
         match key {
             KeyState::Unusable(why) => Some(format!("no evidence is signed: {why}")),
             KeyState::Pending | KeyState::Ready(_) => None,
         },
+        metering.message(),
         inventory.message(),
     ];
     let said: Vec<String> = said.into_iter().flatten().collect();
@@ -227,6 +230,7 @@ mod tests {
             &inventory(vec![facts_of("GPU-b", 0), facts_of("GPU-a", 1)], 0),
             &Replicas::new(),
             &KeyState::Pending,
+            &Trouble::default(),
             "0.1.0",
         );
         let order: Vec<_> = status.devices.iter().map(|d| d.uuid.as_str()).collect();
@@ -262,6 +266,7 @@ mod tests {
                 &inventory(vec![facts_of("GPU-a", 0)], utilization),
                 &Replicas::new(),
                 &KeyState::Pending,
+                &Trouble::default(),
                 "1",
             )
         };
@@ -273,7 +278,7 @@ mod tests {
         let told = |key: &KeyState| {
             let mut inventory = inventory(vec![facts_of("GPU-a", 0)], 0);
             inventory.stuck("nvmlDeviceGetCount_v2");
-            report(&inventory, &Replicas::new(), key, "1")
+            report(&inventory, &Replicas::new(), key, &Trouble::default(), "1")
                 .agent
                 .unwrap()
         };
@@ -310,6 +315,7 @@ mod tests {
             ),
             &replicas,
             &KeyState::Pending,
+            &Trouble::default(),
             "1",
         );
         let sharing: Vec<_> = status.devices.iter().map(|d| d.sharing.clone()).collect();
@@ -335,6 +341,7 @@ mod tests {
             &inventory(vec![facts_of("GPU-a", 0), facts_of("GPU-b", 1)], 0),
             &Replicas::new(),
             &KeyState::Pending,
+            &Trouble::default(),
             "1",
         );
         let mut published = wanted.clone();
@@ -353,6 +360,7 @@ mod tests {
             &inventory(vec![facts_of("GPU-a", 0)], 0),
             &Replicas::new(),
             &KeyState::Pending,
+            &Trouble::default(),
             "1",
         );
         let recalled = facts(&status.devices[0]);

@@ -18,6 +18,7 @@ fn device(uuid: &str, index: u32, pids: &[u32]) -> Slot {
         compute_capability: "9.0".to_owned(),
         pci_bus_id: None,
         mig: Some(MigFacts {
+            slices: 7,
             enabled: true,
             instances: vec![MigInstanceFacts {
                 uuid: format!("MIG-{index}"),

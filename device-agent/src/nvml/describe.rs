@@ -34,6 +34,8 @@ pub struct DeviceFacts {
 pub struct MigFacts {
     /// Whether MIG mode is on.
     pub enabled: bool,
+    /// Into how many slices the device can be cut; 0 where it does not tell.
+    pub slices: u32,
     /// The instances that exist, in NVML's order.
     pub instances: Vec<MigInstanceFacts>,
 }
@@ -93,12 +95,14 @@ fn mig(calls: &Calls, device: &Device<'_>) -> Result<Option<MigFacts>, CallFailu
     };
     let enabled = mode.current == 1;
     let mut instances = Vec::new();
+    let mut slices = 0;
     if enabled {
         let most = calls.optional("nvmlDeviceGetMaxMigDeviceCount", || {
             device.mig_device_count()
         })?;
         // The indices have holes: an instance keeps its index when another is destroyed.
-        for index in 0..most.unwrap_or(0) {
+        slices = most.unwrap_or(0);
+        for index in 0..slices {
             let handle = calls.optional("nvmlDeviceGetMigDeviceHandleByIndex", || {
                 device.mig_device_by_index(index)
             })?;
@@ -112,7 +116,11 @@ fn mig(calls: &Calls, device: &Device<'_>) -> Result<Option<MigFacts>, CallFailu
             });
         }
     }
-    Ok(Some(MigFacts { enabled, instances }))
+    Ok(Some(MigFacts {
+        enabled,
+        slices,
+        instances,
+    }))
 }
 
 /// Links that do not exist answer with an error whose code differs between drivers, so any error ends the search and

@@ -52,7 +52,7 @@ impl ProcessTable {
     }
 
     fn read(&self, pid: u32, known: Option<Process>) -> Option<Process> {
-        let start_ticks = start_ticks(&self.file(pid, "stat").ok()?)?;
+        let Stat { start_ticks, .. } = stat(&self.file(pid, "stat").ok()?)?;
         if let Some(known) = known.filter(|known| known.start_ticks == start_ticks) {
             return Some(known);
         }
@@ -70,15 +70,24 @@ impl ProcessTable {
     }
 }
 
-/// Field 22 of `/proc/<pid>/stat`. The second field, the command, is in parentheses and may itself hold any character.
-fn start_ticks(stat: &str) -> Option<u64> {
-    let after_command = &stat[stat.rfind(')')? + 1..];
+/// What `/proc/<pid>/stat` says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    /// Field 22: clock ticks from boot to its start.
+    pub start_ticks: u64,
+    /// Field 3: it is dead, and only not yet reaped by its parent.
+    pub has_ended: bool,
+}
+
+/// Reads `/proc/<pid>/stat`. The second field, the command, is in parentheses and may itself hold any character.
+pub(super) fn stat(text: &str) -> Option<Stat> {
     // The first field here is the third of the file.
-    after_command
-        .split_ascii_whitespace()
-        .nth(22 - 3)?
-        .parse()
-        .ok()
+    let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+    let state = fields.next()?;
+    Some(Stat {
+        has_ended: matches!(state, "Z" | "X" | "x"),
+        start_ticks: fields.nth(22 - 4)?.parse().ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -148,13 +157,13 @@ mod tests {
 
     #[test]
     fn a_stat_that_is_cut_short_has_no_start() {
-        for stat in [
+        for cut in [
             "",
             "7 (a",
             "7 (a) S 1 2",
             "7 (a) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 x",
         ] {
-            assert_eq!(start_ticks(stat), None, "{stat:?}");
+            assert_eq!(stat(cut), None, "{cut:?}");
         }
     }
 

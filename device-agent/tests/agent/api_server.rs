@@ -15,6 +15,7 @@ use gridstake_crds::{
 };
 use gridstake_device_agent::{
     heartbeat::Heartbeat,
+    metering::meter::Heads,
     metrics::Metrics,
     outcome::{Outcomes, Task},
     publish::Publisher,
@@ -197,7 +198,8 @@ async fn the_lease_is_created_once_and_then_renewed_with_one_request() {
     let metrics = Metrics::new().unwrap();
     let leases = "/apis/coordination.k8s.io/v1/namespaces/gridstake-system/leases";
     for expected in [2, 3] {
-        let heartbeat = Heartbeat::new(client.clone(), "gridstake-system", "node-a");
+        let (_heads, heads) = watch::channel(Heads::new());
+        let heartbeat = Heartbeat::new(client.clone(), "gridstake-system", "node-a", heads);
         let stop = CancellationToken::new();
         let outcomes = Outcomes::new(Task::Heartbeat, &metrics);
         let running = tokio::spawn(heartbeat.run(outcomes, stop.clone()));

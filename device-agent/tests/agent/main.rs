@@ -10,6 +10,7 @@
 
 mod api_server;
 mod kubelet;
+mod metering;
 mod node;
 mod nvml;
 mod process;

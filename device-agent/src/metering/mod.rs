@@ -1,0 +1,20 @@
+//! Metering: what each slice's agent saw, as signed and hash-chained statements in `UsageRecord.status.evidence`.
+//!
+//! ```text
+//! records (watch) ───┐
+//! NVML, kubelet ─────┼─► meter ──► step ──► spool (state directory) ──► deliver   UsageRecord status, only on change
+//! procfs, pidfds ────┘    edge     pure                            └──► heads     the heartbeat's annotation
+//! ```
+//!
+//! Pure: [`step`](mod@step) and what it is made of: [`lease`], [`chain`], [`integrals`], [`share`]. Edges: [`meter`],
+//! [`records`], [`spool`], [`deliver`].
+
+pub mod chain;
+pub mod deliver;
+pub mod integrals;
+pub mod lease;
+pub mod meter;
+pub mod records;
+pub mod share;
+pub mod spool;
+pub mod step;

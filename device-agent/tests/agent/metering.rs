@@ -1,0 +1,520 @@
+//! Metering of real processes, with NVML's double, a state directory and an API server.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{Method, StatusCode},
+    response::{IntoResponse, Response},
+};
+use gridstake_crds::usage_record::{Evidence, GapReason};
+use gridstake_device_agent::{
+    clock::BootMillis,
+    device_id::DeviceId,
+    holders::KubeletAnswer,
+    metering::{
+        chain::is_whole,
+        deliver::{Delivered, Deliverer},
+        meter::{Heads, Meter, Settings, Trouble},
+        records,
+    },
+    metrics::Metrics,
+    nvml::{call::Calls, thread::NvmlThread},
+    outcome::{Outcomes, Task},
+    pod_resources::Assignment,
+    signing_key::{KeyState, SigningKey},
+};
+use gridstake_ledger::checkpoint::{Device, Subject, devices_hash};
+use gridstake_simulated_gpus_state::{Process, ProcessKind};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, broadcast, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    PATIENCE,
+    node::{Node, uuid},
+};
+
+const POD_UID: &str = "1f6ab7ae-3c5e-4a51-9b0c-7f7d2c6a9e10";
+const RECORD: &str = "uid-1-0-0";
+
+/// Holds UsageRecords.
+#[derive(Clone)]
+struct ApiServer {
+    records: Arc<Mutex<BTreeMap<String, Value>>>,
+    events: broadcast::Sender<String>,
+    /// The bodies of all patches that it took.
+    patches: Arc<Mutex<Vec<Value>>>,
+    /// The queries of all lists and watches.
+    queries: Arc<Mutex<Vec<String>>>,
+    is_away: Arc<AtomicBool>,
+    refusals: Arc<Notify>,
+}
+
+impl ApiServer {
+    fn new() -> Self {
+        Self {
+            records: Arc::default(),
+            events: broadcast::channel(64).0,
+            patches: Arc::default(),
+            queries: Arc::default(),
+            is_away: Arc::default(),
+            refusals: Arc::default(),
+        }
+    }
+
+    async fn start(&self) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = Router::new().fallback(answer).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        let mut config = Config::new(format!("http://{address}").parse().unwrap());
+        config.default_retry = false;
+        Client::try_from(config).unwrap()
+    }
+
+    fn open(&self, slice: u32, from_ms: Option<u64>) {
+        let name = format!("uid-1-0-{slice}");
+        let record = json!({
+            "apiVersion": "gridstake.dev/v1alpha1",
+            "kind": "UsageRecord",
+            "metadata": { "name": name, "resourceVersion": "1" },
+            "spec": {
+                "job": { "namespace": "lab", "name": "train", "uid": "uid" },
+                "attempt": 1, "member": 0, "slice": slice, "podName": "train-1-0",
+                "nodeName": "node-a", "gpuCount": 1, "fromMs": from_ms,
+            },
+        });
+        self.tell("ADDED", &record);
+        self.records.lock().unwrap().insert(name, record);
+    }
+
+    fn seal(&self, name: &str) {
+        let mut records = self.records.lock().unwrap();
+        let record = records.get_mut(name).unwrap();
+        record["status"]["sealed"] = json!({ "cause": "IntervalElapsed" });
+        self.tell("MODIFIED", record);
+    }
+
+    fn tell(&self, kind: &str, record: &Value) {
+        // Nobody may be watching yet.
+        let _ = self
+            .events
+            .send(format!("{}\n", json!({ "type": kind, "object": record })));
+    }
+
+    fn evidence(&self, name: &str) -> Option<Evidence> {
+        let records = self.records.lock().unwrap();
+        let evidence = records.get(name)?["status"]["evidence"].clone();
+        serde_json::from_value(evidence).ok()
+    }
+
+    async fn until(&self, name: &str, what: impl Fn(&Evidence) -> bool) -> Evidence {
+        let held = async {
+            loop {
+                if let Some(evidence) = self.evidence(name).filter(&what) {
+                    return evidence;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let found = timeout(PATIENCE, held).await;
+        found.unwrap_or_else(|_| panic!("{name} has {:#?}", self.evidence(name)))
+    }
+}
+
+async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let json_type = [("content-type", "application/json")];
+    if server.is_away.load(Ordering::SeqCst) {
+        server.refusals.notify_one();
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    if parts.method == Method::PATCH {
+        let bytes: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        let patch: Value = serde_json::from_slice(&bytes).unwrap();
+        let name = parts.uri.path().split('/').nth_back(1).unwrap().to_owned();
+        let mut records = server.records.lock().unwrap();
+        let record = records.get_mut(&name).unwrap();
+        record["status"]["evidence"] = patch["status"]["evidence"].clone();
+        server.tell("MODIFIED", record);
+        server.patches.lock().unwrap().push(patch);
+        return (json_type, record.to_string()).into_response();
+    }
+    server.queries.lock().unwrap().push(query.clone());
+    if query.contains("watch=") {
+        let events = futures::stream::unfold(server.events.subscribe(), async |mut events| {
+            let line = events.recv().await.ok()?;
+            Some((Ok::<_, Infallible>(line), events))
+        });
+        return (json_type, Body::from_stream(events)).into_response();
+    }
+    let items: Vec<Value> = server.records.lock().unwrap().values().cloned().collect();
+    let list = json!({
+        "apiVersion": "gridstake.dev/v1alpha1",
+        "kind": "UsageRecordList",
+        "metadata": { "resourceVersion": "1" },
+        "items": items,
+    });
+    (json_type, list.to_string()).into_response()
+}
+
+/// A node's folders, and a process that stands for a container's.
+struct Host {
+    folder: TempDir,
+    gpus: Node,
+    container: Option<Child>,
+}
+
+impl Host {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let boot = folder.path().join("proc/sys/kernel/random");
+        fs::create_dir_all(&boot).unwrap();
+        fs::write(boot.join("boot_id"), "boot\n").unwrap();
+        let logs = format!("pods/lab_train-1-0_{POD_UID}");
+        fs::create_dir_all(folder.path().join(logs)).unwrap();
+        Self {
+            folder,
+            gpus: Node::with_gpus(1),
+            container: None,
+        }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts a process and shows it as one of the pod's container.
+    fn start_container(&mut self) -> u32 {
+        let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id();
+        self.container = Some(child);
+        let folder = self.path(&format!("proc/{pid}"));
+        fs::create_dir_all(&folder).unwrap();
+        let cgroup = format!("0::/kubepods/besteffort/pod{POD_UID}/4fd1\n");
+        fs::write(folder.join("cgroup"), cgroup).unwrap();
+        let mounts = format!(
+            "640 612 8:1 /var/lib/kubelet/pods/{POD_UID}/containers/main/0a /dev/termination-log rw - ext4 /dev/sda1 rw\n"
+        );
+        fs::write(folder.join("mountinfo"), mounts).unwrap();
+        // Last: with it the process is there.
+        let stat = Path::new("/proc").join(pid.to_string()).join("stat");
+        symlink(stat, folder.join("stat")).unwrap();
+        self.gpus.set_processes(vec![Process {
+            device: uuid(0),
+            pid,
+            start_ticks: 1,
+            used_memory_mib: 512,
+            kind: ProcessKind::Compute,
+            gpu_instance: None,
+            compute_instance: None,
+            container: String::new(),
+            pod_uid: POD_UID.to_owned(),
+        }]);
+        pid
+    }
+
+    fn end_container(&mut self) {
+        let mut child = self.container.take().unwrap();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.container.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The metering half of an agent.
+struct Agent {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+    heads: watch::Receiver<Heads>,
+    trouble: watch::Receiver<Trouble>,
+    metrics: Metrics,
+    _channels: (watch::Sender<KeyState>, watch::Sender<KubeletAnswer>),
+    _nvml: NvmlThread,
+}
+
+impl Agent {
+    fn start(host: &Host, client: &Client) -> Self {
+        let metrics = Metrics::new().unwrap();
+        let outcomes = |task| Outcomes::new(task, &metrics);
+        let calls = Arc::new(Calls::new(metrics.nvml_call_errors.clone()));
+        let interval = Duration::from_millis(20);
+        let (sender, latest) = watch::channel(None);
+        let nvml = gridstake_device_agent::nvml::thread::Settings {
+            library: Some(host.gpus.library()),
+            proc_root: "/proc".into(),
+            interval,
+        };
+        let nvml = NvmlThread::spawn(nvml, calls, sender).unwrap();
+        let key = Arc::new(SigningKey::load_or_create(&host.path("state")).unwrap());
+        let given = vec![Assignment {
+            namespace: "lab".into(),
+            pod: "train-1-0".into(),
+            container: "main".into(),
+            device: DeviceId::parse(&uuid(0)),
+        }];
+        let (kubelet, kubelet_seen) = watch::channel(KubeletAnswer {
+            assignments: Some(Arc::new(given)),
+            ..KubeletAnswer::default()
+        });
+        let (key, key_seen) = watch::channel(KeyState::Ready(key));
+        let (records, records_seen) = watch::channel(None);
+        let (wanted, wanted_seen) = watch::channel(BTreeMap::new());
+        let (delivered, delivered_seen) = watch::channel(Delivered::new());
+        let (heads, heads_seen) = watch::channel(Heads::new());
+        let (trouble, trouble_seen) = watch::channel(Trouble::default());
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let meter = Meter {
+            settings: Settings {
+                state_dir: host.path("state"),
+                pod_logs: host.path("pods"),
+                proc_root: host.path("proc"),
+                sample_interval: interval,
+                checkpoint_interval: Duration::from_hours(1),
+            },
+            latest,
+            kubelet: kubelet_seen,
+            ask_kubelet: Arc::default(),
+            records: records_seen,
+            key: key_seen,
+            delivered: delivered_seen,
+            wanted,
+            heads,
+            trouble: trouble.clone(),
+            scanning: outcomes(Task::Processes),
+            spooling: outcomes(Task::Spool),
+            slices: metrics.evidence_slices.clone(),
+        };
+        tasks.spawn(meter.run(stop.clone()));
+        tasks.spawn(records::follow(
+            client.clone(),
+            "gridstake-system".into(),
+            "node-a".into(),
+            records,
+            outcomes(Task::Records),
+            stop.clone(),
+        ));
+        let deliverer = Deliverer::new(
+            client.clone(),
+            "gridstake-system",
+            delivered,
+            trouble,
+            outcomes(Task::Evidence),
+        );
+        tasks.spawn(deliverer.run(wanted_seen, stop.clone()));
+        Self {
+            stop,
+            tasks,
+            heads: heads_seen,
+            trouble: trouble_seen,
+            metrics,
+            _channels: (key, kubelet),
+            _nvml: nvml,
+        }
+    }
+
+    async fn stop(mut self) {
+        self.stop.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        timeout(PATIENCE, all).await.unwrap();
+    }
+}
+
+fn assert_whole(record: &str, evidence: &Evidence) {
+    let devices: Vec<_> = evidence
+        .devices
+        .iter()
+        .map(|device| Device {
+            uuid: device.uuid.clone(),
+            parent_uuid: String::new(),
+            share: (1, 1),
+        })
+        .collect();
+    let subject = Subject {
+        record,
+        pod_uid: POD_UID,
+        devices: devices_hash(&devices),
+    };
+    let key = evidence.key.parse().unwrap();
+    assert!(
+        is_whole(&evidence.checkpoints, subject, key),
+        "{evidence:#?}"
+    );
+}
+
+fn samples(evidence: &Evidence) -> u64 {
+    let of = |device: &gridstake_crds::usage_record::DeviceUse| device.counters?.samples;
+    evidence.devices.iter().filter_map(of).sum()
+}
+
+#[tokio::test]
+async fn a_process_is_metered_from_its_start_to_its_exit_and_the_heartbeat_tells_of_it() {
+    let (server, mut host) = (ApiServer::new(), Host::new());
+    let client = server.start().await;
+    server.open(0, None);
+    let mut agent = Agent::start(&host, &client);
+    host.start_container();
+    let begun = server.until(RECORD, |e| e.started_ms.is_some()).await;
+    assert_eq!(begun.ended_ms, None);
+    let head = &begun.checkpoints[0].head;
+    let told = agent.heads.wait_for(|heads| {
+        let head = heads.get(RECORD).filter(|told| told.head == *head);
+        head.is_some_and(|told| told.to_ms > begun.checkpoints[0].to_ms)
+    });
+    timeout(PATIENCE, told).await.unwrap().unwrap();
+
+    let before = BootMillis::now();
+    host.end_container();
+    let after = BootMillis::now();
+    let ended = server.until(RECORD, |e| e.ended_ms.is_some()).await;
+    assert_whole(RECORD, &ended);
+    assert_eq!(ended.devices[0].uuid, uuid(0));
+    assert!(samples(&ended) > 0);
+    assert!(ended.gaps.is_empty());
+    let lasted = ended.ended_ms.unwrap() - begun.started_ms.unwrap();
+    let lasts_at_most = after.0 - before.0 + (ended.ended_ms.unwrap() - begun.checkpoints[0].to_ms);
+    assert!(lasted <= lasts_at_most + (begun.checkpoints[0].to_ms - begun.started_ms.unwrap()));
+    assert_eq!(server.patches.lock().unwrap().len(), 2, "begin and end");
+    assert!(
+        server
+            .queries
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|query| query.contains("fieldSelector=spec.nodeName%3Dnode-a")),
+        "other nodes' records are not read"
+    );
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_was_away_goes_on_with_the_chain_and_names_the_gap() {
+    let (server, mut host) = (ApiServer::new(), Host::new());
+    let client = server.start().await;
+    server.open(0, None);
+    host.start_container();
+    let agent = Agent::start(&host, &client);
+    let before = server.until(RECORD, |e| !e.checkpoints.is_empty()).await;
+    agent.stop().await;
+    let gone = BootMillis::now();
+    while BootMillis::now().since(gone) < 2 {
+        tokio::task::yield_now().await;
+    }
+    let agent = Agent::start(&host, &client);
+    let back = server.until(RECORD, |e| !e.gaps.is_empty()).await;
+    assert_whole(RECORD, &back);
+    assert_eq!(back.checkpoints[0], before.checkpoints[0]);
+    assert_eq!(
+        (back.gaps[0].reason, back.gaps[0].bridged),
+        (GapReason::AgentAway, true)
+    );
+    assert_eq!(back.checkpoints.last().unwrap().epoch, 1);
+
+    // Away again, and this time the process ends meanwhile.
+    agent.stop().await;
+    host.end_container();
+    let agent = Agent::start(&host, &client);
+    let ended = server.until(RECORD, |e| e.ended_ms.is_some()).await;
+    assert_whole(RECORD, &ended);
+    assert!(!ended.gaps.last().unwrap().bridged);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_metered_while_the_api_server_was_away_is_delivered_once_afterwards() {
+    let (server, mut host) = (ApiServer::new(), Host::new());
+    let client = server.start().await;
+    server.open(0, None);
+    let mut agent = Agent::start(&host, &client);
+    let asked = async {
+        while server.queries.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, asked).await.unwrap();
+    server.is_away.store(true, Ordering::SeqCst);
+    host.start_container();
+    timeout(PATIENCE, server.refusals.notified()).await.unwrap();
+    let refused = agent.trouble.wait_for(|trouble| trouble.delivery.is_some());
+    timeout(PATIENCE, refused).await.unwrap().unwrap();
+    let slices = &agent.metrics.evidence_slices;
+    assert_eq!((slices.get(), server.evidence(RECORD)), (1, None));
+    host.end_container();
+    server.is_away.store(false, Ordering::SeqCst);
+    let ended = server.until(RECORD, |e| e.ended_ms.is_some()).await;
+    assert_whole(RECORD, &ended);
+    assert!(ended.gaps.is_empty(), "the agent was there all the time");
+    let mended = agent.trouble.wait_for(|trouble| trouble.delivery.is_none());
+    timeout(PATIENCE, mended).await.unwrap().unwrap();
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_sealed_slice_is_followed_by_the_next_at_the_same_instant() {
+    let (server, mut host) = (ApiServer::new(), Host::new());
+    let client = server.start().await;
+    server.open(0, None);
+    host.start_container();
+    let agent = Agent::start(&host, &client);
+    let first = server.until(RECORD, |e| !e.checkpoints.is_empty()).await;
+    let cut = first.checkpoints[0].to_ms;
+    server.seal(RECORD);
+    server.open(1, Some(cut));
+    let second = server
+        .until("uid-1-0-1", |e| !e.checkpoints.is_empty())
+        .await;
+    assert_whole("uid-1-0-1", &second);
+    assert_eq!(second.checkpoints[0].from_ms, cut);
+    assert_eq!(second.started_ms, first.started_ms);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_state_directory_that_cannot_be_written_is_told_and_evidence_still_delivered() {
+    let (server, mut host) = (ApiServer::new(), Host::new());
+    let client = server.start().await;
+    server.open(0, None);
+    // A folder where the file belongs: also root cannot write that.
+    fs::create_dir_all(host.path("state/metering.json.next")).unwrap();
+    host.start_container();
+    let mut agent = Agent::start(&host, &client);
+    server.until(RECORD, |e| !e.checkpoints.is_empty()).await;
+    let told = agent.trouble.wait_for(|trouble| {
+        let message = trouble.message().unwrap_or_default();
+        message.contains("would not survive a restart") && message.contains("metering.json")
+    });
+    timeout(PATIENCE, told).await.unwrap().unwrap();
+    agent.stop().await;
+}
