@@ -1,4 +1,4 @@
-//! Holds a moment still: a ValidatingAdmissionPolicy that refuses one kind of request in one namespace.
+//! Holds a moment still: a ValidatingAdmissionPolicy that refuses one kind of request in one namespace, or on batches.
 //!
 //! Placement, creation of pods, lifting of gates and binding follow each other within milliseconds. A story about what
 //! happens in between makes the API server refuse the next step, does its mischief, and lets it pass again.
@@ -34,21 +34,51 @@ pub enum Step<'a> {
     LiftGatesOf(&'a str),
     /// Binding any pod to a node.
     Bind,
+    /// Storing a signature of the lane's signer in any SettlementBatch.
+    StoreAuthorization,
+    /// Storing a transaction in any SettlementBatch, without which none is sent.
+    StoreTransaction,
+}
+
+/// What requests a step makes.
+struct Request {
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    operation: &'static str,
+    /// Which of them are refused, in CEL.
+    refused: String,
 }
 
 impl Step<'_> {
-    /// The resource, the operation, and what the refused request looks like, in CEL.
-    fn request(self) -> (&'static str, &'static str, String) {
+    fn request(self) -> Request {
         let of = |job: &str| {
             format!("object.metadata.?labels[?'gridstake.dev/job'].orValue('') == '{job}'")
         };
+        let of_pods = |resource, operation, refused| Request {
+            group: "",
+            version: "v1",
+            resource,
+            operation,
+            refused,
+        };
+        let of_batches = |list: &str| {
+            let size = |object: &str| format!("{object}.?status.?{list}.orValue([]).size()");
+            Request {
+                group: "gridstake.dev",
+                version: "v1alpha1",
+                resource: "settlementbatches/status",
+                operation: "UPDATE",
+                refused: format!("{} > {}", size("object"), size("oldObject")),
+            }
+        };
         match self {
-            Self::CreatePodsOf(job) => (
+            Self::CreatePodsOf(job) => of_pods(
                 "pods",
                 "CREATE",
                 format!("!request.?dryRun.orValue(false) && {}", of(job)),
             ),
-            Self::LiftGatesOf(job) => (
+            Self::LiftGatesOf(job) => of_pods(
                 "pods",
                 "UPDATE",
                 format!(
@@ -56,7 +86,9 @@ impl Step<'_> {
                     of(job)
                 ),
             ),
-            Self::Bind => ("pods/binding", "CREATE", "true".into()),
+            Self::Bind => of_pods("pods/binding", "CREATE", "true".into()),
+            Self::StoreAuthorization => of_batches("authorizations"),
+            Self::StoreTransaction => of_batches("attempts"),
         }
     }
 
@@ -65,6 +97,8 @@ impl Step<'_> {
             Self::CreatePodsOf(_) => "create-pods",
             Self::LiftGatesOf(_) => "lift-gates",
             Self::Bind => "bind",
+            Self::StoreAuthorization => "store-authorization",
+            Self::StoreTransaction => "store-transaction",
         }
     }
 }
@@ -77,7 +111,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Has `step` refused in the tenant's namespace, and waits until it is. At the story's end it passes again in any case.
+    /// Has `step` refused (of pods: in the tenant's namespace), and waits until it is. At the story's end it passes again in any case.
     pub async fn begin(world: &World, tenant: &Tenant, step: Step<'_>) -> Result<Self> {
         let name = format!("{}-{}", tenant.namespace, step.name());
         let hold = Self {
@@ -113,20 +147,21 @@ impl Hold {
         namespace: &str,
         step: Step<'_>,
     ) -> Result<(ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding)> {
-        let (resource, operation, refused) = step.request();
-        let rule = |resource: &str, operation: &str| json!({"apiGroups": [""], "apiVersions": ["v1"], "resources": [resource], "operations": [operation]});
+        let request = step.request();
+        let rule = |group: &str, version: &str, resource: &str, operation: &str| json!({"apiGroups": [group], "apiVersions": [version], "resources": [resource], "operations": [operation]});
         let metadata = json!({"name": self.name, "labels": {LABEL: "true"}});
         let policy = json!({
             "metadata": metadata,
             "spec": {
                 "failurePolicy": "Fail",
                 "matchConstraints": {
+                    // Of no effect on what is in no namespace.
                     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
                     // The policy also refuses a ConfigMap, by which a story sees whether it is in force.
-                    "resourceRules": [rule(resource, operation), rule("configmaps", "CREATE")],
+                    "resourceRules": [rule(request.group, request.version, request.resource, request.operation), rule("", "v1", "configmaps", "CREATE")],
                 },
                 "validations": [{
-                    "expression": format!("request.resource.resource == 'configmaps' ? object.metadata.name != '{}' : !({refused})", self.name),
+                    "expression": format!("request.resource.resource == 'configmaps' ? object.metadata.name != '{}' : !({})", self.name, request.refused),
                     "message": "held still by a story of the end-to-end tests",
                     "reason": "Forbidden",
                 }],

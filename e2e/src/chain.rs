@@ -1,6 +1,6 @@
 //! The chain of the world: an anvil in the cluster, reached through a forwarded port.
 
-use std::{process::Stdio, time::Duration};
+use std::{process::Stdio, sync::Arc};
 
 use alloy::{
     eips::BlockNumberOrTag,
@@ -12,8 +12,8 @@ use alloy::{
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use gridstake_crds::TokenAmount;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
+use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -23,7 +23,6 @@ use tokio::{
 
 use crate::{
     account::Account,
-    command::kubectl,
     contracts::{Settlement, Token},
     wait::{Look, look_until, patience},
     world::World,
@@ -32,13 +31,17 @@ use crate::{
 /// Where the chart's hook writes what it deployed.
 const DEPLOYED: &str = "gridstake-chains-deployed";
 /// The namespace of the chain, from `e2e/chain/anvil.yaml`.
-const NAMESPACE: &str = "chain";
-/// The first of anvil's well-known accounts; it deployed the contracts and holds the tokens.
-const DEPLOYER: Address = Address::new(hex!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266"));
+pub(crate) const NAMESPACE: &str = "chain";
+/// The environment variable of the operator that says that a chain is configured.
+const CHAINS_FILE: &str = "GRIDSTAKE_CHAINS_FILE";
+/// The first of anvil's well-known accounts: it deployed the contracts, holds the tokens and every office, such as the
+/// arbiter's and that of the reward account's owner.
+pub const DEPLOYER: Address = Address::new(hex!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266"));
 
-/// The chain, and Gridstake's contracts on it.
+/// The chain, and Gridstake's contracts on it. Cloning shares the connection.
+#[derive(Clone)]
 pub struct Chain {
-    rpc: RootProvider,
+    pub(crate) rpc: RootProvider,
     /// Its name in the operator's configuration.
     pub name: String,
     /// Its id.
@@ -53,11 +56,25 @@ pub struct Chain {
     pub token: Address,
     /// The chain's Secret-free configuration, as the operator reads it.
     pub config: Value,
-    /// Ends with this value.
-    _forwarder: Child,
+    /// Ends with the last clone.
+    _forwarder: Arc<Child>,
 }
 
 impl Chain {
+    /// Whether the release is configured for a chain.
+    pub async fn is_configured(world: &World) -> Result<bool> {
+        let deployments: Api<Deployment> = Api::namespaced(world.client.clone(), &world.namespace);
+        let operators = deployments
+            .list(&ListParams::default().labels(crate::world::OPERATOR))
+            .await?;
+        let mut variables = operators
+            .into_iter()
+            .filter_map(|d| d.spec?.template.spec)
+            .flat_map(|pod| pod.containers)
+            .flat_map(|container| container.env.unwrap_or_default());
+        Ok(variables.any(|variable| variable.name == CHAINS_FILE))
+    }
+
     /// Connects to the chain that the release is configured for.
     pub async fn connect(world: &World) -> Result<Self> {
         let deployed: Api<ConfigMap> = Api::namespaced(world.client.clone(), &world.namespace);
@@ -100,7 +117,7 @@ impl Chain {
             vault: text("/vault/address")?.parse()?,
             token: text("/token")?.parse()?,
             config: config.clone(),
-            _forwarder: forwarder,
+            _forwarder: Arc::new(forwarder),
         };
         chain
             .call("anvil_autoImpersonateAccount", json!([true]))
@@ -193,9 +210,19 @@ impl Chain {
 
     /// What a call returns now.
     pub async fn view<C: SolCall>(&self, to: Address, call: C) -> Result<C::Return> {
+        self.view_as(DEPLOYER, to, call).await
+    }
+
+    /// What a call of `from` would return in a block with the last one's time.
+    pub async fn view_as<C: SolCall>(
+        &self,
+        from: Address,
+        to: Address,
+        call: C,
+    ) -> Result<C::Return> {
         let answer = self
             .rpc
-            .call(request(DEPLOYER, to, &call))
+            .call(request(from, to, &call))
             .await
             .map_err(readable)
             .with_context(|| format!("read {}", C::SIGNATURE))?;
@@ -238,58 +265,6 @@ impl Chain {
     /// The receipt of a transaction, if it is mined.
     pub async fn receipt(&self, transaction: B256) -> Result<Option<TransactionReceipt>> {
         Ok(self.rpc.get_transaction_receipt(transaction).await?)
-    }
-
-    /// The number of the last final block.
-    pub async fn final_block(&self) -> Result<u64> {
-        let block = self
-            .rpc
-            .get_block_by_number(BlockNumberOrTag::Finalized)
-            .await?
-            .context("the chain has no final block")?;
-        Ok(block.header.number)
-    }
-
-    /// The time of the last block, in Unix seconds.
-    pub async fn now(&self) -> Result<u64> {
-        let block = self
-            .rpc
-            .get_block_by_number(BlockNumberOrTag::Latest)
-            .await?
-            .context("the chain has no block")?;
-        Ok(block.header.timestamp)
-    }
-
-    /// Mines a block at once.
-    pub async fn mine(&self) -> Result<()> {
-        self.call("evm_mine", json!([])).await.map(drop)
-    }
-
-    /// Lets the clock jump ahead and mines a block.
-    pub async fn warp(&self, by: Duration) -> Result<()> {
-        self.call("evm_increaseTime", json!([by.as_secs()])).await?;
-        self.mine().await
-    }
-
-    /// Mines a block with exactly this time, in Unix seconds; it must be later than the last block's.
-    pub async fn mine_at(&self, time: u64) -> Result<()> {
-        self.call("evm_setNextBlockTimestamp", json!([time]))
-            .await?;
-        self.mine().await
-    }
-
-    /// Mines no more blocks by itself until [`Chain::mine_every_second`].
-    pub async fn mine_only_on_demand(&self) -> Result<()> {
-        self.call("evm_setIntervalMining", json!([0]))
-            .await
-            .map(drop)
-    }
-
-    /// Mines a block a second.
-    pub async fn mine_every_second(&self) -> Result<()> {
-        self.call("evm_setIntervalMining", json!([1]))
-            .await
-            .map(drop)
     }
 
     /// What a payer's account holds on the lane, in nano-tokens.
@@ -335,34 +310,6 @@ impl Chain {
             verifying_contract: self.vault,
         }
     }
-
-    /// Halts the chain's process: calls get no answer. At the story's end it goes on in any case.
-    pub async fn stop(&self, world: &World) -> Result<()> {
-        world.undo_at_the_end("let the chain go on", signal("CONT"));
-        signal("STOP").await
-    }
-
-    /// Lets the chain's process go on.
-    pub async fn start(&self) -> Result<()> {
-        signal("CONT").await
-    }
-}
-
-async fn signal(name: &'static str) -> Result<()> {
-    let script = format!("kill -{name} $(pidof anvil)");
-    kubectl([
-        "exec",
-        "--namespace",
-        NAMESPACE,
-        "deployment/anvil",
-        "--container=anvil",
-        "--",
-        "sh",
-        "-c",
-        &script,
-    ])
-    .await
-    .map(drop)
 }
 
 /// Forwards a local port to the chain; returns the process that does it, and the port.

@@ -34,6 +34,14 @@ pub async fn helm<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Re
     printed("helm", arguments, None).await
 }
 
+/// Runs `helm` with `input` as its standard input and returns what it prints.
+pub async fn helm_with_input<S: AsRef<OsStr>>(
+    arguments: impl IntoIterator<Item = S>,
+    input: &str,
+) -> Result<String> {
+    printed("helm", arguments, Some(input)).await
+}
+
 /// Runs a command of `e2e/cluster/world.sh` and returns what it prints.
 pub async fn world_script<S: AsRef<OsStr>>(
     arguments: impl IntoIterator<Item = S>,

@@ -37,6 +37,7 @@ sol! {
         function registerPayer(uint32 lane) external returns (uint32 payer);
         function deposit(uint32 lane, uint32 payer, uint64 amount) external;
         function thaw(uint32 lane, uint32 payer, uint64 amount) external;
+        function withdraw(uint32 lane, uint32 payer) external returns (uint64 amount);
         function balanceOf(uint32 lane, uint32 payer) external view returns (uint64);
         function payerOwner(uint32 lane, uint32 payer) external view returns (address);
         function activateProvider(uint32 provider) external;

@@ -131,6 +131,14 @@ impl Job {
         .await
     }
 
+    /// Waits until every slice of the job, which has ended, is paid for good.
+    pub async fn until_settled(&self) -> Result<ComputeJobStatus> {
+        self.until("every slice is paid for good", |s| {
+            condition::is_true(&s.conditions, ComputeJobCondition::Settled).then(|| s.clone())
+        })
+        .await
+    }
+
     /// Waits until all that the job has used is billed.
     pub async fn until_metered(&self) -> Result<ComputeJobStatus> {
         self.until("what it used is billed", |s| {

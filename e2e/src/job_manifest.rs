@@ -61,6 +61,12 @@ impl JobManifest {
         ))
     }
 
+    /// Works for so many seconds and ends well.
+    #[must_use]
+    pub fn works_for(self, seconds: u32) -> Self {
+        self.script(&format!("sleep {seconds}"))
+    }
+
     /// A gang of this many members.
     #[must_use]
     pub fn members(self, members: u32) -> Self {

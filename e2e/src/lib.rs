@@ -9,12 +9,17 @@
 
 pub mod account;
 pub mod admission_hold;
+pub mod agent_process;
 pub mod allocation;
 pub mod chain;
+mod chain_clock;
+mod chain_faults;
 pub mod command;
+pub mod container;
 pub mod contracts;
 pub mod diagnosis;
 pub mod identity;
+pub mod incident;
 pub mod job;
 pub mod job_manifest;
 pub mod market;
@@ -23,9 +28,11 @@ pub mod payer;
 pub mod pod_history;
 pub mod provider;
 pub mod release;
+pub mod settlement_batch;
 pub mod simulated_gpus;
 pub mod story;
 pub mod tenant;
+pub mod usage;
 pub mod wait;
 pub mod world;
 

@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use gridstake_crds::{StakeBinding, TokenAmount};
-use kube::{Api, ResourceExt, api::ListParams};
+use gridstake_crds::{GpuNode, TokenAmount, gpu_node::OfferState};
+use kube::{Api, Client, ResourceExt, api::ListParams};
 
 use crate::{
     chain::Chain,
     contracts::StakeVault,
-    provider::{ENOUGH_STAKE, Provider, binding_of, nano},
-    wait::{Look, look_until},
+    provider::{ENOUGH_STAKE, Provider, nano, unbind_all},
+    wait::{Look, look_until, watch_until},
     world::World,
 };
 
-/// What the providers of stories ask for one GPU for one second: 0.001 tokens.
-pub const PRICE: TokenAmount = nano(1_000_000);
+/// What the providers of stories ask for one GPU for one second: 0.000720001 tokens. No whole number of nano-tokens for a
+/// millisecond, so that what is rounded shows.
+pub const PRICE: TokenAmount = nano(720_001);
 
 /// The chain, and who provides which node.
 pub struct Market {
@@ -26,14 +27,30 @@ pub struct Market {
 }
 
 impl Market {
-    /// Connects to the chain and sees to it that each node has a provider with enough stake, a certified agent and a price.
+    /// Connects to the chain, and gives each node a new provider with enough stake, a certified agent and a price.
     pub async fn open(world: &World) -> Result<Self> {
         let chain = Chain::connect(world).await?;
+        // A story that was killed may have left it otherwise.
+        chain.mine_every_second().await?;
+        unbind_all(&world.client).await?;
         let mut providers = BTreeMap::new();
         for node in nodes(world).await? {
-            let provider = Self::provider_of(world, &chain, &node).await?;
-            provider.certify(world, &chain, &node, PRICE).await?;
-            providers.insert(node, provider);
+            // Each name is new on this chain.
+            let number = chain
+                .view(chain.vault, StakeVault::providerCountCall {})
+                .await?;
+            let name = format!("{node} {number}");
+            providers.insert(node, Provider::register_cooling(&chain, &name).await?);
+        }
+        for (node, provider) in &providers {
+            provider.activate(&chain).await?;
+            provider.stake(&chain, ENOUGH_STAKE).await?;
+            provider
+                .take_over(&world.client, &chain, node, PRICE)
+                .await?;
+        }
+        for (node, provider) in &providers {
+            until_offered_by(&world.client, node, provider.id).await?;
         }
         Ok(Self { chain, providers })
     }
@@ -45,31 +62,27 @@ impl Market {
             .with_context(|| format!("find the provider of {node}"))
     }
 
-    /// The node's provider of an earlier story on this chain, or a new one. It has enough stake.
-    async fn provider_of(world: &World, chain: &Chain, node: &str) -> Result<Provider> {
-        let bindings: Api<StakeBinding> = Api::all(world.client.clone());
-        if let Some(binding) = bindings.get_opt(&binding_of(node)).await? {
-            let known = Provider::known(chain, node, binding.spec.provider_id).await?;
-            let on_chain = known.on_chain(chain).await;
-            if on_chain.is_ok_and(|p| p.staker == known.staker.address()) {
-                let bonded = StakeVault::isBondedCall {
-                    provider: known.id,
-                    role: StakeVault::Role::Miner,
-                };
-                if !chain.view(chain.vault, bonded).await? {
-                    known.stake(chain, ENOUGH_STAKE).await?;
-                }
-                known.bind(world, chain, node).await?;
-                return Ok(known);
-            }
-            // It stood for another chain.
-            crate::provider::unbind(world, node).await?;
-        }
-        let provider = Provider::register(chain, node).await?;
-        provider.stake(chain, ENOUGH_STAKE).await?;
-        provider.bind(world, chain, node).await?;
-        Ok(provider)
+    /// At the story's end the node stands for its provider again, with its agent certified and at the price of stories.
+    pub fn put_back_at_the_end(&self, world: &World, node: &str) -> Result<()> {
+        let (chain, client) = (self.chain.clone(), world.client.clone());
+        let (provider, node) = (self.provider(node)?.clone(), node.to_owned());
+        world.undo_at_the_end(format!("bind {node} to its provider"), async move {
+            provider.take_over(&client, &chain, &node, PRICE).await
+        });
+        Ok(())
     }
+}
+
+/// Waits until the node is offered, with the stake of this provider behind it.
+pub async fn until_offered_by(client: &Client, node: &str, provider: u32) -> Result<()> {
+    let nodes: Api<GpuNode> = Api::all(client.clone());
+    let what = format!("is offered by provider {provider}");
+    watch_until(&nodes, node, &what, |n| {
+        let status = n?.status.as_ref()?;
+        let offered = status.offer.as_ref()?.state == OfferState::Offered;
+        (offered && status.provider_id == Some(provider)).then_some(())
+    })
+    .await
 }
 
 /// The names of the GpuNodes: one for each agent.

@@ -1,17 +1,23 @@
-//! The operator's processes, and how a story kills one.
+//! The operator's processes: how a story kills one, and how it starts one that nobody has elected.
 
-use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
-use kube::{Api, ResourceExt as _, api::DeleteParams};
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use serde_json::json;
 
 use crate::{
-    command::world_script,
-    wait::{Look, look_until},
-    world::World,
+    container, tenant,
+    wait::{Look, look_until, watch_until},
+    world::{OPERATOR, World},
 };
 
 /// The Lease that the leading replica holds.
 const LEADER_LEASE: &str = "gridstake-operator";
+/// The pod of the replica that nobody has elected.
+const UNELECTED: &str = "e2e-unelected-operator";
 
 /// The pod of the replica that leads.
 pub async fn leader(world: &World) -> Result<Pod> {
@@ -36,63 +42,76 @@ pub async fn leader(world: &World) -> Result<Pod> {
 ///
 /// On a cluster whose nodes cannot be reached from here, the pod is deleted without grace instead.
 pub async fn kill(world: &World, replica: &Pod) -> Result<()> {
-    let name = replica.name_any();
-    if std::env::var("E2E_CLUSTER").is_ok_and(|kind| kind == "native" || kind == "kind") {
-        sigkill(replica).await?;
-        let before = restarts(replica);
-        return look_until(
-            &format!("{name} is started again after SIGKILL"),
-            || async {
-                let pods: Api<Pod> = Api::namespaced(world.client.clone(), &world.namespace);
-                let now = pods.get(&name).await?;
-                Ok(Look::whether(restarts(&now) > before, || {
-                    format!("{} restarts", restarts(&now))
-                }))
-            },
-        )
-        .await;
+    if container::nodes_can_be_reached() {
+        container::signal(replica, "KILL").await?;
+        return container::until_restarted(&world.client, replica).await;
     }
-    let pods: Api<Pod> = Api::namespaced(world.client.clone(), &world.namespace);
-    let at_once = DeleteParams::default().grace_period(0);
-    pods.delete(&name, &at_once)
-        .await
-        .map(drop)
-        .with_context(|| format!("delete {name} without grace"))
+    remove(
+        Api::namespaced(world.client.clone(), &world.namespace),
+        &replica.name_any(),
+    )
+    .await
 }
 
-async fn sigkill(replica: &Pod) -> Result<()> {
-    let node = replica
+/// Starts one more replica, which works without having been elected, and waits until it is at work. There are two leaders
+/// then, until the story's end.
+pub async fn start_unelected(world: &World) -> Result<Pod> {
+    let deployments: Api<Deployment> = Api::namespaced(world.client.clone(), &world.namespace);
+    let operator = deployments
+        .list(&ListParams::default().labels(OPERATOR))
+        .await?
+        .items
+        .into_iter()
+        .next()
+        .context("there is no operator")?;
+    let template = operator
         .spec
-        .as_ref()
-        .and_then(|s| s.node_name.clone())
-        .context("the replica is on no node")?;
-    let statuses = replica
-        .status
-        .iter()
-        .flat_map(|s| s.container_statuses.iter().flatten());
-    let Some((_, id)) = statuses
-        .filter_map(|c| c.container_id.as_deref())
-        .find_map(|id| id.split_once("://"))
-    else {
-        bail!("the replica {} has no container", replica.name_any());
-    };
-    ensure!(
-        id.len() >= 32 && id.bytes().all(|b| b.is_ascii_hexdigit()),
-        "{id:?} is no container's id"
-    );
-    // The container's processes are those whose cgroup bears its id.
-    let script = format!(
-        "pids=$(grep -ls {id} /proc/[0-9]*/cgroup | cut -d/ -f3); [ -n \"$pids\" ] && kill -KILL $pids"
-    );
-    world_script(["on-node", &node, "sh", "-c", &script])
+        .and_then(|s| s.template.spec)
+        .context("the operator has no pod template")?;
+    let mut spec = serde_json::to_value(template)?;
+    spec.pointer_mut("/containers/0/env")
+        .and_then(serde_json::Value::as_array_mut)
+        .context("the operator has no environment")?
+        .push(json!({"name": "GRIDSTAKE_LEADER_ELECT", "value": "false"}));
+    // Without the Deployment's labels, or it would take the pod for one of its own.
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": UNELECTED, "labels": {(tenant::LABEL): "true"}},
+        "spec": spec,
+    }))?;
+    let pods: Api<Pod> = Api::namespaced(world.client.clone(), &world.namespace);
+    let undo = pods.clone();
+    world.undo_at_the_end("remove the operator that nobody has elected", async move {
+        remove(undo, UNELECTED).await
+    });
+    pods.create(&PostParams::default(), &pod)
         .await
-        .map(drop)
+        .context("start an operator that nobody has elected")?;
+    watch_until(&pods, UNELECTED, "is ready", |pod| {
+        let conditions = pod?.status.as_ref()?.conditions.as_ref()?;
+        let ready = conditions
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True");
+        ready.then(|| pod.cloned())?
+    })
+    .await
 }
 
-fn restarts(pod: &Pod) -> i32 {
-    pod.status
-        .iter()
-        .flat_map(|s| s.container_statuses.iter().flatten())
-        .map(|c| c.restart_count)
-        .sum()
+/// Removes the replica that nobody has elected, if a killed story has left one.
+pub(crate) async fn remove_unelected(world: &World) -> Result<()> {
+    remove(
+        Api::namespaced(world.client.clone(), &world.namespace),
+        UNELECTED,
+    )
+    .await
+}
+
+/// Removes a pod without grace, if it is there.
+async fn remove(pods: Api<Pod>, name: &str) -> Result<()> {
+    let at_once = DeleteParams::default().grace_period(0);
+    match pods.delete(name, &at_once).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        result => result
+            .map(drop)
+            .with_context(|| format!("delete {name} without grace")),
+    }
 }

@@ -44,6 +44,11 @@ pub struct Consent {
 }
 
 impl Payer {
+    /// What its account holds, in nano-tokens.
+    pub async fn balance(&self, chain: &Chain) -> Result<u64> {
+        chain.balance(self.id).await
+    }
+
     /// Registers a payer on the lane, deposits `deposit` for it, and has it consent to pay for the tenant's jobs.
     pub async fn of_tenant(chain: &Chain, tenant: &Tenant, deposit: TokenAmount) -> Result<Self> {
         let payer = Self::register(chain, &tenant.namespace).await?;

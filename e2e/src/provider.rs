@@ -6,17 +6,17 @@ use alloy::primitives::{Address, U256};
 use anyhow::{Context as _, Result};
 use gridstake_crds::{GpuNode, StakeBinding, TokenAmount};
 use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams},
+    Api, Client,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     account::Account,
     chain::Chain,
     contracts::{AgentKey, Settlement, StakeVault},
+    tenant,
     wait::watch_until,
-    world::World,
 };
 
 /// Field manager of what a story writes as a provider.
@@ -55,20 +55,19 @@ impl Provider {
     /// Registers a provider, lets its cooling pass, and makes it payable. It has no stake yet.
     pub async fn register(chain: &Chain, name: &str) -> Result<Self> {
         let registered = Self::register_cooling(chain, name).await?;
-        let payable_at = registered.on_chain(chain).await?.payableAt;
-        let now = chain.now().await?;
-        if payable_at > now {
-            chain.warp(Duration::from_secs(payable_at - now)).await?;
-        }
-        let provider = registered.id;
-        chain
-            .send(
-                registered.operator.address(),
-                chain.settlement,
-                Settlement::activateProviderCall { provider },
-            )
-            .await?;
+        registered.activate(chain).await?;
         Ok(registered)
+    }
+
+    /// Lets its cooling pass, and makes it payable. While it is bound and has stake, the operator does the latter, too.
+    pub async fn activate(&self, chain: &Chain) -> Result<()> {
+        chain.warp_to(self.on_chain(chain).await?.payableAt).await?;
+        let provider = self.id;
+        let call = Settlement::activateProviderCall { provider };
+        chain
+            .send(self.operator.address(), chain.settlement, call)
+            .await
+            .map(drop)
     }
 
     /// Registers a provider that cannot be paid before its cooling is over.
@@ -92,16 +91,6 @@ impl Provider {
         })
     }
 
-    /// The provider of this name that was registered before under this number.
-    pub async fn known(chain: &Chain, name: &str, id: u32) -> Result<Self> {
-        Ok(Self {
-            id,
-            staker: chain.account(&format!("{name} staker")).await?,
-            operator: chain.account(&format!("{name} operator")).await?,
-            beneficiary: Account::named(&format!("{name} beneficiary"))?.address(),
-        })
-    }
-
     /// What the contract StakeVault holds of it.
     pub async fn on_chain(&self, chain: &Chain) -> Result<StakeVault::Provider> {
         let provider = self.id;
@@ -121,14 +110,13 @@ impl Provider {
         chain.send(staker, chain.vault, call).await.map(drop)
     }
 
-    /// Binds a node to it, under the name [`binding_of`] the node.
-    pub async fn bind(&self, world: &World, chain: &Chain, node: &str) -> Result<()> {
-        let name = binding_of(node);
-        let bindings: Api<StakeBinding> = Api::all(world.client.clone());
-        let binding = json!({
+    /// The StakeBinding of this name that binds a node to it.
+    #[must_use]
+    pub fn binding(&self, chain: &Chain, name: &str, node: &str) -> Value {
+        json!({
             "apiVersion": "gridstake.dev/v1alpha1",
             "kind": "StakeBinding",
-            "metadata": {"name": name},
+            "metadata": {"name": name, "labels": {(tenant::LABEL): "true"}},
             "spec": {
                 "chain": chain.name,
                 "providerId": self.id,
@@ -138,27 +126,39 @@ impl Provider {
                 "operatorAddress": self.operator.address(),
                 "beneficiary": self.beneficiary,
             },
-        });
-        bindings
-            .patch(
-                &name,
-                &PatchParams::apply(MANAGER).force(),
-                &Patch::Apply(&binding),
-            )
+        })
+    }
+
+    /// Binds a node to it, under the name [`binding_of`] the node. Nobody else must be bound to the node.
+    pub async fn bind(&self, client: &Client, chain: &Chain, node: &str) -> Result<()> {
+        let name = binding_of(node);
+        apply_binding(client, &self.binding(chain, &name, node))
             .await
-            .map(drop)
             .with_context(|| format!("bind {node} to provider {}", self.id))
+    }
+
+    /// Makes it the node's provider, whoever was it before: binds the node, certifies its agent and sets the price.
+    pub async fn take_over(
+        &self,
+        client: &Client,
+        chain: &Chain,
+        node: &str,
+        price: TokenAmount,
+    ) -> Result<()> {
+        unbind(client, node).await?;
+        self.bind(client, chain, node).await?;
+        self.certify(client, chain, node, price).await
     }
 
     /// Certifies the key that the node's agent shows, for the provider's session of now, and asks this price.
     pub async fn certify(
         &self,
-        world: &World,
+        client: &Client,
         chain: &Chain,
         node: &str,
         price: TokenAmount,
     ) -> Result<()> {
-        let nodes = world.gpu_nodes();
+        let nodes = Api::<GpuNode>::all(client.clone());
         let key = watch_until(&nodes, node, "its agent shows a key", |n| {
             n.and_then(|n| {
                 n.status
@@ -223,7 +223,7 @@ impl Provider {
 }
 
 /// Changes the spec of a GpuNode as its provider.
-pub async fn patch_spec(nodes: &Api<GpuNode>, node: &str, spec: &serde_json::Value) -> Result<()> {
+pub async fn patch_spec(nodes: &Api<GpuNode>, node: &str, spec: &Value) -> Result<()> {
     nodes
         .patch(
             node,
@@ -241,16 +241,47 @@ pub fn binding_of(node: &str) -> String {
     format!("e2e-{node}")
 }
 
-/// Removes the StakeBinding of `node`.
-pub async fn unbind(world: &World, node: &str) -> Result<()> {
-    let bindings: Api<StakeBinding> = Api::all(world.client.clone());
-    match bindings
-        .delete(&binding_of(node), &DeleteParams::default())
+/// Applies a StakeBinding as its provider.
+pub async fn apply_binding(client: &Client, binding: &Value) -> Result<()> {
+    let name = binding
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .context("the StakeBinding has no name")?;
+    Api::<StakeBinding>::all(client.clone())
+        .patch(
+            name,
+            &PatchParams::apply(MANAGER).force(),
+            &Patch::Apply(binding),
+        )
         .await
-    {
+        .map(drop)
+        .with_context(|| format!("apply StakeBinding {name}"))
+}
+
+/// Removes the StakeBinding of `node`.
+pub async fn unbind(client: &Client, node: &str) -> Result<()> {
+    remove_binding(client, &binding_of(node)).await
+}
+
+/// Removes a StakeBinding, if it is there.
+pub async fn remove_binding(client: &Client, name: &str) -> Result<()> {
+    let bindings: Api<StakeBinding> = Api::all(client.clone());
+    match bindings.delete(name, &DeleteParams::default()).await {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        result => result.map(drop).with_context(|| format!("unbind {node}")),
+        result => result
+            .map(drop)
+            .with_context(|| format!("remove StakeBinding {name}")),
     }
+}
+
+/// Removes the StakeBindings that stories have made.
+pub async fn unbind_all(client: &Client) -> Result<()> {
+    let ours = ListParams::default().labels(tenant::LABEL);
+    Api::<StakeBinding>::all(client.clone())
+        .delete_collection(&DeleteParams::default(), &ours)
+        .await
+        .map(drop)
+        .context("remove the StakeBindings of stories")
 }
 
 /// Unix seconds as RFC 3339.

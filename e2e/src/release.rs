@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::{
-    command::{checkout, helm},
+    command::{checkout, helm, helm_with_input},
     world::World,
 };
 
@@ -44,6 +44,61 @@ pub async fn upgrade(world: &World, settings: &[&str]) -> Result<()> {
         arguments.extend(["--set", setting]);
     }
     helm(arguments).await.map(drop)
+}
+
+/// Upgrades the release with another configuration of its chain, which `change` makes of the present one. Waits until all
+/// parts are up to date. At the story's end the release has its values of before again: by an upgrade, since the hook that
+/// writes the operator's chains file does not run on the way back.
+pub async fn configure_chain(world: &World, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let (namespace, release) = (world.namespace.clone(), world.release.clone());
+    let before = values(&namespace, &release).await?;
+    let mut changed = before.clone();
+    let chain = changed
+        .pointer_mut("/chains/0")
+        .context("the release has no chain")?;
+    change(chain);
+    world.undo_at_the_end(
+        "give the release its chain's configuration back",
+        async move { upgrade_to(&namespace, &release, &before).await },
+    );
+    upgrade_to(&world.namespace, &world.release, &changed).await
+}
+
+/// The values that were given to the release.
+async fn values(namespace: &str, release: &str) -> Result<Value> {
+    let text = helm([
+        "get",
+        "values",
+        release,
+        "--namespace",
+        namespace,
+        "--output",
+        "json",
+    ])
+    .await?;
+    serde_json::from_str(&text).context("read the release's values")
+}
+
+async fn upgrade_to(namespace: &str, release: &str, values: &Value) -> Result<()> {
+    let chart = checkout().join("charts/gridstake");
+    helm_with_input(
+        [
+            "upgrade",
+            release,
+            &chart.to_string_lossy(),
+            "--namespace",
+            namespace,
+            "--reset-values",
+            "--values",
+            "-",
+            "--wait",
+            "--timeout",
+            "180s",
+        ],
+        &values.to_string(),
+    )
+    .await
+    .map(drop)
 }
 
 async fn revision(namespace: &str, release: &str) -> Result<String> {

@@ -35,7 +35,8 @@ const HOW_TO_GET_A_WORLD: &str = "the stories need a cluster with Gridstake in i
 `e2e/cluster/world.sh run cargo test -p gridstake-e2e`";
 
 /// Labels of the operator's Deployment, by which the release is found.
-const OPERATOR: &str = "app.kubernetes.io/name=gridstake,app.kubernetes.io/component=operator";
+pub(crate) const OPERATOR: &str =
+    "app.kubernetes.io/name=gridstake,app.kubernetes.io/component=operator";
 
 /// A node with GPUs on offer.
 #[derive(Clone, Debug)]
@@ -242,7 +243,7 @@ impl World {
         })
     }
 
-    /// Namespaces of stories that were killed still hold GPUs.
+    /// Stories that were killed leave namespaces that hold GPUs, steps that are refused, an operator too many.
     async fn remove_leftovers(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         for left in namespaces
@@ -253,6 +254,7 @@ impl World {
                 Tenant::remove_namespace(self, &left.name_any()).await?;
             }
         }
+        crate::operator_process::remove_unelected(self).await?;
         crate::admission_hold::remove_all(&self.client).await
     }
 }

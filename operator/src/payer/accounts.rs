@@ -15,8 +15,10 @@ use crate::{chain::view::PayerView, controllers::compute_job::usage::cost_nano};
 pub const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// What a look and the stop after it may take together.
 const REACTION: Duration = Duration::from_secs(10);
-/// A payer is warned when the money lasts for less than this part of a settlement interval.
+/// A payer is warned this part of a settlement interval before a job is stopped.
 const WARN_DIVISOR: u32 = 5;
+/// The least time before that: whatever the interval, one look at least falls into it.
+const LEAST_WARNING: Duration = Duration::from_secs(10);
 const DAY_MS: u64 = 86_400_000;
 
 /// All payers of a lane.
@@ -181,14 +183,23 @@ impl Accounts {
         };
         let nano = self.exposure(payer, money.view).min(money.cap_left);
         let cost_of = |time: Duration| burn.saturating_mul(time.as_millis()) / 1000;
-        if nano <= cost_of(REACTION.saturating_add(grace)) {
+        let stop = to_end(grace);
+        let warn = (interval / WARN_DIVISOR).max(LEAST_WARNING);
+        if nano <= cost_of(stop) {
             Funds::Exhausted(money.exhausted())
-        } else if nano < cost_of(interval / WARN_DIVISOR) {
+        } else if nano < cost_of(stop.saturating_add(warn)) {
             Funds::Low(money.low())
         } else {
             Funds::Suffice
         }
     }
+}
+
+/// How long a job that takes `grace` to end may still use money once it is to be stopped. It is stopped when the money
+/// lasts no longer, and admitted only with more.
+#[must_use]
+pub fn to_end(grace: Duration) -> Duration {
+    REACTION.saturating_add(grace)
 }
 
 /// The money that a job may use.

@@ -102,13 +102,13 @@ const HOUR: Duration = Duration::from_hours(1);
 #[test]
 fn a_job_is_warned_of_and_then_stopped_before_its_money_is_gone() {
     let accounts = tally(&[record("a", 0, "")], 0);
-    // 0.002 token a second, and 0.02 are used. 10 s and 30 s of grace cost 0.08; a fifth of an hour costs 1.44.
+    // 0.002 token a second, and 0.02 are used. 10 s and 30 s of grace cost 0.08; a fifth of an hour more costs 1.44.
     for (balance, expected) in [
         (0, "stop"),
         (100 * PRICE, "stop"),
         (100 * PRICE + 1, "warn"),
-        (1_460 * PRICE - 1, "warn"),
-        (1_460 * PRICE, "well"),
+        (1_540 * PRICE - 1, "warn"),
+        (1_540 * PRICE, "well"),
     ] {
         let view = view(balance, 0);
         let funds = accounts.funds(3, "a", &money(&view, u128::MAX), GRACE, HOUR);
@@ -119,6 +119,15 @@ fn a_job_is_warned_of_and_then_stopped_before_its_money_is_gone() {
         };
         assert_eq!(found, expected, "{balance}");
     }
+}
+
+#[test]
+fn there_is_time_for_a_warning_however_short_the_interval_is() {
+    let accounts = tally(&[record("a", 0, "")], 0);
+    // As above, and 10 s more cost 0.02.
+    let view = view(120 * PRICE - 1, 0);
+    let funds = accounts.funds(3, "a", &money(&view, u128::MAX), GRACE, CHECK_EVERY);
+    assert!(matches!(funds, Funds::Low(_)), "{funds:?}");
 }
 
 #[test]

@@ -219,7 +219,9 @@ pub fn admit(
         .run_timeout()
         .map_or(interval, |run| run.min(interval));
     let gpus = u64::from(job.spec.gpu.count) * u64::from(job.spec.members);
-    let need = accounts::slice_cost(gpus, price, slice);
+    // With less it would be stopped as soon as it runs, and admitted again.
+    let time = slice.saturating_add(accounts::to_end(grace(job)));
+    let need = accounts::slice_cost(gpus, price, time);
     let accounts = ctx.payers.accounts();
     let words = Words::new(chain, &namespace, consent.payer);
     let money = words.money(account, &accounts, &consent, &namespace, consent.payer);

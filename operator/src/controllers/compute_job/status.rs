@@ -61,7 +61,7 @@ const BAD_NEWS: [ComputeJobCondition; 3] = [
     ComputeJobCondition::Running,
 ];
 
-/// The event of a job whose payer's money lasts for less than a fifth of a settlement interval.
+/// The event of a job that will be stopped within a fifth of a settlement interval for want of money.
 const ESCROW_LOW: &str = "EscrowLow";
 
 /// What became of the status.

@@ -1,0 +1,98 @@
+//! Offences, stated in the operator's name: nothing else may write an Incident.
+
+use alloy::primitives::keccak256;
+use anyhow::{Context as _, Result};
+use gridstake_crds::{
+    Incident, IncidentStatus, TokenAmount, incident::IncidentState, names::MANAGED_BY,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+use serde_json::json;
+
+use crate::{
+    chain::Chain, identity, provider::Provider, wait::Look, wait::sight,
+    wait::watch_until_or_never, world::World,
+};
+
+/// An offence that costs stake.
+pub struct Case {
+    /// Its name.
+    pub name: String,
+    incidents: Api<Incident>,
+}
+
+impl Case {
+    /// States that the provider's node claims devices that it does not have, for which `slash` is to be cut. The Incident is
+    /// removed at the story's end.
+    pub async fn open(
+        world: &World,
+        chain: &Chain,
+        provider: &Provider,
+        name: &str,
+        slash: TokenAmount,
+    ) -> Result<Self> {
+        let operator = identity::impersonating(
+            world,
+            &format!(
+                "system:serviceaccount:{}:gridstake-operator",
+                world.namespace
+            ),
+        )?;
+        let incidents: Api<Incident> = Api::all(operator);
+        let incident: Incident = serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": MANAGED_BY}},
+            "spec": {
+                "offence": "FalseInventory",
+                "subject": {"nodeName": "a-node-that-left", "providerId": provider.id},
+                "from": "2026-01-01T00:00:00Z",
+                "to": "2026-01-01T00:00:10Z",
+                "verdict": "Host",
+                "evidenceHash": keccak256(name),
+                "summary": "a story of the end-to-end tests",
+                "sanction": "PartialSlash",
+                "slash": slash,
+                "chain": chain.name,
+            },
+        }))?;
+        let (undo, gone) = (incidents.clone(), name.to_owned());
+        world.undo_at_the_end(format!("remove Incident {name}"), async move {
+            undo.delete(&gone, &DeleteParams::default())
+                .await
+                .map(drop)
+                .with_context(|| format!("remove Incident {gone}"))
+        });
+        incidents
+            .create(&PostParams::default(), &incident)
+            .await
+            .with_context(|| format!("create Incident {name}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            incidents,
+        })
+    }
+
+    /// Waits until the incident is in `state`, and returns its status; at once an error where it ends otherwise.
+    pub async fn until(&self, state: IncidentState) -> Result<IncidentStatus> {
+        let ends = [IncidentState::Executed, IncidentState::Cancelled];
+        let what = format!("is {state}");
+        watch_until_or_never(&self.incidents, &self.name, &what, |incident| {
+            let Some(status) = incident.and_then(|i| i.status.clone()) else {
+                return Look::NotYet(sight(incident));
+            };
+            match status.state {
+                Some(now) if now == state => Look::Yes(status),
+                Some(now) if ends.contains(&now) => Look::Never(format!("it is {now}")),
+                _ => Look::NotYet(sight(incident)),
+            }
+        })
+        .await
+    }
+
+    /// The number of its slash in the contract.
+    pub fn slash(status: &IncidentStatus) -> Result<alloy::primitives::U256> {
+        let proposal = status.proposal.as_ref().context("no slash is proposed")?;
+        proposal.id.parse().context("read the slash's number")
+    }
+}

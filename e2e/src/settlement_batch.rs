@@ -1,0 +1,57 @@
+//! The log of what is sent to the chain, as a story looks at it.
+
+use alloy::primitives::B256;
+use anyhow::{Context as _, Result};
+use gridstake_crds::{SettlementBatch, SettlementBatchStatus, names, settlement_batch::BatchState};
+use kube::{Api, ResourceExt as _, api::ListParams};
+
+use crate::{chain::Chain, wait::watch_until, world::World};
+
+/// The SettlementBatches.
+#[must_use]
+pub fn batches(world: &World) -> Api<SettlementBatch> {
+    Api::all(world.client.clone())
+}
+
+/// How many batches of the chain's lane the log holds.
+pub async fn count(world: &World, chain: &Chain) -> Result<usize> {
+    let all = batches(world).list(&ListParams::default()).await?;
+    Ok(all.iter().filter(|b| b.spec.lane == chain.lane).count())
+}
+
+/// The batches of the chain's lane that are not final, by name and state.
+pub async fn open(world: &World, chain: &Chain) -> Result<Vec<(String, Option<BatchState>)>> {
+    let all = batches(world).list(&ListParams::default()).await?;
+    let open = all
+        .into_iter()
+        .filter(|b| b.spec.lane == chain.lane)
+        .map(|b| (b.name_any(), b.status.as_ref().and_then(|s| s.state)))
+        .filter(|(_, state)| *state != Some(BatchState::Final));
+    Ok(open.collect())
+}
+
+/// The name of the batch that comes after those which are on the chain.
+pub async fn next(chain: &Chain) -> Result<String> {
+    let sequence = chain.batches().await? + 1;
+    Ok(names::settlement_batch(chain.lane, sequence))
+}
+
+/// Waits until the batch of this name is in `state`, and returns its status.
+pub async fn until_it_is(
+    world: &World,
+    name: &str,
+    state: BatchState,
+) -> Result<SettlementBatchStatus> {
+    watch_until(&batches(world), name, &format!("is {state}"), |batch| {
+        let status = batch?.status.clone()?;
+        (status.state == Some(state)).then_some(status)
+    })
+    .await
+}
+
+/// The transaction that was stored last for a batch.
+pub fn newest_transaction(status: &SettlementBatchStatus) -> Result<B256> {
+    let newest = status.attempts.last();
+    let newest = newest.context("no transaction is stored for the batch")?;
+    newest.hash.parse().context("read a transaction's hash")
+}
