@@ -182,6 +182,9 @@ impl Meter {
                 // Without NVML processes are metered all the same.
                 () = sleep(patience) => {}
             }
+            // More than one may have changed.
+            fresh |= self.latest.has_changed().unwrap_or(false);
+            anew |= self.records.has_changed().unwrap_or(false);
             let stated = self.step(&mut memory, fresh);
             let empties = memory.is_stored && memory.state.leases.is_empty();
             let late = memory.stored_at.elapsed() >= STORE_EVERY && !memory.state.leases.is_empty();
