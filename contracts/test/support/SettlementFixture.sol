@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {GridToken} from "../../src/GridToken.sol";
-import {Settlement} from "../../src/Settlement.sol";
 import {ISettlement} from "../../src/interfaces/ISettlement.sol";
 import {BatchFormat, Content, Group, Job} from "./BatchFormat.sol";
+import {DeployedSettlement, DeployedToken, Deployment} from "./Deployment.sol";
 import {StandInVault} from "./SettlementDoubles.sol";
-import {Test} from "./Test.sol";
 
 /// @dev A settlement with one open lane, and what signs and sends batches to it.
-abstract contract SettlementFixture is Test {
+abstract contract SettlementFixture is Deployment {
     uint32 internal constant LANE = 7;
     uint256 internal constant SIGNER_KEY = 0xA11CE;
     uint256 internal constant NANO_PER_TOKEN = 1e9;
@@ -22,23 +20,23 @@ abstract contract SettlementFixture is Test {
     address internal constant BENEFICIARY = address(0xBE);
     address internal constant STRANGER = address(0x57);
 
-    GridToken internal token;
+    DeployedToken internal token;
     StandInVault internal vault;
-    Settlement internal settlement;
+    DeployedSettlement internal settlement;
 
     uint64 internal seq;
     bytes32 internal chain;
 
     function _deploy(uint8 decimals) internal {
         vm.warp(1_800_000_000);
-        token = new GridToken("Grid", "GRID", decimals, 10 ** (uint256(decimals) + 11));
+        token = _newToken(decimals, 10 ** (uint256(decimals) + 11));
         _deployFor(address(token));
         token.approve(address(settlement), type(uint256).max);
     }
 
     function _deployFor(address token_) internal {
         vault = new StandInVault();
-        settlement = new Settlement(_setup(token_));
+        settlement = _newSettlement(_setup(token_));
         _openLane(LANE);
     }
 

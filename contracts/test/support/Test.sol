@@ -9,6 +9,7 @@ interface Vm {
         address emitter;
     }
 
+    function deployCode(string calldata artifact, bytes calldata arguments) external returns (address);
     function prank(address sender) external;
     function startPrank(address sender) external;
     function stopPrank() external;
