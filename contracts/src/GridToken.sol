@@ -26,7 +26,7 @@ contract GridToken is ERC20, ERC20Permit, ERC20Votes {
         return _decimals;
     }
 
-    /// @notice Votes are counted at Unix seconds, as in StakeVault.
+    /// @notice Votes are counted at Unix seconds, so that a Governor's periods are seconds too.
     function clock() public view override returns (uint48) {
         return uint48(block.timestamp);
     }

@@ -7,6 +7,7 @@ import {
 } from "@openzeppelin/contracts/access/extensions/AccessControlDefaultAdminRules.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 
 import {StakeVaultParameters} from "./StakeVaultParameters.sol";
 import {Pool, StakeVaultPool} from "./StakeVaultPool.sol";
@@ -14,8 +15,9 @@ import {StakeVaultStakes} from "./StakeVaultStakes.sol";
 import {StakeVaultStorage} from "./StakeVaultStorage.sol";
 
 /// @title StakeVault: providers, their stake and what others delegate to them, unbonding, slashing.
-/// @notice A slash takes from the provider's own stake, then from its own that is on its way out, then from delegated
-/// stake and delegated stake on its way out, each pro rata. It never reverts because of amounts: it takes what is there.
+/// @notice A slash takes from the provider's own stake, then from its own that is on its way out, then from what was
+/// delegated, pro rata from all of it: whoever left after the offence bears as much as whoever stayed. It never reverts
+/// because of amounts: it takes what is there.
 contract StakeVault is StakeVaultStakes, EIP712 {
     using StakeVaultPool for Pool;
 
@@ -174,19 +176,22 @@ contract StakeVault is StakeVaultStakes, EIP712 {
         private
         returns (uint128 frozen)
     {
-        uint256 cap = uint256(_atStake(state)) * parameter(Parameter.FreezeCapBps) / BPS;
-        if (cap == _atStake(state)) return amount;
+        uint128 atStake = _atStake(state);
+        // Rounded up, so that there is room for something wherever something is at stake.
+        uint256 cap = Math.mulDiv(atStake, parameter(Parameter.FreezeCapBps), BPS, Math.Rounding.Ceil);
+        if (cap == atStake) return amount;
         Freezes storage freezes = _freezes[provider];
         uint64 windowEnd = freezes.since + FREEZE_WINDOW;
+        // What this window has used counts for one more.
+        uint64 retryAt = freezes.now_ < cap ? windowEnd : windowEnd + FREEZE_WINDOW;
         if (block.timestamp >= windowEnd) {
             bool followsAtOnce = block.timestamp < windowEnd + FREEZE_WINDOW;
             freezes.before = followsAtOnce ? freezes.now_ : 0;
             freezes.now_ = 0;
             freezes.since = uint64(block.timestamp);
-            windowEnd = freezes.since + FREEZE_WINDOW;
         }
         uint256 used = uint256(freezes.now_) + freezes.before;
-        if (used >= cap) revert FreezeCapReached(windowEnd);
+        if (used >= cap) revert FreezeCapReached(retryAt);
         frozen = _min(amount, uint128(cap - used));
         freezes.now_ += frozen;
     }
@@ -214,10 +219,12 @@ contract StakeVault is StakeVaultStakes, EIP712 {
         uint128 ownUnbonding = _min(rest, state.ownUnbonding.amount);
         state.ownUnbonding.cut(ownUnbonding);
         rest -= ownUnbonding;
-        uint128 delegated = _min(rest, state.delegated.amount);
+        // Not more than there is: the quotient is rounded down, so the rest of it is at most what is on its way out.
+        uint256 allDelegated = uint256(state.delegated.amount) + state.delegatedUnbonding.amount;
+        uint128 delegated =
+            allDelegated == 0 ? 0 : uint128(Math.mulDiv(rest, state.delegated.amount, allDelegated));
+        uint128 delegatedUnbonding = rest - delegated;
         _cutDelegated(provider, state, delegated);
-        rest -= delegated;
-        uint128 delegatedUnbonding = _min(rest, state.delegatedUnbonding.amount);
         state.delegatedUnbonding.cut(delegatedUnbonding);
 
         uint128 fromStake = own + delegated;

@@ -33,14 +33,14 @@ library StakeVaultPool {
     }
 
     /// @notice Takes out what `shares` of the present era are worth.
-    function leave(Pool storage self, uint128 shares) internal returns (uint128 amount) {
+    function exit(Pool storage self, uint128 shares) internal returns (uint128 amount) {
         amount = worth(self, shares);
         self.amount -= amount;
         self.shares -= shares;
     }
 
     /// @notice Takes out `amount` for a holder of `shares`, whose worth it does not exceed; returns the shares it costs.
-    function leavePartly(Pool storage self, uint128 shares, uint128 amount) internal returns (uint128 burnt) {
+    function exitPartly(Pool storage self, uint128 shares, uint128 amount) internal returns (uint128 burnt) {
         uint256 cost = Math.mulDiv(amount, uint256(self.shares) + 1, uint256(self.amount) + 1, Math.Rounding.Ceil);
         burnt = uint128(Math.min(cost, shares));
         self.amount -= amount;

@@ -13,6 +13,7 @@ abstract contract StakeVaultRewards is StakeVaultProviders {
 
     /// @dev The index counts rewards of one share times 2^128.
     uint8 private constant INDEX_SHIFT = 128;
+    uint256 private constant HAIR = 1 << 64;
 
     /// @notice The part of delegated stake in own and delegated stake, less the provider's commission on it.
     function divideRewards(uint32 provider, uint64 amount) external returns (uint64 toDelegators) {
@@ -52,6 +53,7 @@ abstract contract StakeVaultRewards is StakeVaultProviders {
         if (block.timestamp < theirs.claimDue) revert TooEarly(theirs.claimDue);
         theirs.claimed = 0;
         theirs.claimDue = 0;
+        _requireApartFromStake(amount);
         _rewards -= amount;
         emit RewardsPaid(provider, delegator, amount);
         _push(delegator, amount);
@@ -98,8 +100,13 @@ abstract contract StakeVaultRewards is StakeVaultProviders {
         index = state.rewardIndex;
     }
 
+    /// @dev Rounded down. The index itself was rounded down when it grew, so a whole amount comes out a hair below itself:
+    /// what is less than 2^-64 nano-token below the next amount is that amount. Nobody gains by it: it would take 2^64 calls
+    /// to earn one nano-token too much.
     function _earned(uint128 shares, uint256 index) private pure returns (uint128) {
-        return uint128(Math.mulDiv(shares, index, 1 << INDEX_SHIFT));
+        uint256 whole = Math.mulDiv(shares, index, 1 << INDEX_SHIFT);
+        uint256 rest = mulmod(shares, index, 1 << INDEX_SHIFT);
+        return uint128(rest > (1 << INDEX_SHIFT) - HAIR ? whole + 1 : whole);
     }
 
     /// @dev Takes `amount` from the delegated stake of all delegators pro rata, and notes where eras end.

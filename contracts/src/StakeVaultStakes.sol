@@ -31,9 +31,9 @@ abstract contract StakeVaultStakes is StakeVaultRewards, ReentrancyGuardTransien
         ProviderState storage state = _known(provider);
         uint128 minimum = uint128(parameter(Parameter.MinimumDelegation));
         if (amount < minimum) revert BelowMinimumDelegation(minimum);
+        _pull(amount);
         _divide(provider);
         Delegation storage mine = _bringForward(provider, msg.sender);
-        _pull(amount);
         shares = state.delegated.join(amount);
         mine.shares += shares;
         emit Delegated(provider, msg.sender, amount, shares);
@@ -43,6 +43,8 @@ abstract contract StakeVaultStakes is StakeVaultRewards, ReentrancyGuardTransien
         ProviderState storage state = _ownedByCaller(provider);
         if (amount == 0) revert AmountZero();
         if (amount > state.own) revert AmountTooLarge(state.own);
+        // All of it may be a fraction of the token's unit more, which a slash left behind.
+        if (amount % NANO_PER_UNIT != 0 && amount != state.own) revert NotWholeUnits(NANO_PER_UNIT);
         _tryDivide(provider);
         state.own -= amount;
         ticket = _openTicket(provider, state, true, amount);
@@ -55,7 +57,7 @@ abstract contract StakeVaultStakes is StakeVaultRewards, ReentrancyGuardTransien
         if (shares == 0) revert AmountZero();
         if (shares > mine.shares) revert AmountTooLarge(mine.shares);
         mine.shares -= shares;
-        ticket = _openTicket(provider, state, false, state.delegated.leave(shares));
+        ticket = _openTicket(provider, state, false, state.delegated.exit(shares));
     }
 
     function withdraw(uint32 provider, uint32 ticket)
@@ -71,13 +73,13 @@ abstract contract StakeVaultStakes is StakeVaultRewards, ReentrancyGuardTransien
         uint128 shares = pool.inEra(mine.shares, mine.era);
         uint128 worth = pool.worth(shares);
         uint128 free = mine.own ? _freeOwn(state) : _freeDelegated(state);
-        if (worth != 0 && free == 0) revert AllFrozen();
-        amount = _min(worth, free);
+        amount = free < worth ? _payable(free) : worth;
+        if (worth != 0 && amount == 0) revert AllFrozen();
         if (amount == worth) {
-            pool.leave(shares);
+            pool.exit(shares);
             _closeTicket(provider, index);
         } else {
-            mine.shares = shares - pool.leavePartly(shares, amount);
+            mine.shares = shares - pool.exitPartly(shares, amount);
             mine.era = pool.era;
         }
         _principal -= amount;
@@ -100,7 +102,7 @@ abstract contract StakeVaultStakes is StakeVaultRewards, ReentrancyGuardTransien
         bool own = mine.own;
         _divide(provider);
         Pool storage pool = own ? state.ownUnbonding : state.delegatedUnbonding;
-        amount = pool.leave(pool.inEra(mine.shares, mine.era));
+        amount = pool.exit(pool.inEra(mine.shares, mine.era));
         _closeTicket(provider, index);
         if (own) {
             state.own += amount;

@@ -123,6 +123,13 @@ abstract contract StakeVaultStorage is StakeVaultParameters {
         if (TOKEN_.balanceOf(address(this)) - before != units) revert UnsupportedToken();
     }
 
+    /// Rewards are paid from what Settlement sent for them and never from stake, whatever Settlement says it sent.
+    function _requireApartFromStake(uint128 amount) internal view {
+        uint256 nano = TOKEN_.balanceOf(address(this)) * NANO_PER_UNIT / UNITS_PER_NANO;
+        uint256 others = uint256(_principal) + _slashed;
+        if (nano < others + amount) revert AmountTooLarge(nano < others ? 0 : uint128(nano - others));
+    }
+
     /// `amount` is a multiple of NANO_PER_UNIT.
     function _push(address to, uint128 amount) internal {
         if (amount != 0) TOKEN_.safeTransfer(to, uint256(amount) * UNITS_PER_NANO / NANO_PER_UNIT);

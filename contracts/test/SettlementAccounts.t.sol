@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {GridToken} from "../src/GridToken.sol";
 import {ISettlement} from "../src/interfaces/ISettlement.sol";
-import {Settlement} from "../src/Settlement.sol";
 import {TokenWithFee, TokenWithHooks} from "./support/SettlementDoubles.sol";
 import {SettlementFixture} from "./support/SettlementFixture.sol";
 
@@ -216,8 +214,8 @@ contract SettlementAccountsTest is SettlementFixture {
     }
 
     function test_refusesATokenOfAbsurdDecimals() public {
-        GridToken odd = new GridToken("Odd", "ODD", 37, 0);
+        address odd = address(_newToken(37, 0));
         vm.expectRevert(ISettlement.UnsupportedToken.selector);
-        new Settlement(_setup(address(odd)));
+        _newSettlement(_setup(odd));
     }
 }

@@ -3,7 +3,6 @@ pragma solidity ^0.8.28;
 
 import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
 import {ISettlement} from "../src/interfaces/ISettlement.sol";
-import {Settlement} from "../src/Settlement.sol";
 import {SettlementFixture} from "./support/SettlementFixture.sol";
 
 contract SettlementRolesTest is SettlementFixture {
@@ -69,22 +68,22 @@ contract SettlementRolesTest is SettlementFixture {
         ISettlement.Setup memory setup = _setup(address(token));
         setup.vault = address(0);
         vm.expectRevert(ISettlement.ZeroAddress.selector);
-        new Settlement(setup);
+        _newSettlement(setup);
         setup = _setup(address(0));
         vm.expectRevert(ISettlement.ZeroAddress.selector);
-        new Settlement(setup);
+        _newSettlement(setup);
         setup = _setup(address(token));
         setup.treasury = address(0);
         vm.expectRevert(ISettlement.ZeroAddress.selector);
-        new Settlement(setup);
+        _newSettlement(setup);
         setup = _setup(address(token));
         setup.laneAdmin = address(0);
         vm.expectRevert(ISettlement.ZeroAddress.selector);
-        new Settlement(setup);
+        _newSettlement(setup);
         setup = _setup(address(token));
         setup.feeBps = 2_001;
         vm.expectRevert(ISettlement.OutOfBounds.selector);
-        new Settlement(setup);
+        _newSettlement(setup);
     }
 
     function test_theAdminChangesInTwoStepsAndADelay() public {

@@ -68,9 +68,9 @@ library BatchFormat {
 
         c.groups = new Group[](groupCount);
         for (uint256 i = 0; i < groupCount; i++) {
-            uint256 at = groups + 16 * i;
+            uint256 offset = groups + 16 * i;
             c.groups[i] =
-                Group(uint32(_number(data, at, 4)), uint32(_number(data, at + 4, 4)), uint64(_number(data, at + 8, 8)));
+                Group(uint32(_number(data, offset, 4)), uint32(_number(data, offset + 4, 4)), uint64(_number(data, offset + 8, 8)));
         }
 
         c.jobs = new Job[]((data.length - records) / c.width);
@@ -94,9 +94,9 @@ library BatchFormat {
         if (n != c.jobs.length || records + n * c.width != data.length) revert Malformed("too many records");
     }
 
-    function _number(bytes memory data, uint256 at, uint256 length) private pure returns (uint256 value) {
+    function _number(bytes memory data, uint256 offset, uint256 length) private pure returns (uint256 value) {
         for (uint256 i = 0; i < length; i++) {
-            value = value * 256 + uint8(data[at + i]);
+            value = value * 256 + uint8(data[offset + i]);
         }
     }
 }
