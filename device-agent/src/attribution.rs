@@ -1,9 +1,9 @@
 //! Who has been given each device, and who uses it. Pure.
 //!
 //! The kubelet names the holders of a device by namespace and name; NVML and procfs name the pods of its processes by
-//! UID. Nothing on the node says which name has which UID, so the two are joined by count: while a device has no more
-//! pods with processes than holders, its processes are taken for theirs; with more, some are intruders and it cannot be
-//! told which.
+//! UID. For the metrics the two are joined by count: while a device has no more pods with processes than holders, its
+//! processes are taken for theirs; with more, some are intruders and it cannot be told which. Metering, which must be
+//! sure, finds out which name has which UID ([`crate::process::pod_names`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

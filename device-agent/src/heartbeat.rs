@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff::Backoff, metering::meter::Heads, outcome::Outcomes};
+use crate::{backoff::Backoff, metering::exchange::Heads, outcome::Outcomes};
 
 /// Time between two renewals.
 pub const RENEW_EVERY: Duration = Duration::from_secs(10);
@@ -167,7 +167,7 @@ fn lease(name: &str, node: &str, heads: &Heads, now: Timestamp) -> Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metering::meter::Head;
+    use crate::metering::exchange::Head;
 
     #[test]
     fn a_lease_outlives_two_missed_renewals() {

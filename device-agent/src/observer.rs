@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     attribution::attribute,
     holders::KubeletAnswer,
-    metering::meter::Trouble,
+    metering::trouble::Trouble,
     metrics::{Metrics, View, unix_seconds},
     nvml::{Observation, call::Calls},
     process::ProcessTable,

@@ -8,7 +8,7 @@ use gridstake_crds::gpu_node::{
 };
 
 use crate::{
-    metering::meter::Trouble,
+    metering::trouble::Trouble,
     nvml::{
         describe::DeviceFacts,
         inventory::{Device, Inventory},

@@ -1,6 +1,6 @@
 //! Wires the parts together and keeps them running until told to stop.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use kube::{Client, Config};
 use tokio::{
@@ -17,12 +17,7 @@ use crate::{
     heartbeat::Heartbeat,
     holders::{self, KubeletAnswer},
     http,
-    metering::{
-        self,
-        deliver::{Delivered, Deliverer},
-        meter::{Heads, Meter, Trouble},
-        records,
-    },
+    metering::meter::{self, Meter},
     metrics::Metrics,
     nvml::{
         call::Calls,
@@ -94,11 +89,6 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
     let (wanted, wanted_seen) = watch::channel(None);
     let (before, before_seen) = oneshot::channel();
     let (key, key_seen) = watch::channel(KeyState::Pending);
-    let (records, records_seen) = watch::channel(None);
-    let (evidence, evidence_wanted) = watch::channel(BTreeMap::new());
-    let (delivered, delivered_seen) = watch::channel(Delivered::new());
-    let (heads, heads_seen) = watch::channel(Heads::new());
-    let (trouble, trouble_seen) = watch::channel(Trouble::default());
     let processes_changed = Arc::new(Notify::new());
     let outcomes = |task| Outcomes::new(task, &metrics);
     if let Ok(address) = listener.local_addr() {
@@ -119,31 +109,25 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         outcomes(Task::PodResources),
         stop.clone(),
     ));
-    let meter = Meter {
-        settings: metering::meter::Settings {
-            state_dir: args.state_dir.clone(),
-            pod_logs: args.pod_logs,
-            proc_root: args.proc_root.clone(),
-            sample_interval: args.sample_interval,
-            checkpoint_interval: args.checkpoint_interval,
-        },
+    let settings = meter::Settings {
+        state_dir: args.state_dir.clone(),
+        pod_logs: args.pod_logs,
+        proc_root: args.proc_root.clone(),
+        sample_interval: args.sample_interval,
+        checkpoint_interval: args.checkpoint_interval,
+    };
+    let sources = meter::Sources {
         latest: latest_seen.clone(),
         kubelet: kubelet_answer.clone(),
         ask_kubelet: Arc::clone(&processes_changed),
-        records: records_seen,
         key: key_seen.clone(),
-        delivered: delivered_seen,
-        wanted: evidence,
-        heads,
-        trouble: trouble.clone(),
-        scanning: outcomes(Task::Processes),
-        spooling: outcomes(Task::Spool),
-        slices: metrics.evidence_slices.clone(),
     };
+    let (meter, exchange) = Meter::new(settings, sources, &metrics);
+    let trouble = exchange.trouble();
     tasks.spawn(meter.run(stop.clone()));
     tasks.spawn(signing_key::provide(args.state_dir, key, stop.clone()));
     let (publish, heartbeat) = (outcomes(Task::Publish), outcomes(Task::Heartbeat));
-    let (following, delivering) = (outcomes(Task::Records), outcomes(Task::Evidence));
+    let counting = Arc::clone(&metrics);
     let (node, namespace, stopping) = (args.node_name, args.namespace, stop.clone());
     tasks.spawn(async move {
         let client = tokio::select! {
@@ -151,12 +135,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
             client = connect() => client,
         };
         let publisher = Publisher::new(client.clone(), &node);
-        let lease = Heartbeat::new(client.clone(), &namespace, &node, heads_seen);
-        let deliverer = Deliverer::new(client.clone(), &namespace, delivered, trouble, delivering);
-        let stop = stopping.clone();
+        let lease = Heartbeat::new(client.clone(), &namespace, &node, exchange.heads());
         tokio::join!(
-            records::follow(client, namespace, node, records, following, stop),
-            deliverer.run(evidence_wanted, stopping.clone()),
+            exchange.run(client, &namespace, &node, &counting, stopping.clone()),
             lease.run(heartbeat, stopping.clone()),
             publisher.run(wanted_seen, before, publish, stopping.clone()),
         );
@@ -169,7 +150,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         processes: ProcessTable::new(&args.proc_root),
         metrics,
         key: key_seen,
-        metering: trouble_seen,
+        metering: trouble,
         wanted,
     };
     let ended = observer.run(before_seen, stop.clone()).await;

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::meter::Trouble;
+use super::trouble::Trouble;
 use crate::{
     backoff::Backoff,
     outcome::{Outcomes, chain},

@@ -4,23 +4,22 @@
 //! to be stated is cut into [`Statement`]s first and signed when there is a key; so nothing waits for the key but the
 //! signature.
 
-use gridstake_crds::usage_record::{
-    Checkpoint, Counters, DeviceUse, Evidence, EvidenceGap, GapReason,
-};
-use gridstake_ledger::checkpoint::{Subject, devices_hash};
+use gridstake_crds::usage_record::{Checkpoint, Evidence, EvidenceGap, GapReason};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    chain::{self, SignError, Statement},
-    integrals::{Increment, Integrals},
+    chain::{self, Statement},
+    device::{Metered, Reading},
+    integrals::Integrals,
     records::Record,
     share::Part,
 };
 use crate::{
     clock::{Anchor, BootMillis},
     process::ProcessId,
-    signing_key::SigningKey,
 };
+
+mod sign;
 
 /// So many of the oldest processes are remembered, to be known again after the agent was away.
 pub const REMEMBERED: usize = 8;
@@ -79,24 +78,6 @@ pub struct Run {
     in_sight: bool,
 }
 
-/// A device of a lease.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Metered {
-    part: Part,
-    /// Since the last statement.
-    span: Integrals,
-    /// In all statements of the slice.
-    stated: Integrals,
-    #[serde(skip)]
-    last: Option<LastReading>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct LastReading {
-    at: BootMillis,
-    energy_millijoules: Option<u64>,
-}
-
 /// The open slice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -118,36 +99,6 @@ pub struct Slice {
     cut_ms: Option<u64>,
     /// Whether its end is cut.
     end_is_cut: bool,
-}
-
-/// One GPU at this moment, in the words of metering.
-#[derive(Debug)]
-pub struct Reading<'a> {
-    /// Its UUID.
-    pub gpu: &'a str,
-    /// When.
-    pub at: BootMillis,
-    /// Utilisation of the whole GPU.
-    pub percent: Option<u32>,
-    /// Memory in use on the whole GPU.
-    pub memory_bytes: Option<u64>,
-    /// Energy of the whole GPU since its driver was loaded.
-    pub energy_millijoules: Option<u64>,
-    /// Its processes; `None` if they could not be listed.
-    pub users: Option<Vec<User<'a>>>,
-    /// The weights of all parts of it that were given out.
-    pub held: u64,
-    /// The UIDs of the pods that hold a part; `None` while they are not all known.
-    pub holders: Option<Vec<&'a str>>,
-}
-
-/// A process on a GPU.
-#[derive(Clone, Copy, Debug)]
-pub struct User<'a> {
-    /// Its pod's UID; `None` for a process of the host.
-    pub pod_uid: Option<&'a str>,
-    /// Memory of the GPU that it holds.
-    pub memory_bytes: Option<u64>,
 }
 
 impl Lease {
@@ -200,13 +151,7 @@ impl Lease {
     pub fn give(&mut self, parts: Option<&Vec<Part>>) {
         let chained = self.slice.as_ref().is_some_and(|slice| slice.key.is_some());
         if let (None, Some(parts), false) = (&self.devices, parts, chained) {
-            let metered = |part: &Part| Metered {
-                part: part.clone(),
-                span: Integrals::default(),
-                stated: Integrals::default(),
-                last: None,
-            };
-            self.devices = Some(parts.iter().map(metered).collect());
+            self.devices = Some(parts.iter().map(Metered::new).collect());
         }
     }
 
@@ -382,147 +327,6 @@ impl Lease {
         slice.foreign = self.foreign;
     }
 
-    /// Signs what is due. `published` is what the API server holds of the slice. True if anything was stated.
-    ///
-    /// # Errors
-    /// When the key does not sign.
-    pub fn sign(
-        &mut self,
-        key: &SigningKey,
-        published: Option<&Evidence>,
-    ) -> Result<bool, SignError> {
-        let (Some(run), Some(slice)) = (&self.run, &self.slice) else {
-            return Ok(false);
-        };
-        // Every statement of a slice covers the same devices; only at the end it is too late to wait for them.
-        if slice.due.is_empty() || (self.devices.is_none() && run.ended_ms.is_none()) {
-            return Ok(false);
-        }
-        let address = key.address().to_string();
-        let before = published.filter(|evidence| evidence.pod_uid == run.pod_uid);
-        let is_ours = before.is_some_and(|before| self.is_ours(before, key));
-        let last = |chain: &[Checkpoint]| chain.last().map(|last| last.to_ms);
-        let (Some(_), Some(slice)) = (&self.run, &self.slice) else {
-            return Ok(false);
-        };
-        if let Some(before) = before
-            && (slice.key.is_none()
-                || (is_ours && last(&before.checkpoints) > last(&slice.checkpoints)))
-        {
-            self.resume(before, is_ours);
-        } else if slice.key.as_ref().is_some_and(|known| *known != address) {
-            self.start_over();
-        }
-        let devices = self.devices_hash();
-        let (Some(run), Some(slice)) = (&self.run, &mut self.slice) else {
-            return Ok(false);
-        };
-        let subject = Subject {
-            record: &slice.record,
-            pod_uid: &run.pod_uid,
-            devices,
-        };
-        for statement in &slice.due {
-            chain::append(&mut slice.checkpoints, subject, key, statement)?;
-        }
-        slice.due.clear();
-        slice.key = Some(address);
-        Ok(true)
-    }
-
-    fn devices_hash(&self) -> alloy_primitives::B256 {
-        let devices: Vec<_> = self
-            .devices
-            .iter()
-            .flatten()
-            .map(|device| device.part.stated())
-            .collect();
-        devices_hash(&devices)
-    }
-
-    /// Whether `before` is this agent's whole chain of the open slice.
-    fn is_ours(&self, before: &Evidence, key: &SigningKey) -> bool {
-        let (Some(run), Some(slice)) = (&self.run, &self.slice) else {
-            return false;
-        };
-        let subject = Subject {
-            record: &slice.record,
-            pod_uid: &run.pod_uid,
-            devices: self.devices_hash(),
-        };
-        before.key.parse() == Ok(key.address())
-            && chain::is_whole(&before.checkpoints, subject, key.address())
-    }
-
-    /// The API server has statements that this agent does not remember: it goes on from there. If it cannot, since
-    /// another key made them or they are not whole, they are a gap.
-    fn resume(&mut self, before: &Evidence, is_ours: bool) {
-        let (Some(run), Some(slice)) = (&mut self.run, &mut self.slice) else {
-            return;
-        };
-        let is_same_run = before
-            .started_ms
-            .is_some_and(|started| started.abs_diff(run.started_ms) <= SAME_START_MS);
-        let begin = slice.from_ms.unwrap_or(run.started_ms);
-        let to = slice.cut_ms.unwrap_or(begin);
-        let measured = slice
-            .due
-            .drain(..)
-            .map(|due| due.counters)
-            .reduce(chain::both);
-        let (from, reason) = match before.checkpoints.last() {
-            Some(last) if is_ours => {
-                slice.checkpoints.clone_from(&before.checkpoints);
-                self.epoch = last.epoch;
-                self.gaps.clone_from(&before.gaps);
-                if is_same_run {
-                    run.started_ms = before.started_ms.unwrap_or(run.started_ms);
-                }
-                for device in self.devices.iter_mut().flatten() {
-                    device.take_over(before);
-                }
-                (last.to_ms, GapReason::SpoolLost)
-            }
-            _ if is_ours => (begin, GapReason::SpoolLost),
-            _ => (begin, GapReason::KeyChanged),
-        };
-        slice.cut_ms = Some(to.max(from));
-        self.begin_again(from, to, reason, is_same_run, measured);
-    }
-
-    /// Another key cannot go on with the chain: it is begun anew, and what the old one signed is a gap.
-    fn start_over(&mut self) {
-        let (Some(run), Some(slice)) = (&self.run, &mut self.slice) else {
-            return;
-        };
-        let begin = slice.from_ms.unwrap_or(run.started_ms);
-        let to = slice.cut_ms.unwrap_or(begin);
-        let measured = slice
-            .due
-            .drain(..)
-            .map(|due| due.counters)
-            .reduce(chain::both);
-        slice.checkpoints.clear();
-        self.begin_again(begin, to, GapReason::KeyChanged, true, measured);
-    }
-
-    /// A gap, and one statement at its end about what was measured in it.
-    fn begin_again(
-        &mut self,
-        from: u64,
-        to: u64,
-        reason: GapReason,
-        bridged: bool,
-        measured: Option<Counters>,
-    ) {
-        self.lose(from, to, reason, bridged);
-        self.cut(to);
-        let due = self.slice.as_mut().and_then(|slice| slice.due.last_mut());
-        if let (Some(due), Some(measured)) = (due, measured) {
-            due.counters = chain::both(due.counters, measured);
-        }
-    }
-
     /// What is stated about the open slice, and the name of its record; `None` before its first statement.
     #[must_use]
     pub fn evidence(&self) -> Option<(&str, Evidence)> {
@@ -533,7 +337,7 @@ impl Lease {
         let evidence = Evidence {
             pod_uid: run.pod_uid.clone(),
             key,
-            devices: self.devices.iter().flatten().map(Metered::stated).collect(),
+            devices: self.devices.iter().flatten().map(Metered::told).collect(),
             started_ms: Some(run.started_ms),
             ended_ms: run
                 .ended_ms
@@ -557,77 +361,5 @@ impl Lease {
         let last = slice.checkpoints.last().filter(|_| slice.due.is_empty())?;
         let seen = run.ended_ms.unwrap_or(run.seen_ms);
         Some((&slice.record, &last.head, seen.max(last.to_ms)))
-    }
-}
-
-impl Metered {
-    /// Adds a reading; how many foreign processes it shows.
-    fn measure(&mut self, reading: &Reading<'_>, uid: &str, longest: u64) -> Option<u32> {
-        let before = self.last.replace(LastReading {
-            at: reading.at,
-            energy_millijoules: reading.energy_millijoules,
-        });
-        let millis = before.map_or(0, |before| reading.at.since(before.at));
-        if millis > longest {
-            self.last = None;
-        }
-        let own = reading.users.as_ref().map(|users| {
-            let own = users.iter().filter(|user| user.pod_uid == Some(uid));
-            let memory = own
-                .clone()
-                .map(|user| user.memory_bytes)
-                .sum::<Option<u64>>();
-            (u32::try_from(own.count()).unwrap_or(u32::MAX), memory)
-        });
-        let energy = before
-            .and_then(|before| before.energy_millijoules)
-            .zip(reading.energy_millijoules)
-            // A driver that was loaded anew counts from 0.
-            .and_then(|(before, now)| now.checked_sub(before))
-            .map(|used| self.part_of(used, reading.held));
-        // What others do with the rest of the GPU cannot be told apart from what this pod does.
-        let whole = self.part.is_whole() && self.part.parent.is_none();
-        let own_memory = own.and_then(|(_, memory)| memory);
-        self.span.add(Increment {
-            millis: if millis > longest { 0 } else { millis },
-            percent: reading.percent.filter(|_| whole),
-            memory_bytes: own_memory.or(reading.memory_bytes.filter(|_| whole)),
-            energy_millijoules: energy,
-            processes: own.map(|(processes, _)| processes),
-        });
-        let (users, holders) = (reading.users.as_ref()?, reading.holders.as_ref()?);
-        let is_foreign = |user: &&User<'_>| user.pod_uid.is_none_or(|uid| !holders.contains(&uid));
-        u32::try_from(users.iter().filter(is_foreign).count()).ok()
-    }
-
-    /// Goes on with what was stated before.
-    fn take_over(&mut self, before: &Evidence) {
-        let counters = before
-            .devices
-            .iter()
-            .find(|device| device.uuid == self.part.uuid)
-            .and_then(|device| device.counters);
-        if let Some(counters) = counters {
-            self.stated = self.stated.and(Integrals::of(chain::measured(counters)));
-        }
-    }
-
-    /// Its part of what all who hold the GPU used together.
-    fn part_of(&self, used: u64, held: u64) -> u64 {
-        let weight = self.part.weight();
-        let part = u128::from(used) * u128::from(weight) / u128::from(held.max(weight).max(1));
-        u64::try_from(part).unwrap_or(used)
-    }
-
-    fn stated(&self) -> DeviceUse {
-        let counters = chain::stated(self.stated.counters());
-        let share = Some(self.part.share).filter(|_| !self.part.is_whole());
-        DeviceUse {
-            uuid: self.part.uuid.clone(),
-            parent_uuid: self.part.parent.clone(),
-            share_numerator: share.map(|share| share.0),
-            share_denominator: share.map(|share| share.1),
-            counters: Some(counters).filter(|counters| *counters != Default::default()),
-        }
     }
 }

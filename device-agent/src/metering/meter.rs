@@ -1,16 +1,9 @@
 //! Brings together what metering needs, steps, keeps what is known on disk, and hands out what was stated.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use gridstake_crds::usage_record::Evidence;
 use prometheus::IntGauge;
-use serde::Serialize;
 use tokio::{
     sync::{Notify, watch},
     task::spawn_blocking,
@@ -20,24 +13,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     deliver::{Delivered, Wanted},
-    lease::{PodSeen, REMEMBERED, Reading, User},
+    exchange::{Exchange, Head, Heads},
+    lease::Lease,
     records::Records,
-    share::{Part, parts},
+    sight::{Sight, facts, given, holders, names},
     spool,
     step::{Rules, Seen, State, step},
+    trouble::Trouble,
 };
 use crate::{
     clock::{Anchor, BootMillis, boot_id},
     holders::KubeletAnswer,
-    nvml::{Observation, Slot, describe::DeviceFacts},
-    outcome::{Outcomes, chain},
-    pod_resources::Assignment,
-    process::{
-        ProcessId,
-        exits::Exits,
-        pod_names::{PodName, pod_uids},
-        pods::PodProcesses,
-    },
+    metrics::Metrics,
+    nvml::{Observation, describe::DeviceFacts},
+    outcome::{Outcomes, Task, chain},
     signing_key::KeyState,
 };
 
@@ -46,53 +35,6 @@ const STORE_EVERY: Duration = Duration::from_secs(10);
 
 /// How many samples may be late before the time between two tells nothing.
 const LATE_SAMPLES: u32 = 5;
-
-/// What hinders metering, for people to read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trouble {
-    /// The state directory.
-    pub spool: Option<String>,
-    /// The node's processes and pods.
-    pub processes: Option<String>,
-    /// The API server refuses evidence.
-    pub delivery: Option<String>,
-}
-
-impl Trouble {
-    /// Sets one part; true if that is news.
-    pub fn set(&mut self, part: fn(&mut Self) -> &mut Option<String>, now: Option<String>) -> bool {
-        let before = std::mem::replace(part(self), now);
-        before != *part(self)
-    }
-
-    /// What a person should read, if anything.
-    #[must_use]
-    pub fn message(&self) -> Option<String> {
-        let said = [
-            (&self.processes, "use cannot be metered"),
-            (&self.spool, "evidence would not survive a restart"),
-            (&self.delivery, "evidence is refused"),
-        ];
-        let said: Vec<String> = said
-            .into_iter()
-            .filter_map(|(why, what)| Some(format!("{what}: {}", why.as_ref()?)))
-            .collect();
-        (!said.is_empty()).then(|| said.join("; "))
-    }
-}
-
-/// What the heartbeat says of one open chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Head {
-    /// The head of the chain as the API server holds it.
-    pub head: String,
-    /// Until when a process was seen alive, in Unix milliseconds.
-    pub to_ms: u64,
-}
-
-/// The heads of the open chains by record.
-pub type Heads = BTreeMap<String, Head>;
 
 /// What the meter is told at its start.
 #[derive(Clone, Debug)]
@@ -109,58 +51,77 @@ pub struct Settings {
     pub checkpoint_interval: Duration,
 }
 
-/// Where the meter gets its material from, and where it puts what it made.
-pub struct Meter {
-    /// What does not change.
-    pub settings: Settings,
+/// Where the meter gets its material from.
+pub struct Sources {
     /// What NVML showed last.
     pub latest: watch::Receiver<Option<Arc<Observation>>>,
     /// What the kubelet said last.
     pub kubelet: watch::Receiver<KubeletAnswer>,
     /// Told when the kubelet has to be asked.
     pub ask_kubelet: Arc<Notify>,
-    /// The node's open records.
-    pub records: watch::Receiver<Option<Records>>,
     /// The agent's key.
     pub key: watch::Receiver<KeyState>,
+}
+
+/// Meters the leases of one node.
+pub struct Meter {
+    settings: Settings,
+    sources: Sources,
+    /// The node's open records.
+    records: watch::Receiver<Option<Records>>,
     /// What the API server holds.
-    pub delivered: watch::Receiver<Delivered>,
+    delivered: watch::Receiver<Delivered>,
     /// What it should hold.
-    pub wanted: watch::Sender<BTreeMap<String, Wanted>>,
-    /// What the heartbeat should say.
-    pub heads: watch::Sender<Heads>,
-    /// What hinders.
-    pub trouble: watch::Sender<Trouble>,
-    /// How reading processes goes.
-    pub scanning: Outcomes,
-    /// How keeping goes.
-    pub spooling: Outcomes,
+    wanted: watch::Sender<BTreeMap<String, Wanted>>,
+    heads: watch::Sender<Heads>,
+    trouble: watch::Sender<Trouble>,
+    scanning: Outcomes,
+    spooling: Outcomes,
     /// How many slices have evidence.
-    pub slices: IntGauge,
+    slices: IntGauge,
 }
 
 /// What the meter remembers.
 struct Memory {
     state: State,
     boot_id: String,
-    pods: PodProcesses,
-    exits: Exits,
-    /// The pods of the processes whose exit is waited for.
-    pod_of: HashMap<ProcessId, String>,
-    last_exits: HashMap<String, BootMillis>,
+    sight: Sight,
     stored_at: Instant,
     /// Whether the file holds leases.
     is_stored: bool,
 }
 
-/// What the node shows of the pods of leases.
-#[derive(Default)]
-struct Pods {
-    seen: HashMap<PodName, PodSeen>,
-    uids: HashMap<PodName, Vec<String>>,
-}
-
 impl Meter {
+    /// A meter, and its side that speaks with the API server.
+    #[must_use]
+    pub fn new(settings: Settings, sources: Sources, metrics: &Metrics) -> (Self, Exchange) {
+        let (records, records_seen) = watch::channel(None);
+        let (wanted, wanted_seen) = watch::channel(BTreeMap::new());
+        let (delivered, delivered_seen) = watch::channel(Delivered::new());
+        let (heads, heads_seen) = watch::channel(Heads::new());
+        let trouble = watch::Sender::new(Trouble::default());
+        let exchange = Exchange {
+            records,
+            wanted: wanted_seen,
+            delivered,
+            heads: heads_seen,
+            trouble: trouble.clone(),
+        };
+        let meter = Self {
+            settings,
+            sources,
+            records: records_seen,
+            delivered: delivered_seen,
+            wanted,
+            heads,
+            trouble,
+            scanning: Outcomes::new(Task::Processes, metrics),
+            spooling: Outcomes::new(Task::Spool, metrics),
+            slices: metrics.evidence_slices.clone(),
+        };
+        (meter, exchange)
+    }
+
     /// Meters until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut memory = self.remember();
@@ -173,17 +134,17 @@ impl Meter {
                     self.store(&mut memory).await;
                     return;
                 }
-                Ok(()) = self.latest.changed() => fresh = true,
+                Ok(()) = self.sources.latest.changed() => fresh = true,
                 Ok(()) = self.records.changed() => anew = true,
-                Ok(()) = self.key.changed() => {}
-                Ok(()) = self.kubelet.changed() => {}
+                Ok(()) = self.sources.key.changed() => {}
+                Ok(()) = self.sources.kubelet.changed() => {}
                 Ok(()) = self.delivered.changed() => {}
-                Some((process, at)) = memory.exits.next() => memory.note(process, at),
+                () = memory.sight.an_exit() => {}
                 // Without NVML processes are metered all the same.
                 () = sleep(patience) => {}
             }
             // More than one may have changed.
-            fresh |= self.latest.has_changed().unwrap_or(false);
+            fresh |= self.sources.latest.has_changed().unwrap_or(false);
             anew |= self.records.has_changed().unwrap_or(false);
             let stated = self.step(&mut memory, fresh);
             let empties = memory.is_stored && memory.state.leases.is_empty();
@@ -221,25 +182,22 @@ impl Meter {
             is_stored: !state.leases.is_empty(),
             state,
             boot_id,
-            pods: PodProcesses::new(&self.settings.proc_root),
-            exits: Exits::default(),
-            pod_of: HashMap::new(),
-            last_exits: HashMap::new(),
+            sight: Sight::new(&self.settings.proc_root, &self.settings.pod_logs),
             stored_at: Instant::now(),
         }
     }
 
     fn step(&mut self, memory: &mut Memory, fresh: bool) -> bool {
         let records = self.records.borrow_and_update();
-        let kubelet = self.kubelet.borrow_and_update().clone();
+        let kubelet = self.sources.kubelet.borrow_and_update().clone();
         let names = names(&memory.state, records.as_ref());
         if names.is_empty() {
-            memory.pods.forget();
+            memory.sight.close();
             return false;
         }
         let assignments = kubelet.assignments.as_deref().map(Vec::as_slice);
         let now = BootMillis::now();
-        let pods = match look(&self.settings.pod_logs, memory, &names, assignments) {
+        let pods = match memory.sight.look(&memory.state, &names, assignments) {
             Ok(pods) => pods,
             Err(error) => {
                 // Nothing is known of any process: that is not their end.
@@ -253,7 +211,7 @@ impl Meter {
         self.scanning.success();
         self.trouble
             .send_if_modified(|trouble| trouble.set(|t| &mut t.processes, None));
-        let observation = self.latest.borrow_and_update().clone();
+        let observation = self.sources.latest.borrow_and_update().clone();
         let slots = observation
             .as_ref()
             .map(|seen| seen.slots.as_slice())
@@ -262,11 +220,11 @@ impl Meter {
         let given = given(assignments.unwrap_or_default(), &gpus, &kubelet);
         let readings = if fresh {
             let holders = assignments.map(|_| holders(&given, &pods.uids));
-            readings(slots, now, holders.as_ref(), &memory.pods)
+            memory.sight.readings(slots, now, holders.as_ref())
         } else {
             Vec::new()
         };
-        let key = match &*self.key.borrow_and_update() {
+        let key = match &*self.sources.key.borrow_and_update() {
             KeyState::Ready(key) => Some(Arc::clone(key)),
             KeyState::Pending | KeyState::Unusable(_) => None,
         };
@@ -287,13 +245,8 @@ impl Meter {
             self.spooling.failure(&error);
             false
         });
-        if memory
-            .state
-            .leases
-            .values()
-            .any(|lease| lease.lacks_devices())
-        {
-            self.ask_kubelet.notify_one();
+        if memory.state.leases.values().any(Lease::lacks_devices) {
+            self.sources.ask_kubelet.notify_one();
         }
         stated
     }
@@ -378,187 +331,6 @@ impl Meter {
     }
 }
 
-impl Memory {
-    fn note(&mut self, process: ProcessId, at: BootMillis) {
-        if let Some(uid) = self.pod_of.remove(&process) {
-            self.last_exits.insert(uid, at);
-        }
-    }
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The pods to look at.
-fn names(state: &State, records: Option<&Records>) -> BTreeSet<PodName> {
-    let of_records = records.into_iter().flat_map(BTreeMap::values);
-    let of_leases = state.leases.values();
-    of_records
-        .map(|record| (record.namespace.clone(), record.pod.clone()))
-        .chain(of_leases.map(|lease| (lease.namespace.clone(), lease.pod.clone())))
-        .collect()
-}
-
-/// Why the node's pods cannot be looked at.
-#[derive(Debug, thiserror::Error)]
-enum LookError {
-    #[error("list the pods' logs in {path}")]
-    Logs {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("list the node's processes")]
-    Processes(#[source] io::Error),
-}
-
-/// Looks at the pods of `names`, and finds the UIDs of all that hold a device.
-fn look(
-    logs: &std::path::Path,
-    memory: &mut Memory,
-    names: &BTreeSet<PodName>,
-    assignments: Option<&[Assignment]>,
-) -> Result<Pods, LookError> {
-    let mut named = names.clone();
-    for assignment in assignments.unwrap_or_default() {
-        named.insert((assignment.namespace.clone(), assignment.pod.clone()));
-    }
-    let uids = pod_uids(logs, &named).map_err(|source| LookError::Logs {
-        path: logs.to_owned(),
-        source,
-    })?;
-    // Of a lease that has begun the UID is known, also when the folder is gone.
-    let known: HashMap<PodName, String> = memory
-        .state
-        .leases
-        .values()
-        .filter_map(|lease| {
-            let uid = lease.run.as_ref()?.pod_uid.clone();
-            Some(((lease.namespace.clone(), lease.pod.clone()), uid))
-        })
-        .collect();
-    let candidates = |name: &PodName| -> Vec<&String> {
-        match known.get(name) {
-            Some(uid) => vec![uid],
-            None => uids.get(name).into_iter().flatten().collect(),
-        }
-    };
-    let wanted: BTreeSet<String> = names.iter().flat_map(candidates).cloned().collect();
-    let mut alive = memory.pods.scan(&wanted).map_err(LookError::Processes)?;
-    memory.last_exits.retain(|uid, _| wanted.contains(uid));
-    memory.pod_of.retain(|_, uid| wanted.contains(uid));
-    for (uid, processes) in &alive {
-        for process in processes.iter().take(REMEMBERED) {
-            if memory.exits.watch(*process) {
-                memory.pod_of.insert(*process, uid.clone());
-            }
-        }
-    }
-    let mut seen = HashMap::new();
-    for name in names {
-        // Of namesakes that both still run the younger is meant.
-        let running = candidates(name).into_iter().max_by_key(|uid| {
-            alive
-                .get(*uid)
-                .and_then(|processes| processes.first())
-                .copied()
-        });
-        if let Some(uid) = running {
-            let pod = PodSeen {
-                uid: uid.clone(),
-                alive: alive.remove(uid).unwrap_or_default(),
-                last_exit: memory.last_exits.get(uid).copied(),
-            };
-            seen.insert(name.clone(), pod);
-        }
-    }
-    Ok(Pods { seen, uids })
-}
-
-fn facts(slot: &Slot) -> Option<&DeviceFacts> {
-    slot.facts.as_ref().ok().map(|facts| &**facts)
-}
-
-/// The devices of each pod, where all of them are known.
-fn given(
-    assignments: &[Assignment],
-    gpus: &[&DeviceFacts],
-    kubelet: &KubeletAnswer,
-) -> HashMap<PodName, Vec<Part>> {
-    let mut ids: BTreeMap<(&str, &str), Vec<_>> = BTreeMap::new();
-    for assignment in assignments {
-        let pod = (assignment.namespace.as_str(), assignment.pod.as_str());
-        ids.entry(pod).or_default().push(&assignment.device);
-    }
-    ids.into_iter()
-        .filter_map(|((namespace, pod), ids)| {
-            let parts = parts(ids, gpus, &kubelet.replicas)?;
-            Some(((namespace.to_owned(), pod.to_owned()), parts))
-        })
-        .collect()
-}
-
-/// Of each GPU the weights of the parts that were given out, and who holds them (`None`: not all of them are known).
-type Holders<'a> = HashMap<&'a str, (u64, Option<Vec<&'a str>>)>;
-
-fn holders<'a>(
-    given: &'a HashMap<PodName, Vec<Part>>,
-    uids: &'a HashMap<PodName, Vec<String>>,
-) -> Holders<'a> {
-    let mut holders = Holders::new();
-    for (pod, parts) in given {
-        for part in parts {
-            let (weight, who) = holders.entry(part.gpu()).or_insert((0, Some(Vec::new())));
-            *weight = weight.saturating_add(part.weight());
-            match (uids.get(pod), who.as_mut()) {
-                (Some(uids), Some(who)) => who.extend(uids.iter().map(String::as_str)),
-                (None, _) => *who = None,
-                (_, None) => {}
-            }
-        }
-    }
-    holders
-}
-
-/// What the GPUs show now. One that shows nothing is left out.
-fn readings<'a>(
-    slots: &'a [Slot],
-    at: BootMillis,
-    holders: Option<&Holders<'a>>,
-    processes: &'a PodProcesses,
-) -> Vec<Reading<'a>> {
-    let reading = |slot: &'a Slot| {
-        let gpu = facts(slot)?.uuid.as_str();
-        let sample = &slot.sample;
-        let tells = sample.memory_used_bytes.is_some()
-            || sample.energy_millijoules.is_some()
-            || sample.utilization_percent.is_some()
-            || sample.processes.is_some();
-        let (held, who) = holders
-            .and_then(|holders| holders.get(gpu).cloned())
-            .unwrap_or((0, None));
-        tells.then(|| Reading {
-            gpu,
-            at,
-            percent: sample.utilization_percent,
-            memory_bytes: sample.memory_used_bytes,
-            energy_millijoules: sample.energy_millijoules,
-            users: sample.processes.as_ref().map(|running| {
-                running
-                    .iter()
-                    // One that is gone again is nobody's.
-                    .filter_map(|process| {
-                        Some(User {
-                            pod_uid: processes.pod_of(process.pid)?,
-                            memory_bytes: process.memory_bytes,
-                        })
-                    })
-                    .collect()
-            }),
-            held,
-            holders: who,
-        })
-    };
-    slots.iter().filter_map(reading).collect()
 }

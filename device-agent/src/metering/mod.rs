@@ -6,15 +6,19 @@
 //! procfs, pidfds ────┘    edge     pure                            └──► heads     the heartbeat's annotation
 //! ```
 //!
-//! Pure: [`step`](mod@step) and what it is made of: [`lease`], [`chain`], [`integrals`], [`share`]. Edges: [`meter`],
-//! [`records`], [`spool`], [`deliver`].
+//! Pure: [`step`](mod@step) and what it is made of: [`lease`], [`device`], [`chain`], [`integrals`], [`share`]. Edges:
+//! [`meter`] with [`sight`] and [`spool`], [`exchange`] with [`records`] and [`deliver`].
 
 pub mod chain;
 pub mod deliver;
+pub mod device;
+pub mod exchange;
 pub mod integrals;
 pub mod lease;
 pub mod meter;
 pub mod records;
 pub mod share;
+pub mod sight;
 pub mod spool;
 pub mod step;
+pub mod trouble;

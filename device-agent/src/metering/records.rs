@@ -94,14 +94,14 @@ impl Record {
 /// Follows the records of `node` in `namespace` until `stop`. `records` holds `None` until the first complete answer.
 pub async fn follow(
     client: Client,
-    namespace: String,
-    node: String,
+    namespace: &str,
+    node: &str,
     records: watch::Sender<Option<Records>>,
     mut outcomes: Outcomes,
     stop: CancellationToken,
 ) {
     let resource = ApiResource::erase::<UsageRecord>(&());
-    let api: Api<Lean> = Api::namespaced_with(client, &namespace, &resource);
+    let api: Api<Lean> = Api::namespaced_with(client, namespace, &resource);
     let config = watcher::Config::default()
         .fields(&format!("spec.nodeName={node}"))
         .page_size(PAGE);

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     chain::SignError,
-    lease::{Lease, PodSeen, Reading},
+    device::Reading,
+    lease::{Lease, PodSeen},
     records::Records,
     share::Part,
 };

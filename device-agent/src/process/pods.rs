@@ -175,11 +175,11 @@ mod tests {
             Self(tempfile::tempdir().unwrap())
         }
 
-        fn process(&self, pid: u32, start: u64, state: char, uid: &str, mounts: &str) {
+        fn process(&self, pid: u32, ticks: u64, state: char, uid: &str, mounts: &str) {
             let folder = self.0.path().join(pid.to_string());
             fs::create_dir_all(&folder).unwrap();
             let stat = format!(
-                "{pid} (a b) {state} 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {start} 3\n"
+                "{pid} (a b) {state} 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {ticks} 3\n"
             );
             fs::write(folder.join("stat"), stat).unwrap();
             let cgroup = format!("0::/kubepods/besteffort/pod{uid}/4fd1\n");
@@ -187,13 +187,17 @@ mod tests {
             fs::write(folder.join("mountinfo"), mounts).unwrap();
         }
 
-        fn scan(&self, table: &mut PodProcesses) -> Vec<u32> {
-            let wanted = BTreeSet::from([UID.to_owned()]);
-            let found = table.scan(&wanted).unwrap();
-            assert!(found.keys().all(|uid| uid == UID));
-            let all = found.get(UID).cloned().unwrap_or_default();
-            all.iter().map(|process| process.pid).collect()
+        fn table(&self) -> PodProcesses {
+            PodProcesses::new(self.0.path())
         }
+    }
+
+    fn scan(table: &mut PodProcesses) -> Vec<u32> {
+        let wanted = BTreeSet::from([UID.to_owned()]);
+        let found = table.scan(&wanted).unwrap();
+        assert!(found.keys().all(|uid| uid == UID));
+        let all = found.get(UID).cloned().unwrap_or_default();
+        all.iter().map(|process| process.pid).collect()
     }
 
     fn mounts(uid: &str) -> String {
@@ -216,8 +220,8 @@ mod tests {
         proc.process(9, 300, 'S', UID, &mounts(UID));
         proc.process(8, 400, 'R', UID, &mounts(UID));
         proc.process(10, 200, 'S', OTHER, &mounts(OTHER));
-        let mut table = PodProcesses::new(proc.0.path());
-        assert_eq!(proc.scan(&mut table), [9, 8]);
+        let mut table = proc.table();
+        assert_eq!(scan(&mut table), [9, 8]);
         assert_eq!(table.pod_of(10), Some(Some(OTHER)));
         assert_eq!(table.pod_of(11), None);
     }
@@ -226,33 +230,33 @@ mod tests {
     fn a_process_that_has_ended_and_is_not_reaped_runs_no_more() {
         let proc = Proc::new();
         proc.process(9, 300, 'S', UID, &mounts(UID));
-        let mut table = PodProcesses::new(proc.0.path());
-        assert_eq!(proc.scan(&mut table), [9]);
+        let mut table = proc.table();
+        assert_eq!(scan(&mut table), [9]);
         proc.process(9, 300, 'Z', UID, "");
-        assert!(proc.scan(&mut table).is_empty());
+        assert!(scan(&mut table).is_empty());
     }
 
     #[test]
     fn a_helper_of_the_runtime_counts_from_when_it_has_the_containers_mounts() {
         let proc = Proc::new();
         proc.process(9, 300, 'S', UID, "");
-        let mut table = PodProcesses::new(proc.0.path());
-        assert!(proc.scan(&mut table).is_empty());
+        let mut table = proc.table();
+        assert!(scan(&mut table).is_empty());
         proc.process(9, 300, 'S', UID, &mounts(UID));
-        assert_eq!(proc.scan(&mut table), [9]);
+        assert_eq!(scan(&mut table), [9]);
     }
 
     #[test]
     fn a_pid_that_is_used_again_is_another_process() {
         let proc = Proc::new();
         proc.process(9, 300, 'S', UID, &mounts(UID));
-        let mut table = PodProcesses::new(proc.0.path());
-        proc.scan(&mut table);
+        let mut table = proc.table();
+        scan(&mut table);
         proc.process(9, 500, 'S', OTHER, &mounts(OTHER));
-        assert!(proc.scan(&mut table).is_empty());
+        assert!(scan(&mut table).is_empty());
         proc.process(9, 700, 'S', UID, &mounts(UID));
         // Of a process in no wanted pod nothing is read until everything is.
-        let found = (0..=FORGET_AFTER).any(|_| proc.scan(&mut table) == [9]);
+        let found = (0..=FORGET_AFTER).any(|_| scan(&mut table) == [9]);
         assert!(found);
     }
 

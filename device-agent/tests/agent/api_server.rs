@@ -15,7 +15,7 @@ use gridstake_crds::{
 };
 use gridstake_device_agent::{
     heartbeat::Heartbeat,
-    metering::meter::Heads,
+    metering::exchange::Heads,
     metrics::Metrics,
     outcome::{Outcomes, Task},
     publish::Publisher,

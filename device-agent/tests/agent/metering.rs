@@ -28,13 +28,12 @@ use gridstake_device_agent::{
     holders::KubeletAnswer,
     metering::{
         chain::is_whole,
-        deliver::{Delivered, Deliverer},
-        meter::{Heads, Meter, Settings, Trouble},
-        records,
+        exchange::Heads,
+        meter::{Meter, Settings, Sources},
+        trouble::Trouble,
     },
     metrics::Metrics,
     nvml::{Observation, call::Calls, thread::NvmlThread},
-    outcome::{Outcomes, Task},
     pod_resources::Assignment,
     process::ProcessTable,
     signing_key::{KeyState, SigningKey},
@@ -261,15 +260,14 @@ struct Agent {
     latest: watch::Receiver<Option<Arc<Observation>>>,
     heads: watch::Receiver<Heads>,
     trouble: watch::Receiver<Trouble>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     _channels: (watch::Sender<KeyState>, watch::Sender<KubeletAnswer>),
     _nvml: NvmlThread,
 }
 
 impl Agent {
     fn start(host: &Host, client: &Client) -> Self {
-        let metrics = Metrics::new().unwrap();
-        let outcomes = |task| Outcomes::new(task, &metrics);
+        let metrics = Arc::new(Metrics::new().unwrap());
         let calls = Arc::new(Calls::new(metrics.nvml_call_errors.clone()));
         let interval = Duration::from_millis(20);
         let (sender, latest) = watch::channel(None);
@@ -291,57 +289,36 @@ impl Agent {
             ..KubeletAnswer::default()
         });
         let (key, key_seen) = watch::channel(KeyState::Ready(key));
-        let (records, records_seen) = watch::channel(None);
-        let (wanted, wanted_seen) = watch::channel(BTreeMap::new());
-        let (delivered, delivered_seen) = watch::channel(Delivered::new());
-        let (heads, heads_seen) = watch::channel(Heads::new());
-        let (trouble, trouble_seen) = watch::channel(Trouble::default());
-        let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        let meter = Meter {
-            settings: Settings {
-                state_dir: host.path("state"),
-                pod_logs: host.path("pods"),
-                proc_root: host.path("proc"),
-                sample_interval: interval,
-                checkpoint_interval: Duration::from_hours(1),
-            },
+        let settings = Settings {
+            state_dir: host.path("state"),
+            pod_logs: host.path("pods"),
+            proc_root: host.path("proc"),
+            sample_interval: interval,
+            checkpoint_interval: Duration::from_hours(1),
+        };
+        let sources = Sources {
             latest: latest.clone(),
             kubelet: kubelet_seen,
             ask_kubelet: Arc::default(),
-            records: records_seen,
             key: key_seen,
-            delivered: delivered_seen,
-            wanted,
-            heads,
-            trouble: trouble.clone(),
-            scanning: outcomes(Task::Processes),
-            spooling: outcomes(Task::Spool),
-            slices: metrics.evidence_slices.clone(),
         };
+        let (meter, exchange) = Meter::new(settings, sources, &metrics);
+        let (heads, trouble) = (exchange.heads(), exchange.trouble());
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
         tasks.spawn(meter.run(stop.clone()));
-        tasks.spawn(records::follow(
-            client.clone(),
-            "gridstake-system".into(),
-            "node-a".into(),
-            records,
-            outcomes(Task::Records),
-            stop.clone(),
-        ));
-        let deliverer = Deliverer::new(
-            client.clone(),
-            "gridstake-system",
-            delivered,
-            trouble,
-            outcomes(Task::Evidence),
-        );
-        tasks.spawn(deliverer.run(wanted_seen, stop.clone()));
+        let (client, counting, stopping) = (client.clone(), Arc::clone(&metrics), stop.clone());
+        tasks.spawn(async move {
+            exchange
+                .run(client, "gridstake-system", "node-a", &counting, stopping)
+                .await;
+        });
         Self {
             stop,
             tasks,
             latest,
-            heads: heads_seen,
-            trouble: trouble_seen,
+            heads,
+            trouble,
             metrics,
             _channels: (key, kubelet),
             _nvml: nvml,
@@ -425,8 +402,8 @@ async fn a_process_is_metered_from_its_start_to_its_exit_and_the_heartbeat_tells
     assert_eq!(ended.devices[0].uuid, uuid(0));
     assert!(samples(&ended) > 0);
     assert!(ended.gaps.is_empty());
-    let lasted = ended.ended_ms.unwrap() - ended.started_ms.unwrap();
-    assert!(lasted >= before.since(start) && lasted <= BootMillis::now().since(start));
+    let span = ended.ended_ms.unwrap() - ended.started_ms.unwrap();
+    assert!(span >= before.since(start) && span <= BootMillis::now().since(start));
     assert_eq!(server.patches.lock().unwrap().len(), 2, "begin and end");
     assert!(
         server

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     metering::{
         chain::{CHECKPOINTS_MAX, GAPS_MAX, is_whole},
-        lease::User,
+        device::User,
         records::Record,
     },
     process::ProcessId,
