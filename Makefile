@@ -39,7 +39,7 @@ world-up: setup images ## bring the tests' cluster up with Gridstake installed
 world-down: ## remove the tests' cluster
 	@e2e/cluster/world.sh down
 
-demo: ## a GPU job on a real cluster, from kubectl to its log; leaves the cluster running
+demo: ## a GPU job on a real cluster and chain, from kubectl to the event that paid for it; leaves the cluster running
 	@e2e/demo.sh
 
 demo-down: ## remove the demo's cluster

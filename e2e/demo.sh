@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The demo: a real cluster with simulated GPUs, Gridstake installed by its charts, and one GPU job that runs to its end.
+# The demo: a real cluster with simulated GPUs and a real chain, Gridstake installed by its charts, two staked providers, a
+# payer, and one GPU job that runs to its end and is paid.
 #
 #   demo.sh          can run again at any time; what is in place is kept, the job is submitted anew
 #   demo.sh down     remove the demo's cluster (an existing cluster: remove Gridstake from it)
@@ -14,12 +15,16 @@ export E2E_WORLD=${E2E_WORLD:-demo}
 . "$here/steps.sh"
 sample=$checkout/manifests/samples/hello-gpu.yaml
 job=hello-gpu
+namespace=gridstake-demo # the tenant's; its annotations say who pays
 world() { "$here/cluster/world.sh" "$@"; }
 kubectl() { world run kubectl "$@"; }
+tenant() { kubectl --namespace "$namespace" "$@"; }
+market() { world run "${CARGO_TARGET_DIR:-$checkout/target}/debug/demo-market" "$@"; }
 
 if [ "${1:-}" = down ]; then
   if [ "$(world which)" = existing ]; then
-    kubectl delete --ignore-not-found --filename "$sample"
+    kubectl delete --ignore-not-found namespace "$namespace"
+    "$here/chain/chain.sh" down
     world run helm uninstall gridstake --namespace gridstake-system --wait --ignore-not-found
     world run helm uninstall gridstake-crds --namespace gridstake-system --wait --ignore-not-found
   fi
@@ -81,16 +86,18 @@ follow_job() {
   kill "$watcher" 2>/dev/null || true
   if [ "$end" = complete ]; then return; fi
   say "the job did not complete:"
-  kubectl describe computejob "$job" >&2
+  tenant describe computejob "$job" >&2
   return 1
 }
 
-gpu_seconds() { # prints milliseconds of GPU time as seconds
-  local millis
-  # The bill waits for the agent's last word.
-  kubectl wait "computejob/$job" --for=condition=Metered --timeout=60s >/dev/null
-  millis=$(kubectl get computejob "$job" --output 'jsonpath={.status.usage.gpuMillis}')
-  awk -v millis="${millis:-0}" 'BEGIN { printf "%.3f\n", millis / 1000 }'
+make_namespace() {
+  kubectl create namespace "$namespace" --dry-run=client --output yaml | kubectl apply --filename -
+}
+
+# Says each line of a command's output with the elapsed time.
+told() { # CMD...
+  local line
+  "$@" | while read -r line; do say "  $line"; done
 }
 
 # In the same shell, so that its seconds count on.
@@ -101,27 +108,34 @@ step "pack the images" "$here/images/pack.sh"
 step "bring the $(world which) cluster up" world up
 say "load the images into its nodes"
 loaded=$(world images)
-step "install Gridstake with helm" "$here/install.sh"
+step "start a chain: anvil, a block a second" "$here/chain/chain.sh" up
+step "deploy the contracts and install Gridstake with helm" "$here/install.sh"
 # shellcheck disable=SC2086 # one argument per image
 if [ -n "$loaded" ]; then step "start the parts whose images changed" restart_parts $loaded; fi
+step "remove the job of the last time" tenant delete --ignore-not-found --wait --timeout=60s --filename "$sample"
+step "make the tenant's namespace" make_namespace
+say "open the market: two staked providers, and a payer that consents"
+told market open "$namespace"
 step "wait until every node's GPUs are on offer" nodes_are_offered
-step "remove the job of the last time" kubectl delete --ignore-not-found --wait --timeout=60s --filename "$sample"
-say "kubectl apply -f manifests/samples/hello-gpu.yaml"
-kubectl apply --filename "$sample" >/dev/null
+say "kubectl apply --namespace $namespace -f manifests/samples/hello-gpu.yaml"
+tenant apply --filename "$sample" >/dev/null
 follow_job
+step "wait until the job is paid for good: condition Settled" \
+  kubectl --namespace "$namespace" wait "computejob/$job" --for=condition=Settled --timeout=120s
+say "read back from the chain what was paid"
+told market show "$namespace" "$job"
 
 echo
 echo "The job's log:"
-kubectl logs --selector "gridstake.dev/job=$job" --tail=-1 | sed 's/^/    /'
+tenant logs --selector "gridstake.dev/job=$job" --tail=-1 | sed 's/^/    /'
 echo
-echo "GPU-seconds used: $(gpu_seconds)"
-echo
-kubectl get gpunodes,computejobs
+kubectl get gn,cjob,sb,ur,batch --all-namespaces
 cat <<TEXT
 
 The cluster keeps running. To look around:
     E2E_WORLD=$E2E_WORLD e2e/cluster/world.sh run bash       a shell with kubectl and helm for this cluster
     kubectl explain computejob.spec                  (in that shell)
-    kubectl describe computejob $job            (in that shell)
+    kubectl describe -n $namespace computejob $job            (in that shell)
+    e2e/chain/chain.sh run cast block latest                 the chain
 To run the job again: make demo. To stop and remove everything: make demo-down.
 TEXT

@@ -4,7 +4,8 @@
 #   verify.sh all        everything below, in this order; a part that fails does not hide the others
 #   verify.sh check      formatting, lints, generated files, charts, scripts
 #   verify.sh unit       unit and property tests
-#   verify.sh stories    the user stories on a real cluster, made for them and removed after them
+#   verify.sh stories    the user stories on a real cluster, made for them and removed after them: first those of a cluster
+#                        where nothing is owed, then, with a chain, those in which use is paid
 #
 # Environment: E2E_CLUSTER, E2E_VALUES as in e2e/cluster/world.sh
 #   STORY   only the stories whose file name holds this word
@@ -81,21 +82,43 @@ for line in sys.stdin:
 
 fresh_world() { if [ "$(world which)" = existing ]; then world up; else world up --fresh; fi; }
 
-stories() {
+# Which of the stories in $stories_list are told: those of a world with a chain are those that ask for one.
+chosen_stories() { # paid|unpaid: prints NAME PATH of each
+  local name program kind
+  while read -r name program; do
+    if grep -qs 'paid_story(' "$here/tests/$name.rs"; then kind=paid; else kind=unpaid; fi
+    if [ "$kind" = "$1" ] && [[ $name == *"${STORY:-}"* ]]; then echo "$name $program"; fi
+  done < <(grep -E '^[^ ]+ /[^ ]+$' "$stories_list")
+}
+
+tell() { # paid|unpaid
   local name program
+  while read -r -u 3 name program; do
+    # As cargo would run it, but in the cluster's network. An error tells its story; where in our code it was made does not.
+    shown "story: $name" world run env -C "$here" CARGO_MANIFEST_DIR="$here" RUST_LIB_BACKTRACE=0 "$program"
+  done 3< <(chosen_stories "$1")
+}
+
+stories() {
   compile
   step "pack the images" "$here/images/pack.sh"
   step "bring the $(world which) cluster up" fresh_world
   step "load the images into its nodes" world images
-  step "install Gridstake with helm" "$here/install.sh"
   step "list the stories" story_programs
+  stories_list=$step_log
+  if [ -n "$(chosen_stories unpaid)" ]; then
+    step "install Gridstake with helm" "$here/install.sh"
+    steps_go_on=yes
+    tell unpaid
+    steps_go_on=no
+  fi
+  if [ -n "$(chosen_stories paid)" ]; then
+    step "start a chain" "$here/chain/chain.sh" up
+    step "deploy the contracts and let Gridstake settle on the chain, with helm" "$here/install.sh"
+    steps_go_on=yes
+    tell paid
+  fi
   steps_go_on=yes
-  while read -r -u 3 name program; do
-    if [[ $name == *"${STORY:-}"* ]]; then
-      # As cargo would run it, but in the cluster's network. An error tells its story; where in our code it was made does not.
-      shown "story: $name" world run env -C "$here" CARGO_MANIFEST_DIR="$here" RUST_LIB_BACKTRACE=0 "$program"
-    fi
-  done 3< <(grep -E '^[^ ]+ /[^ ]+$' "$step_log")
   if ((steps_failed > 0)); then
     say "the cluster is kept. To look around: E2E_WORLD=$E2E_WORLD e2e/cluster/world.sh run bash; to remove it: make world-down"
   elif [ -z "${KEEP:-}" ]; then

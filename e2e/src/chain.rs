@@ -230,6 +230,19 @@ impl Chain {
             .with_context(|| format!("decode the answer of {}", C::SIGNATURE))
     }
 
+    /// What a call returned in the block of this number.
+    pub async fn view_at<C: SolCall>(&self, block: u64, to: Address, call: C) -> Result<C::Return> {
+        let answer = self
+            .rpc
+            .call(request(DEPLOYER, to, &call))
+            .block(block.into())
+            .await
+            .map_err(readable)
+            .with_context(|| format!("read {} in block {block}", C::SIGNATURE))?;
+        C::abi_decode_returns(&answer)
+            .with_context(|| format!("decode the answer of {}", C::SIGNATURE))
+    }
+
     /// The named error with which the contract refuses a call; an error if it does not refuse it.
     pub async fn refusal<E: SolInterface>(
         &self,

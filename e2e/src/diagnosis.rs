@@ -2,13 +2,14 @@
 
 use std::fmt::{Debug, Write as _};
 
-use gridstake_crds::{ComputeJob, GpuNode};
+use gridstake_crds::{ComputeJob, GpuNode, Incident, SettlementBatch, StakeBinding, UsageRecord};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::{
     Api, Resource, ResourceExt,
     api::{ApiResource, DynamicObject, ListParams, LogParams},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{tenant::Tenant, wait::clipped, world::World};
 
@@ -36,6 +37,7 @@ pub async fn of(world: &World, tenant: &Tenant) -> String {
         Api::<GpuNode>::all(world.client.clone()),
     )
     .await;
+    ledger(&mut text, world, tenant).await;
     pods(&mut text, world, &world.namespace).await;
     for component in ["operator", "device-agent", "simulated-gpus"] {
         logs(&mut text, world, component).await;
@@ -44,7 +46,41 @@ pub async fn of(world: &World, tenant: &Tenant) -> String {
     text
 }
 
+/// Who stands for the nodes, what the story's jobs used, and what of the log is not final.
+async fn ledger(text: &mut String, world: &World, tenant: &Tenant) {
+    let everything = |_: &Value| true;
+    let client = &world.client;
+    statuses_of(
+        text,
+        "StakeBinding",
+        Api::<StakeBinding>::all(client.clone()),
+        everything,
+    )
+    .await;
+    let records = Api::<UsageRecord>::namespaced(client.clone(), &world.namespace);
+    let own = |record: &Value| {
+        let namespace = record.pointer("/spec/job/namespace");
+        namespace.and_then(Value::as_str) == Some(&tenant.namespace)
+    };
+    statuses_of(text, "UsageRecord", records, own).await;
+    let open = |object: &Value| {
+        let state = object.pointer("/status/state").and_then(Value::as_str);
+        !matches!(state, Some("Final" | "Executed" | "Cancelled"))
+    };
+    let batches = Api::<SettlementBatch>::all(client.clone());
+    statuses_of(text, "SettlementBatch", batches, open).await;
+    let incidents = Api::<Incident>::all(client.clone());
+    statuses_of(text, "Incident", incidents, open).await;
+}
+
 async fn statuses<K>(text: &mut String, kind: &str, api: Api<K>)
+where
+    K: Clone + Debug + DeserializeOwned + Serialize + ResourceExt,
+{
+    statuses_of(text, kind, api, |_| true).await;
+}
+
+async fn statuses_of<K>(text: &mut String, kind: &str, api: Api<K>, wanted: impl Fn(&Value) -> bool)
 where
     K: Clone + Debug + DeserializeOwned + Serialize + ResourceExt,
 {
@@ -52,6 +88,9 @@ where
         Ok(objects) => {
             for object in objects {
                 let value = serde_json::to_value(&object).unwrap_or_default();
+                if !wanted(&value) {
+                    continue;
+                }
                 let mut status = value.get("status").cloned().unwrap_or_default();
                 shorten_devices(&mut status);
                 let deleted = object
@@ -75,16 +114,16 @@ where
 }
 
 /// Of a device only what can differ while it is there.
-fn shorten_devices(status: &mut serde_json::Value) {
+fn shorten_devices(status: &mut Value) {
     for device in status
         .get_mut("devices")
-        .and_then(serde_json::Value::as_array_mut)
+        .and_then(Value::as_array_mut)
         .into_iter()
         .flatten()
     {
         let short = ["uuid", "health", "reasons"]
             .map(|key| device.get(key).map(ToString::to_string).unwrap_or_default());
-        *device = serde_json::Value::String(short.join(" "));
+        *device = Value::String(short.join(" "));
     }
 }
 

@@ -60,12 +60,17 @@ impl Tenant {
             .name_any();
         let accounts: Api<ServiceAccount> = Api::namespaced(world.client.clone(), &namespace);
         watch_until(&accounts, "default", "exists", |account| account.map(drop)).await?;
-        let pods = PodHistory::begin(world.client.clone(), &namespace);
-        Ok(Self {
+        Ok(Self::of_namespace(world, &namespace))
+    }
+
+    /// The tenant of a namespace that is there.
+    #[must_use]
+    pub fn of_namespace(world: &World, namespace: &str) -> Self {
+        Self {
             client: world.client.clone(),
-            namespace,
-            pods,
-        })
+            namespace: namespace.to_owned(),
+            pods: PodHistory::begin(world.client.clone(), namespace),
+        }
     }
 
     /// Objects of a kind in this namespace.

@@ -60,7 +60,7 @@ pub async fn unsettled(world: &World) -> Result<Vec<String>> {
     };
     let all = records.list(&ListParams::default()).await?;
     let unsettled = all.iter().filter(|r| is_unsettled(r));
-    Ok(unsettled.map(|r| r.name_any()).collect())
+    Ok(unsettled.map(kube::ResourceExt::name_any).collect())
 }
 
 /// The uid of a job, by which its records are found also when it is gone.

@@ -73,7 +73,7 @@ impl World {
     }
 
     /// Waits for its turn, connects, and removes what a story that was killed has left. Its hosts are not known yet.
-    pub(crate) async fn connect() -> Result<Self> {
+    pub async fn connect() -> Result<Self> {
         let path = kubeconfig()?;
         let lock = File::open(&path)
             .with_context(|| format!("open the file {} of KUBECONFIG", path.display()))?;

@@ -1,7 +1,10 @@
 //! Story 11: a job runs, is metered, and is paid: its provider is credited exactly what it used times the price, and its
 //! payer is debited the same.
 
-use gridstake_crds::usage_record::RecordState;
+use gridstake_crds::{
+    UsageRecord,
+    usage_record::{Evidence, RecordState},
+};
 use gridstake_e2e::{
     command::kubectl, contracts::Settlement, market::PRICE, payer::Payer, prelude::*,
     provider::tokens, usage,
@@ -100,60 +103,51 @@ fn a_provider_is_credited_exactly_what_the_job_used_and_its_payer_is_debited_the
                 .context("find the event BatchSettled")?;
             ensure!(event.lane == lane, "another lane's batch: {event:?}");
         }
-        Ok(())
+        the_bill_rests_on_evidence(world, &records).await
     })
 }
 
-#[test]
-fn an_agents_evidence_is_what_the_bill_rests_on() -> Result<()> {
-    paid_story(async |world, tenant, market| {
-        Payer::of_tenant(&market.chain, tenant, tokens(10)).await?;
-        let seen = tenant.submit(&job("seen", 1).works_for(3)).await?;
-        seen.until_complete().await?;
-        let records = usage::until_final(world, &usage::uid(&seen).await?).await?;
-        let (first, last) = (&records[0], &records[records.len() - 1]);
-        let evidence = first
-            .status
-            .as_ref()
-            .and_then(|s| s.evidence.as_ref())
-            .context("the agent has stated no evidence")?;
+/// Fails unless the node's certified agent saw the job's two GPUs from start to end, as it is billed.
+async fn the_bill_rests_on_evidence(world: &World, records: &[UsageRecord]) -> Result<()> {
+    let (first, last) = (&records[0], &records[records.len() - 1]);
+    let key = world
+        .gpu_nodes()
+        .get(&first.spec.node_name)
+        .await?
+        .spec
+        .agent_certificate
+        .context("the agent is not certified")?
+        .key;
+    for record in records {
+        let evidence = evidence(record)?;
         ensure!(
-            evidence.devices.len() == 1 && !evidence.checkpoints.is_empty(),
+            evidence.devices.len() == 2 && !evidence.checkpoints.is_empty(),
             "{evidence:?}"
         );
-        let key = world
-            .gpu_nodes()
-            .get(&first.spec.node_name)
-            .await?
-            .spec
-            .agent_certificate
-            .context("the agent is not certified")?
-            .key;
         ensure!(
             evidence.key.eq_ignore_ascii_case(&key),
             "signed by {}, and {key} is certified",
             evidence.key
         );
-        let ended = last
-            .status
-            .as_ref()
-            .and_then(|s| s.evidence.as_ref()?.ended_ms)
-            .context("the agent has not seen the end")?;
-        let started = evidence
-            .started_ms
-            .context("the agent has not seen the start")?;
-        let (from, to) = (usage::sealed(first)?.start_ms, usage::sealed(last)?.end_ms);
-        // The agent's milliseconds are held within the kubelet's seconds.
         ensure!(
-            from.abs_diff(started) < 1000 && to.abs_diff(ended) < 1000,
-            "billed {from} to {to}, seen {started} to {ended}"
+            usage::sealed(record)?.evidence_head.is_some(),
+            "a slice is billed without evidence"
         );
-        for record in &records {
-            ensure!(
-                usage::sealed(record)?.evidence_head.is_some(),
-                "a slice is billed without evidence"
-            );
-        }
-        Ok(())
-    })
+    }
+    let started = evidence(first)?.started_ms;
+    let started = started.context("the agent has not seen the start")?;
+    let ended = evidence(last)?.ended_ms;
+    let ended = ended.context("the agent has not seen the end")?;
+    let (from, to) = (usage::sealed(first)?.start_ms, usage::sealed(last)?.end_ms);
+    // The agent's milliseconds are held within the kubelet's seconds.
+    ensure!(
+        from.abs_diff(started) < 1000 && to.abs_diff(ended) < 1000,
+        "billed {from} to {to}, seen {started} to {ended}"
+    );
+    Ok(())
+}
+
+fn evidence(record: &UsageRecord) -> Result<&Evidence> {
+    let evidence = record.status.as_ref().and_then(|s| s.evidence.as_ref());
+    evidence.context("the agent has stated no evidence")
 }

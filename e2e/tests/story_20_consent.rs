@@ -1,6 +1,6 @@
 //! Story 20: a namespace whose payer does not consent, or not to this, pays nothing and is told why.
 
-use gridstake_crds::UsageRecord;
+use gridstake_crds::{UsageRecord, condition};
 use gridstake_e2e::{
     payer::{Consent, Payer, annotate},
     prelude::*,
@@ -76,33 +76,7 @@ fn without_a_consent_that_holds_nothing_is_paid_and_the_job_says_why() -> Result
             ),
         ];
         for (case, annotations, reason, expected) in cases {
-            annotate(tenant, &annotations).await?;
-            let refused = tenant.submit(&job(case, 1).works_for(1)).await?;
-            // It may first be refused for what the namespace said before.
-            let message = refused
-                .until(&format!("it is refused: {expected}"), |s| {
-                    let stated = gridstake_crds::condition::find(
-                        &s.conditions,
-                        ComputeJobCondition::Admitted,
-                    )?;
-                    let fits = stated.status == "False"
-                        && stated.reason == reason.to_string()
-                        && stated.message.contains(&expected);
-                    fits.then(|| stated.message.clone())
-                })
-                .await?;
-            ensure!(
-                message.contains("kubectl gridstake consent")
-                    && message.contains(&tenant.namespace),
-                "{case}: {message:?} does not say what mends it"
-            );
-            let status = refused.status().await?;
-            ensure!(
-                status.placement.is_none(),
-                "{case}: it was placed although nobody pays"
-            );
-            refused.delete().await?;
-            refused.until_gone().await?;
+            is_refused(tenant, case, &annotations, reason, &expected).await?;
         }
         let records: Api<UsageRecord> = Api::namespaced(world.client.clone(), &world.namespace);
         let records = records.list(&ListParams::default()).await?;
@@ -151,4 +125,38 @@ fn a_consent_is_not_inherited_by_another_namespace() -> Result<()> {
         );
         left
     })
+}
+
+/// Fails unless a job that is submitted with these annotations is refused for this reason, with words that mend it.
+async fn is_refused(
+    tenant: &Tenant,
+    case: &str,
+    annotations: &Value,
+    reason: ComputeJobReason,
+    expected: &str,
+) -> Result<()> {
+    annotate(tenant, annotations).await?;
+    let refused = tenant.submit(&job(case, 1).works_for(1)).await?;
+    // It may first be refused for what the namespace said before.
+    let message = refused
+        .until(&format!("it is refused: {expected}"), |s| {
+            let stated = condition::find(&s.conditions, ComputeJobCondition::Admitted)?;
+            let fits = stated.status == "False"
+                && stated.reason == reason.to_string()
+                && stated.message.contains(expected);
+            fits.then(|| stated.message.clone())
+        })
+        .await?;
+    ensure!(
+        message.contains("kubectl gridstake consent") && message.contains(&tenant.namespace),
+        "{case}: {message:?} does not say what mends it"
+    );
+    let status = refused.status().await?;
+    ensure!(
+        status.placement.is_none(),
+        "{case}: it was placed although nobody pays"
+    );
+    refused.delete().await?;
+    refused.until_gone().await?;
+    Ok(())
 }
