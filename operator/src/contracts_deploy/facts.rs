@@ -4,7 +4,8 @@ use alloy::primitives::{Address, B256};
 use gridstake_contracts::{Settlement, StakeVault, TimelockController};
 
 use super::{
-    plan::{Request, arbiter_role, guardian_role, lane_admin, proposer_role},
+    admin::{arbiter_role, guardian_role, lane_admin, proposer_role},
+    plan::Request,
     record::{Contract, Record},
 };
 use crate::chain::{

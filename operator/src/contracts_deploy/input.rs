@@ -238,8 +238,8 @@ mod tests {
         assert_eq!(signers(&args).unwrap(), made);
         assert!(made.slash.is_some());
         for name in ["lane-signer", "gas", "slash"] {
-            let mode = folder.join(name).metadata().unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o600, "{name}");
+            let permissions = folder.join(name).metadata().unwrap().permissions();
+            assert_eq!(permissions.mode() & 0o777, 0o600, "{name}");
         }
     }
 

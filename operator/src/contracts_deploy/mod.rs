@@ -7,14 +7,17 @@
 //! | module | what |
 //! |---|---|
 //! | [`args`], [`input`] | what is asked for |
-//! | [`plan`], [`code`] | the steps towards it, and the code that is deployed; pure |
+//! | [`plan`], [`admin`], [`code`] | the steps towards it, the admin's part of them, the code that is deployed; pure |
 //! | [`facts`], [`verify`] | what is on the chain, and whether it is right |
 //! | [`send`] | one transaction at a time |
 //! | [`document`], [`record`], [`store`] | what is written, and where |
+//! | [`error`] | what can go wrong |
 
+pub mod admin;
 pub mod args;
 pub mod code;
 pub mod document;
+pub mod error;
 pub mod facts;
 pub mod input;
 pub mod plan;
@@ -26,136 +29,35 @@ pub mod store;
 mod through_timelock;
 pub mod verify;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::{
     eips::BlockNumberOrTag,
-    primitives::{TxKind, keccak256},
+    primitives::{Bytes, TxKind, keccak256},
 };
 use kube::Api;
 use prometheus::Registry;
 
 use self::{
     args::DeployArgs,
-    document::{Draft, DraftError},
-    input::InputError,
-    plan::{Deployed, Refusal, Request, Step},
+    document::Draft,
+    error::{DeployError, MOST_STEPS},
+    plan::{Deployed, Request, Step},
     record::{Contract, Record},
-    send::{Outgoing, SendError, Sender, Sent},
-    store::{Store, StoreError},
+    send::{Outgoing, Sender, Sent},
+    store::Store,
     verify::Report,
 };
 use crate::{
     chain::{
         ChainConfig,
-        client::{BuildError, ChainClient, ClientError},
+        client::ChainClient,
         config::{ContractConfig, FeeConfig},
         metrics::ChainMetrics,
         view::Block,
     },
-    run::RunError,
     settlement::signer::Key,
 };
-
-/// More steps than any deployment has. Whoever takes more is undone by somebody else.
-const MOST_STEPS: usize = 64;
-
-/// Why a deployment did not come to its end. What was done stays, and the next run goes on from there.
-#[derive(Debug, thiserror::Error)]
-pub enum DeployError {
-    /// What is asked for is unclear or wrong.
-    #[error(transparent)]
-    Input(#[from] InputError),
-    /// The chains file cannot be read.
-    #[error("read the chains file {path}")]
-    ReadChainsFile {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What is wrong.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The chain is described wrongly.
-    #[error(transparent)]
-    Draft(#[from] DraftError),
-    /// No endpoint and no chains file.
-    #[error(
-        "which chain? Name its JSON-RPC endpoint by --rpc or RPC, such as http://127.0.0.1:8545"
-    )]
-    NoChain,
-    /// There is no HTTP client.
-    #[error(transparent)]
-    Client(#[from] BuildError),
-    /// The metrics contradict each other.
-    #[error("register the chain's metrics")]
-    Metrics(#[source] prometheus::Error),
-    /// No endpoint answers.
-    #[error("no endpoint of `rpc` answers: see that the chain runs and can be reached from here")]
-    Unreachable(#[source] ClientError),
-    /// The endpoints serve another chain.
-    #[error(
-        "the endpoint serves the chain {found}, not {wanted}: correct the endpoint or the chain's id"
-    )]
-    WrongChain {
-        /// What was asked for.
-        wanted: u64,
-        /// What is there.
-        found: u64,
-    },
-    /// What an earlier run wrote down belongs to another chain.
-    #[error(
-        "an earlier deployment is on the chain {recorded}, not {found}: remove its file or choose another one by --out"
-    )]
-    RecordedElsewhere {
-        /// The earlier one's.
-        recorded: u64,
-        /// This chain.
-        found: u64,
-    },
-    /// What an earlier run wrote down is not on the chain.
-    #[error(
-        "{} is not at {} as an earlier run left it: correct the endpoint, or remove the earlier run's file to deploy anew",
-        contract.name(), place.address
-    )]
-    Gone {
-        /// Which contract.
-        contract: Contract,
-        /// Where it should be.
-        place: ContractConfig,
-    },
-    /// The chain cannot be read.
-    #[error("look at the chain")]
-    Look(#[source] ClientError),
-    /// There is no way on.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// A transaction was not mined.
-    #[error(transparent)]
-    Send(#[from] SendError),
-    /// What was deployed is not what was sent.
-    #[error("{} at {} has other code than was sent: the chain changes code, or the endpoint does not tell the truth",
-        contract.name(), address)]
-    OtherCode {
-        /// Which contract.
-        contract: Contract,
-        /// Where it is.
-        address: alloy::primitives::Address,
-    },
-    /// Every step is followed by another.
-    #[error(
-        "after {MOST_STEPS} steps something is still missing: somebody else changes the contracts at the same time"
-    )]
-    Endless,
-    /// The end is not what was asked for.
-    #[error("what is on the chain is not what was asked for: {}", .0.join("; "))]
-    Faults(Vec<String>),
-    /// There is no client of the API server.
-    #[error("find the API server")]
-    Kubernetes(#[source] Box<RunError>),
-    /// The outcome cannot be written down.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// How a deployment is done.
 #[derive(Clone, Debug)]
@@ -239,7 +141,7 @@ async fn prepare(
             let client = crate::run::client()
                 .await
                 .map_err(|error| DeployError::Kubernetes(Box::new(error)))?;
-            Store::ConfigMap(Api::namespaced(client, namespace), name.clone())
+            Store::ConfigMap(Box::new(Api::namespaced(client, namespace)), name.clone())
         }
         None => Store::File(args.out.clone()),
     };
@@ -330,7 +232,7 @@ impl Deployment {
 
     /// The newest block, which is `least` or later: an endpoint that lags behind would show a step as not taken.
     async fn head(&self, least: u64) -> Result<Block, DeployError> {
-        let since = std::time::Instant::now();
+        let since = Instant::now();
         loop {
             let head = self.client.block(BlockNumberOrTag::Latest).await;
             let head = head.map_err(DeployError::Look)?;
@@ -368,13 +270,7 @@ impl Deployment {
             }
             Step::GiveCoins(to, wei) => {
                 let what = "give the gas account coins".to_owned();
-                let sent = self.send(
-                    what,
-                    TxKind::Call(to),
-                    wei,
-                    alloy::primitives::Bytes::new(),
-                    head,
-                );
+                let sent = self.send(what, TxKind::Call(to), wei, Bytes::new(), head);
                 Ok(sent.await?.block)
             }
             Step::Done(_) => Ok(head.number),
@@ -386,9 +282,9 @@ impl Deployment {
         what: String,
         to: TxKind,
         value: u128,
-        input: alloy::primitives::Bytes,
+        input: Bytes,
         head: &Block,
-    ) -> Result<Sent, SendError> {
+    ) -> Result<Sent, DeployError> {
         let sender = Sender {
             client: &self.client,
             chain_id: self.request.chain_id,
@@ -403,7 +299,7 @@ impl Deployment {
             value,
             input,
         };
-        sender.send(outgoing, head).await
+        Ok(sender.send(outgoing, head).await.map_err(Box::new)?)
     }
 
     /// Writes down where `contract` is. If another transaction took the nonce and made no contract, nothing is noted, and it

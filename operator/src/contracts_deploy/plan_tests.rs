@@ -3,8 +3,9 @@
 use alloy::primitives::{Address, B256};
 
 use super::{
+    admin::AdminCall,
     facts::{Facts, SettlementFacts, TimelockFacts, VaultFacts},
-    plan::{AdminCall, Deployed, Offices, Refusal, Request, Step, next},
+    plan::{Deployed, Offices, Refusal, Request, Step, next},
     record::Contract,
 };
 use crate::chain::{config::ContractConfig, view::LaneState};
@@ -28,7 +29,7 @@ fn place(address: Address) -> ContractConfig {
 }
 
 /// A test chain: the deployer holds every office.
-fn request() -> Request {
+pub(super) fn request() -> Request {
     Request {
         deployer: DEPLOYER,
         chain_id: 31337,
@@ -53,7 +54,7 @@ fn request() -> Request {
 }
 
 /// With a timelock whose proposer is somebody else.
-fn governed() -> Request {
+pub(super) fn governed() -> Request {
     let mut request = request();
     request.timelock_delay = Some(172_800);
     request.offices.owner = OWNER;
@@ -84,7 +85,7 @@ fn settlement() -> SettlementFacts {
 }
 
 /// Everything is in place, and the deployer is the admin.
-fn done() -> Facts {
+pub(super) fn done() -> Facts {
     Facts {
         token: Some(TOKEN),
         vault: Some(vault()),
@@ -127,7 +128,7 @@ fn timelock(delay: u64, deployer_proposes: bool) -> TimelockFacts {
 }
 
 /// Handed over to the timelock, and everything in place.
-fn handed_over() -> Facts {
+pub(super) fn handed_over() -> Facts {
     let mut facts = done();
     facts.timelock = Some(timelock(172_800, false));
     facts.vault.as_mut().unwrap().admin = TIMELOCK;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use alloy::{
     consensus::{SignableTransaction as _, TxEip1559, transaction::RlpEcdsaEncodableTx as _},
-    eips::eip2930::AccessList,
+    eips::{BlockNumberOrTag, eip2930::AccessList},
     primitives::{Address, Bytes, TxHash, TxKind, U256},
     rpc::types::TransactionRequest,
 };
@@ -280,18 +280,22 @@ impl Sender<'_> {
         nonce: u64,
     ) -> Result<u64, SendError> {
         let since = Instant::now();
+        let mut taken = false;
         loop {
             // A refusal proves nothing: it may say that the transaction is there already.
             let mut last = self.client.send_raw(raw.clone()).await.err();
-            match self.mined(hash, nonce).await {
-                Ok(Some((block, true))) => return Ok(block),
-                Ok(Some((_, false))) => {
+            match self.look(hash, nonce).await {
+                Ok(Nonce::Ours(block, true)) => return Ok(block),
+                Ok(Nonce::Ours(_, false)) => {
                     return Err(SendError::Failed {
                         what: what.to_owned(),
                         hash,
                     });
                 }
-                Ok(None) => {}
+                // One look is not enough: an endpoint may know a block's state before the block and its receipts.
+                Ok(Nonce::Taken(block)) if taken => return Ok(block),
+                Ok(Nonce::Taken(_)) => taken = true,
+                Ok(Nonce::Free) => taken = false,
                 Err(error) => last = Some(error),
             }
             if since.elapsed() > self.patience {
@@ -306,20 +310,30 @@ impl Sender<'_> {
         }
     }
 
-    /// The block in which the nonce was used, and whether that went well; `None` if it was not used yet.
-    async fn mined(&self, hash: TxHash, nonce: u64) -> Result<Option<(u64, bool)>, ClientError> {
-        // The head comes first: what is mined after it has its receipt looked for all the same.
-        let head = self
-            .client
-            .block(alloy::eips::BlockNumberOrTag::Latest)
-            .await?;
-        let next = self.client.nonce(self.key.address(), head.hash).await?;
+    /// What has become of our transaction's nonce.
+    async fn look(&self, hash: TxHash, nonce: u64) -> Result<Nonce, ClientError> {
         if let Some(receipt) = self.client.receipt(hash).await? {
-            let block = receipt.block_number.unwrap_or(head.number);
-            return Ok(Some((block, receipt.status())));
+            let block = receipt.block_number.unwrap_or_default();
+            return Ok(Nonce::Ours(block, receipt.status()));
         }
-        Ok((next > nonce).then_some((head.number, true)))
+        let head = self.client.block(BlockNumberOrTag::Latest).await?;
+        let next = self.client.nonce(self.key.address(), head.hash).await?;
+        Ok(if next > nonce {
+            Nonce::Taken(head.number)
+        } else {
+            Nonce::Free
+        })
     }
+}
+
+/// What has become of a nonce.
+enum Nonce {
+    /// No transaction with it is mined.
+    Free,
+    /// Another transaction with it is mined, in this block or before.
+    Taken(u64),
+    /// Ours is mined, in this block, and went well or not.
+    Ours(u64, bool),
 }
 
 /// What is paid per gas, in wei.

@@ -27,7 +27,7 @@ const MANAGER: &str = "gridstake-contracts-deploy";
 #[derive(Clone, Debug)]
 pub enum Store {
     /// A ConfigMap with the operator's chains file.
-    ConfigMap(Api<ConfigMap>, String),
+    ConfigMap(Box<Api<ConfigMap>>, String),
     /// A file of Helm values.
     File(PathBuf),
 }

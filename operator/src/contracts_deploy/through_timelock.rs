@@ -6,7 +6,7 @@ use alloy::{
 };
 use gridstake_contracts::TimelockController;
 
-use super::plan::AdminCall;
+use super::admin::AdminCall;
 use crate::chain::client::{ChainClient, ClientError};
 
 /// The timelock's call that brings `calls` forward, and what it does: it schedules them, or executes them if they are

@@ -1,6 +1,6 @@
 //! Whether what is on the chain is what was asked for, said line by line.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use alloy::primitives::{Address, B256};
 use gridstake_contracts::Settlement;
@@ -22,8 +22,8 @@ const TOKEN: u128 = 1_000_000_000;
 const MINIMUM_STAKE_MINER: u128 = 20_000;
 /// A coordinator needs more stake than this, in tokens.
 const MINIMUM_STAKE_COORDINATOR: u128 = 2_000_000;
-/// From the request to the withdrawal of stake.
-const UNBONDING_TIME: Duration = Duration::from_secs(604_800);
+/// From the request to the withdrawal of stake, in seconds.
+const UNBONDING_TIME: u128 = 604_800;
 
 /// What was read, all in one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -292,11 +292,128 @@ fn parameters(params: &Params, fresh: bool, report: &mut Report) {
         (
             "unbonding time in seconds",
             params.unbonding_time.as_secs().to_string(),
-            UNBONDING_TIME.as_secs().into(),
+            UNBONDING_TIME,
         ),
     ] {
         if found != own.to_string() {
             said.push(format!("the {what} is {found}, not {own}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        super::plan_tests::{done, governed, handed_over, request},
+        *,
+    };
+
+    /// Everything as it should be.
+    fn readings(request: &Request, facts: Facts) -> Readings {
+        Readings {
+            facts,
+            mismatch: None,
+            lane: LaneView {
+                state: LaneState::Active,
+                signer: request.lane_signer,
+                slash_signer: request.slash_signer.unwrap_or_default(),
+                ..LaneView::default()
+            },
+            rewards_owner: request.offices.rewards_owner,
+            params: Params {
+                minimum_stake_miner: 20_000_000_000_000,
+                minimum_stake_coordinator: 2_000_000_000_000_000,
+                unbonding_time: Duration::from_hours(168),
+                ..Params::default()
+            },
+        }
+    }
+
+    fn checked(request: &Request, found: &Readings, fresh: bool) -> Report {
+        let (vault, settlement) = (&found.facts.vault, &found.facts.settlement);
+        let deployed = Deployed {
+            token: found.facts.token.unwrap(),
+            vault: vault.as_ref().unwrap().place,
+            settlement: settlement.as_ref().unwrap().place,
+        };
+        check(request, &deployed, found, fresh)
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_has_neither_faults_nor_notes() {
+        for (request, facts) in [(request(), done()), (governed(), handed_over())] {
+            let report = checked(&request, &readings(&request, facts), true);
+            assert_eq!((report.faults, report.notes), (vec![], vec![]));
+        }
+    }
+
+    #[test]
+    fn each_thing_that_is_not_as_it_should_be_is_a_fault_of_a_fresh_deployment() {
+        type Change = fn(&mut Readings);
+        let cases: [(Change, &str); 10] = [
+            (
+                |found| found.mismatch = Some(ContractMismatch::LaneUnknown { lane: 1 }),
+                "the lane 1 is not open",
+            ),
+            (
+                |found| found.facts.vault.as_mut().unwrap().settlement = Address::ZERO,
+                "the vault's settlement is 0x0000",
+            ),
+            (
+                |found| found.facts.settlement.as_mut().unwrap().has_guardian = false,
+                "is not guardian",
+            ),
+            (
+                |found| found.facts.timelock.as_mut().unwrap().delay = 0,
+                "delay is 0 s, not 172800 s",
+            ),
+            (
+                |found| found.facts.timelock.as_mut().unwrap().deployer_proposes = true,
+                "the deployer can still propose",
+            ),
+            (
+                |found| found.lane.state = LaneState::Closed,
+                "lane 1 is not open",
+            ),
+            (
+                |found| found.lane.signer = Address::ZERO,
+                "the lane's signer is",
+            ),
+            (
+                |found| found.lane.slash_signer = Address::ZERO,
+                "the lane's slash signer is",
+            ),
+            (
+                |found| found.params.minimum_stake_miner -= 1,
+                "is 19999.999999999, not 20000",
+            ),
+            (
+                |found| found.params.unbonding_time = Duration::from_hours(167),
+                "unbonding time in seconds is 601200, not 604800",
+            ),
+        ];
+        for (change, words) in cases {
+            let mut found = readings(&governed(), handed_over());
+            change(&mut found);
+            let report = checked(&governed(), &found, true);
+            let [fault] = &report.faults[..] else {
+                panic!("{words}: {report:?}");
+            };
+            assert!(fault.contains(words), "{fault}");
+        }
+    }
+
+    #[test]
+    fn what_the_admin_may_have_changed_since_is_only_noted() {
+        let mut found = readings(&governed(), handed_over());
+        found.params.minimum_stake_miner *= 2;
+        found.facts.vault.as_mut().unwrap().has_arbiter = false;
+        found.lane.paused = true;
+        found.facts.gas_coins = 0;
+        let report = checked(&governed(), &found, false);
+        assert_eq!(report.faults, Vec::<String>::new());
+        assert_eq!(report.notes.len(), 4, "{report}");
     }
 }

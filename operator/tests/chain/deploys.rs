@@ -290,7 +290,10 @@ async fn the_hook_writes_the_operators_chains_file_into_a_config_map() {
     let api = ApiServer::default();
     let client = api.client().await;
     let maps: Api<ConfigMap> = Api::namespaced(client, "gridstake-system");
-    let store = Store::ConfigMap(maps.clone(), "gridstake-chains-deployed".to_owned());
+    let store = Store::ConfigMap(
+        Box::new(maps.clone()),
+        "gridstake-chains-deployed".to_owned(),
+    );
     let deployment = deployment(&anvil, store);
     run(&deployment).await.unwrap();
     let map = maps.get("gridstake-chains-deployed").await.unwrap();
