@@ -1,7 +1,7 @@
 # `make` lists what can be made. The recipes are scripts under e2e/ that can also be called by hand.
 .DEFAULT_GOAL := help
 .PHONY: help setup build images gen check test test-unit test-e2e world-up world-down demo demo-down bench \
-	contracts-build contracts-test contracts-abi
+	contracts-build contracts-test contracts-abi gas
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,3 +58,5 @@ contracts-test: ## the contracts' tests; FOUNDRY_PROFILE=long for the big campai
 contracts-abi: ## write the contracts' ABI and bytecode again
 	@contracts/abi.sh
 
+gas: ## what settling costs per job, from receipts of a local chain (about 30 s)
+	@contracts/gas.sh

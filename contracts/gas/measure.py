@@ -2,9 +2,9 @@
 """Gas per job, from receipts of a local chain (anvil's default rules, EIP-7623's floor for calldata included).
 
 The committed contracts are deployed as in production; batches are signed and in sequence, every job number is new (so
-each word of the bitmap is a new slot), and all accounts have been used before. Beside them, in the same run, what a
-transaction a job and a batch of plain structs cost. Exits with 1 if a number is above its target. Called by gas.sh;
-needs Python's standard library and the programs in .build/bin.
+the bitmap grows by new slots), and all accounts have been used before. The figure is the mean of batches that follow each
+other. Beside them, in the same run, what a transaction a job and a batch of plain structs cost. Exits with 1 if a figure
+is above its target. Called by gas.sh; needs Python's standard library and the programs in .build/bin.
 """
 
 import json
@@ -23,6 +23,9 @@ BIN = CONTRACTS.parent / ".build/bin"
 SIGNER_KEY = "0x" + "51" * 32
 LANE = 7
 GROUPS = 20
+# Batches of each size, one after the other: where a batch begins and ends within a word of the bitmap moves its gas by a
+# new slot (44 gas per job at 500 jobs).
+BATCHES = 7
 WORD_BITS = 224
 VALID_UNTIL = 1 << 40
 DAY = 86_400
@@ -278,7 +281,8 @@ def main() -> int:
         for kind, accounts in ids.items():
             lane.settle(GROUPS, accounts, load)  # every account was used before
             for jobs in TARGETS[kind]:
-                rows.append((kind, jobs, lane.settle(jobs, accounts, load) / jobs))
+                gas = [lane.settle(jobs, accounts, load) / jobs for _ in range(BATCHES)]
+                rows.append((kind, jobs, sum(gas) / BATCHES, max(gas)))
         head = program("cast", "call", lane.settlement, "head(uint32)(uint64,bytes32)", str(LANE), "--rpc-url", chain.url)
         if head.splitlines()[1] != lane.prev:
             sys.exit("gas: the lane's head is not the hash of what was sent")
@@ -286,21 +290,21 @@ def main() -> int:
         chain.anvil.terminate()
         chain.anvil.wait()
 
-    print("| what | jobs | gas per job | at most | ratio | of a transaction a job | of plain structs |")
-    print("|---|---|---|---|---|---|---|")
-    print(f"| a transaction a job | 1 | {single:,.0f} | - | - | 1 | - |")
-    print(f"| a batch of plain structs | 500 | {structs:,.0f} | - | - | 1/{single / structs:.0f} | 1 |")
-    for kind, jobs, gas in rows:
+    print("| what | jobs | gas per job | dearest batch | at most | ratio | of a transaction a job | of plain structs |")
+    print("|---|---|---|---|---|---|---|---|")
+    print(f"| a transaction a job | 1 | {single:,.0f} | - | - | - | 1 | - |")
+    print(f"| a batch of plain structs | 500 | {structs:,.0f} | - | - | - | 1/{single / structs:.0f} | 1 |")
+    for kind, jobs, gas, dearest in rows:
         most = TARGETS[kind][jobs]
         print(
-            f"| signed, once, {GROUPS} pairs with {kind} numbers | {jobs:,} | {gas:.0f} | {most} | {gas / most:.2f} "
-            f"| 1/{single / gas:.0f} | 1/{structs / gas:.1f} |"
+            f"| signed, once, {GROUPS} pairs with {kind} numbers | {jobs:,} | {gas:.0f} | {dearest:.0f} | {most} "
+            f"| {gas / most:.2f} | 1/{single / gas:.0f} | 1/{structs / gas:.1f} |"
         )
     print()
-    for kind, jobs, gas in rows:
+    for kind, jobs, gas, _ in rows:
         note = "" if kind == "neighbouring" else f" ids={kind}"
         print(f"gas jobs={jobs} groups={GROUPS} per_job={gas:.0f}{note}")
-    return int(any(gas > TARGETS[kind][jobs] for kind, jobs, gas in rows))
+    return int(any(gas > TARGETS[kind][jobs] for kind, jobs, gas, _ in rows))
 
 
 if __name__ == "__main__":
