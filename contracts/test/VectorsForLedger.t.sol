@@ -172,7 +172,7 @@ contract VectorsForLedgerTest is SettlementFixture {
         _same(
             keccak256(bytes(vm.readFile(FILE))),
             keccak256(bytes(json)),
-            "test/vectors/forge.json: if the change is meant, WRITE_VECTORS=true contracts/test.sh, then cargo test -p gridstake-ledger"
+            "test/vectors/forge.json: if the change is meant: see contracts/README.md"
         );
     }
 }

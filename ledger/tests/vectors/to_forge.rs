@@ -48,7 +48,13 @@ fn contents() -> Vec<Vec<Entry>> {
         .map(|n| {
             let (payer, provider) = (1 + n % 3, 1 + n % 4);
             let no = 1 + u64::from(n) * 3 / 2;
-            entry(no, payer, provider, price(720_000), 1_000 + u64::from(n) * 7_919)
+            entry(
+                no,
+                payer,
+                provider,
+                price(720_000),
+                1_000 + u64::from(n) * 7_919,
+            )
         })
         .collect();
     let wide = vec![
@@ -298,7 +304,6 @@ fn what_forge_checks_is_what_this_crate_makes() {
     }
     assert!(
         read(FILE) == text,
-        "contracts/test/vectors/{FILE} differs from what this crate makes. If the change is meant: WRITE_VECTORS=true cargo test \
-         -p gridstake-ledger --test vectors, then contracts/test.sh, and commit it"
+        "contracts/test/vectors/{FILE} differs from what this crate makes; if the change is meant: see contracts/README.md"
     );
 }
