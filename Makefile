@@ -1,7 +1,9 @@
 # `make` lists what can be made. The recipes are scripts under e2e/ that can also be called by hand.
 .DEFAULT_GOAL := help
+# Packages are never chosen: that would change the features of what they are linked to, and compile it once more.
+TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 .PHONY: help setup build images gen check test test-unit test-e2e world-up world-down demo demo-down bench \
-	contracts-build contracts-test contracts-abi contracts-deploy
+	contracts-build contracts-test contracts-abi contracts-deploy gas
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +18,8 @@ images: build ## pack the images into .build/images, without a Docker engine
 	e2e/images/pack.sh
 
 gen: ## write the generated manifests again
-	cargo run --locked --package gridstake-crds --bin crdgen
+	cargo build --workspace --all-targets --locked
+	$(TARGET)/crdgen
 	charts/render.sh
 
 check: ## formatting, lints, generated files, charts, scripts
@@ -59,8 +62,12 @@ contracts-abi: ## write the contracts' ABI and bytecode again
 	@contracts/abi.sh
 
 # RPC and KEY reach the program by the environment, as make hands on all variables: a key or a token has no place on a command
-# line. What else there is to say is said by ARGS; `cargo run --package gridstake-operator -- contracts-deploy --help` lists it.
+# line. What else there is to say is said by ARGS; `gridstake-operator contracts-deploy --help` lists it.
 contracts-deploy: ## deploy the contracts: RPC=url KEY=deployer's key [OUT= LANE= CHAIN_ID= KEYS=folder ARGS=]; writes Helm values
-	@cargo run --quiet --locked --package gridstake-operator -- --log-format=text contracts-deploy \
+	@cargo build --quiet --workspace --locked
+	@$(TARGET)/gridstake-operator --log-format=text contracts-deploy \
 		$(if $(OUT),--out=$(OUT)) $(if $(LANE),--lane=$(LANE)) $(if $(CHAIN_ID),--chain-id=$(CHAIN_ID)) \
 		$(if $(findstring --lane-signer,$(ARGS)),,--keys=$(or $(KEYS),gridstake-keys)) $(ARGS)
+
+gas: ## what settling costs per job, from receipts of a local chain (about 30 s)
+	@contracts/gas.sh

@@ -1,4 +1,5 @@
 // Cuts forge's artifacts down to what a caller needs. Usage: node bin/abi.mjs [--check], in contracts/.
+// --check also looks for every event and error in docs/contracts.md.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 
 const contracts = ["Settlement", "StakeVault", "GridToken", "TimelockController"];
@@ -19,6 +20,7 @@ for (const name of contracts) {
     2,
   )}\n`;
   const file = `abi/${name}.json`;
+  if (check && undocumented(name, artifact.abi)) stale = 1;
   if (!check) {
     writeFileSync(file, text);
   } else if (read(file) !== text) {
@@ -27,6 +29,25 @@ for (const name of contracts) {
   }
 }
 process.exit(stale);
+
+// What OpenZeppelin's contracts declare is in their documentation.
+function undocumented(name, abi) {
+  if (name === "GridToken") return 0;
+  const reference = read("../docs/contracts.md") ?? "";
+  const inherited = /^(AccessControl|DefaultAdmin|EIP712|InvalidShortString|Reentrancy|Role[AGR]|Safe|StringTooLong)/;
+  let missing = 0;
+  for (const entry of abi.filter(({ type, name }) => /^(event|error)$/.test(type) && !inherited.test(name))) {
+    const fields = entry.inputs.map(
+      ({ type, internalType, indexed, name }) =>
+        `${/^enum /.test(internalType) ? internalType.split(".").pop() : type} ${indexed ? "indexed " : ""}${name}`,
+    );
+    const signature = `${entry.name}(${fields.join(", ")})`;
+    if (reference.includes(`\`${signature}\``)) continue;
+    console.error(`docs/contracts.md does not have the ${entry.type} ${signature} of ${name}`);
+    missing = 1;
+  }
+  return missing;
+}
 
 function read(file) {
   try {

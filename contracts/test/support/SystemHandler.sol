@@ -21,8 +21,12 @@ contract SystemHandler is VaultFixture {
 
     uint256 private random;
 
-    constructor() {
-        _deploy(18);
+    /// Nano-tokens in the token's smallest unit; 1 if it counts 9 decimals or more.
+    uint64 public immutable unit;
+
+    constructor(uint8 decimals) {
+        _deploy(decimals);
+        unit = settlement.granularity();
         _register();
         _later(1 days);
         for (uint32 p = 1; p <= PROVIDERS; p++) {
@@ -67,15 +71,22 @@ contract SystemHandler is VaultFixture {
         return uint128(1 + _below(most));
     }
 
+    /// @dev The same in units of the token.
+    function _whole(uint256 most) private returns (uint128) {
+        return uint128(unit * (1 + _amount(most) / unit));
+    }
+
     // ---- stake
 
     function _stakes(uint256 action) private {
         if (action == 0) {
-            _stake(_amount(50_000 * TOKEN));
+            _stake(_whole(50_000 * TOKEN));
         } else if (action == 1) {
-            _delegate(_account(), TOKEN + _amount(50_000 * TOKEN));
+            _delegate(_account(), TOKEN + _whole(50_000 * TOKEN));
         } else if (action == 2) {
-            if (_own() != 0 && vault.ticketsOf(provider, STAKER).length < 16) _unbond(_amount(_own()));
+            if (_own() == 0 || vault.ticketsOf(provider, STAKER).length == 16) return;
+            uint128 amount = _whole(_own());
+            _unbond(amount < _own() ? amount : _own());
         } else if (action == 3) {
             address who = _account();
             (uint128 shares,) = vault.delegationOf(provider, who);
@@ -105,7 +116,9 @@ contract SystemHandler is VaultFixture {
         try vault.withdraw(provider, ticket.id) returns (uint128 paid) {
             _true(paid <= ticket.amount, "no more than the ticket is worth");
             _same(token.balanceOf(who) - before, _units(uint64(paid)), "paid");
-            count[paid == ticket.amount ? "withdrawn" : "withdrawn in part"]++;
+            bool closed = vault.ticketsOf(provider, who).length < tickets.length;
+            _true(!closed || ticket.amount - paid < unit, "but for what the token cannot say");
+            count[closed ? "withdrawn" : "withdrawn in part"]++;
         } catch (bytes memory reason) {
             _true(bytes4(reason) == IStakeVault.AllFrozen.selector && _frozen() != 0, "only what is frozen stays");
             count["withdrawal frozen"]++;
@@ -178,7 +191,7 @@ contract SystemHandler is VaultFixture {
         if (action <= 15) {
             _settleOne();
         } else if (action == 16) {
-            settlement.deposit(LANE, uint32(_below(PAYERS + 1)), uint64(_amount(100 * TOKEN)));
+            settlement.deposit(LANE, uint32(_below(PAYERS + 1)), uint64(_whole(100 * TOKEN)));
         } else if (action == 17) {
             uint32 payer = uint32(1 + _below(PAYERS));
             settlement.thaw(LANE, payer, uint64(_amount(200 * TOKEN)));
@@ -187,7 +200,7 @@ contract SystemHandler is VaultFixture {
             count["deposit withdrawn"]++;
         } else if (action == 18) {
             settlement.divide(provider);
-            if (settlement.claimOf(provider).amount == 0 && settlement.earnedOf(provider) != 0) {
+            if (settlement.claimOf(provider).amount == 0 && settlement.earnedOf(provider) >= unit) {
                 settlement.requestClaim(provider);
                 _later(1 days);
                 settlement.claim(provider);
@@ -197,8 +210,8 @@ contract SystemHandler is VaultFixture {
             _claimRewards(_account());
         } else if (action == 20) {
             (,, uint128 slashed) = vault.liabilities();
-            if (slashed != 0) vault.paySlashedFunds();
-            if (settlement.feesDue() != 0) settlement.collectFees();
+            if (slashed >= unit) vault.paySlashedFunds();
+            if (settlement.feesDue() >= unit) settlement.collectFees();
             vm.prank(ADMIN);
             settlement.setFeeBps(uint16(_below(2_001)));
         } else {
@@ -208,7 +221,7 @@ contract SystemHandler is VaultFixture {
 
     function _claimRewards(address who) private {
         settlement.divide(provider);
-        if (vault.rewardsOf(provider, who) == 0) return;
+        if (vault.rewardsOf(provider, who) < unit) return;
         vm.prank(who);
         vault.requestRewards(provider);
         _later(1 days);
