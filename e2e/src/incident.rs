@@ -3,7 +3,9 @@
 use alloy::primitives::keccak256;
 use anyhow::{Context as _, Result};
 use gridstake_crds::{
-    Incident, IncidentStatus, TokenAmount, incident::IncidentState, names::MANAGED_BY,
+    Incident, IncidentStatus, TokenAmount,
+    incident::{Dispute, IncidentState},
+    names::MANAGED_BY,
 };
 use kube::{
     Api,
@@ -12,8 +14,11 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    chain::Chain, identity, provider::Provider, wait::Look, wait::sight,
-    wait::watch_until_or_never, world::World,
+    chain::Chain,
+    identity,
+    provider::Provider,
+    wait::{Look, sight, watch_until, watch_until_or_never},
+    world::World,
 };
 
 /// An offence that costs stake.
@@ -86,6 +91,14 @@ impl Case {
                 Some(now) if ends.contains(&now) => Look::Never(format!("it is {now}")),
                 _ => Look::NotYet(sight(incident)),
             }
+        })
+        .await
+    }
+
+    /// Waits until the provider's answer is final and written down, and returns it.
+    pub async fn until_answered(&self) -> Result<Dispute> {
+        watch_until(&self.incidents, &self.name, "its answer is final", |i| {
+            i.and_then(|i| i.status.as_ref()?.dispute.clone())
         })
         .await
     }

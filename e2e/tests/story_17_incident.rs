@@ -148,8 +148,8 @@ fn a_proposal_that_is_disputed_and_not_upheld_leaves_every_balance_as_it_was_to_
         chain
             .send(accused.operator.address(), chain.vault, dispute)
             .await?;
-        let disputed = case.until(IncidentState::Disputed).await?;
-        let told = disputed.dispute.context("status.dispute")?;
+        case.until(IncidentState::Disputed).await?;
+        let told = case.until_answered().await?;
         ensure!(
             told.counter_evidence_hash.parse::<B256>()? == answer,
             "{told:?}"
