@@ -58,7 +58,7 @@ follow_job() {
   declare -A seen=()
   # A watch ends with its time or with a failure, not with the job: it runs beside the loop that reads it.
   # (No jsonpath: kubectl 1.36 ends a watch at the second event when it has a range in it.)
-  exec 3< <(timeout 300 "$here/cluster/world.sh" run kubectl get computejob "$job" --watch --output 'go-template=
+  exec 3< <(timeout 300 "$here/cluster/world.sh" run kubectl --namespace "$namespace" get computejob "$job" --watch --output 'go-template=
     {{- range .status.conditions}}{{.type}}={{.status}}:{{.reason}} {{end}}
     {{- with .status.placement}}{{range .nodes}}{{.node}} {{end}}{{end}}{{"\n"}}')
   local watcher=$!

@@ -3,7 +3,8 @@
 //! It runs on every replica, as the watches on the API server do. A block is linked to the ones before it by its
 //! parent's hash; a lower block proves nothing about a reorganisation, only another block at a known height does.
 //! Accounts are read again only if the contracts' logs touched them, after a reorganisation, when somebody takes an
-//! interest in them, and all of them twice an hour, should an endpoint have kept logs back.
+//! interest in them, and all of them twice an hour, should an endpoint have kept logs back. While the contracts are not
+//! what is configured, everything is read with each new block, so that whoever mends it sees it work.
 
 use std::{
     sync::Arc,
@@ -116,6 +117,9 @@ impl Follower {
         let (Some(before), false) = (before, due) else {
             return self.read_everything(&tip, &interest, now).await;
         };
+        if tip != before.head && !contracts_answer(&before) {
+            return self.read_everything(&tip, &interest, now).await;
+        }
         match self.lineage.place(&tip) {
             Place::Head if before.covers(&interest) => {
                 self.chain.publish(ChainView {
@@ -261,13 +265,7 @@ impl Follower {
         if *tip != before.head {
             (view.safe, view.finalized) = self.finality(tip, Some(before)).await?;
         }
-        let readable = !matches!(
-            view.contract,
-            Err(ContractMismatch::ChainId { .. }
-                | ContractMismatch::Code { .. }
-                | ContractMismatch::Wiring { .. })
-        );
-        if readable {
+        if contracts_answer(&view) {
             let mut providers = touched.providers.clone();
             if touched.lane {
                 view.lane = self.reader.lane(tip.hash).await?;
@@ -420,6 +418,16 @@ impl Touched {
         self.payers.extend(other.payers);
         self.incidents.extend(other.incidents);
     }
+}
+
+/// Whether the contracts can be asked: they are ours, whatever else is wrong.
+fn contracts_answer(view: &ChainView) -> bool {
+    !matches!(
+        view.contract,
+        Err(ContractMismatch::ChainId { .. }
+            | ContractMismatch::Code { .. }
+            | ContractMismatch::Wiring { .. })
+    )
 }
 
 /// Puts `news` into `known` and drops what nobody is interested in; leaves `known` shared if nothing changes.

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use gridstake_contracts::{Settlement, StakeVault};
-use gridstake_operator::chain::Account;
+use gridstake_operator::chain::{Account, ContractMismatch};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
@@ -61,6 +61,32 @@ async fn the_view_holds_what_somebody_is_interested_in_and_follows_its_changes()
     assert_eq!(provider.unbonding, 90_000_000_000_000);
     assert_eq!(provider.tickets.len(), 1);
     assert!(matches!(view.payer(1), Account::Known(payer) if payer.balance == 5_000_000_001));
+}
+
+#[tokio::test]
+async fn a_contract_that_was_something_else_counts_again_from_the_next_block_after_it_is_mended() {
+    let world = World::new(0).await;
+    let mut replica = world.replica().await;
+    let chain = replica.lane.chain().clone();
+    let code = world
+        .anvil
+        .rpc("eth_getCode", json!([world.settlement, "latest"]))
+        .await;
+    let parameters = json!([world.settlement, "0x00"]);
+    world.anvil.rpc("anvil_setCode", parameters).await;
+    // After an absence as long as this, everything is read.
+    world.anvil.mine(70).await;
+    replica.follower.look(Timestamp::now).await.unwrap();
+    let contract = chain.view().unwrap().contract.clone();
+    assert!(
+        matches!(contract, Err(ContractMismatch::Code { .. })),
+        "{contract:?}"
+    );
+    let parameters = json!([world.settlement, code]);
+    world.anvil.rpc("anvil_setCode", parameters).await;
+    world.anvil.mine(1).await;
+    replica.follower.look(Timestamp::now).await.unwrap();
+    assert_eq!(chain.view().unwrap().contract, Ok(()));
 }
 
 #[tokio::test]
