@@ -110,7 +110,7 @@ impl Follower {
 
     /// Looks once, and publishes what it sees.
     pub async fn look(&mut self, now: fn() -> Timestamp) -> Result<(), ClientError> {
-        let interest = self.chain.interest().borrow().clone();
+        let interest = self.chain.interest().borrow().with_reward_account();
         let tip = self.client.block(BlockNumberOrTag::Latest).await?;
         let before = self.chain.view();
         let due = self.read_all_at.is_none_or(|at| at.elapsed() >= FULL_READ);
@@ -243,7 +243,7 @@ impl Follower {
         };
         let everything = Touched {
             lane: false,
-            ..Touched::everything(&interest.with_reward_account())
+            ..Touched::everything(interest)
         };
         self.read(&empty, tip, &everything, interest, now).await?;
         self.lineage.restart(tip);
@@ -275,7 +275,6 @@ impl Follower {
                     providers.clone_from(&interest.providers);
                 }
             }
-            let interest = interest.with_reward_account();
             let news = self
                 .reader
                 .providers(providers, &view.params, tip.hash)
@@ -387,7 +386,6 @@ impl ChainView {
         if self.contract.is_err() {
             return Touched::default();
         }
-        let interest = interest.with_reward_account();
         let absent = |id: &u32, known: bool| (!known).then_some(*id);
         Touched {
             lane: false,

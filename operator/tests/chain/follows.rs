@@ -50,7 +50,8 @@ async fn the_view_holds_what_somebody_is_interested_in_and_follows_its_changes()
         amount: 90_000_000_000_000,
     };
     world.anvil.transact(STAKER, world.vault, &unbond).await;
-    world.deposit(1).await;
+    world.deposit(1, 1).await;
+    world.deposit(0, 7).await;
     replica.follower.look(Timestamp::now).await.unwrap();
     assert!(changes.has_changed().unwrap());
     let view = chain.view().unwrap();
@@ -61,6 +62,10 @@ async fn the_view_holds_what_somebody_is_interested_in_and_follows_its_changes()
     assert_eq!(provider.unbonding, 90_000_000_000_000);
     assert_eq!(provider.tickets.len(), 1);
     assert!(matches!(view.payer(1), Account::Known(payer) if payer.balance == 5_000_000_001));
+    assert!(
+        matches!(view.payer(0), Account::Known(rewards) if rewards.balance == 7),
+        "the reward account is followed though nobody asked for it"
+    );
 }
 
 #[tokio::test]

@@ -275,7 +275,7 @@ async fn what_cannot_be_paid_is_left_out_and_paid_as_far_as_the_escrow_goes() {
     assert_eq!(world.credit().await, 3 * SECOND);
 
     world.anvil.rpc("evm_setAutomine", json!([true])).await;
-    world.deposit(10 * SECOND).await;
+    world.deposit(1, 10 * SECOND).await;
     world.anvil.hold().await;
     for _ in 0..10 {
         replica.step().await;

@@ -170,7 +170,7 @@ impl World {
         let register = Settlement::registerPayerCall { lane: LANE };
         anvil.transact(PAYER, self.settlement, &register).await;
         if escrow > 0 {
-            self.deposit(escrow).await;
+            self.deposit(1, escrow).await;
         }
         anvil.pass_time(2 * 24 * 3600).await;
         let activate = Settlement::activateProviderCall { provider: 1 };
@@ -178,10 +178,10 @@ impl World {
     }
 
     /// Only while transactions are mined at once.
-    pub async fn deposit(&self, amount: u64) {
+    pub async fn deposit(&self, payer: u32, amount: u64) {
         let deposit = Settlement::depositCall {
             lane: LANE,
-            payer: 1,
+            payer,
             amount,
         };
         self.anvil.transact(PAYER, self.settlement, &deposit).await;

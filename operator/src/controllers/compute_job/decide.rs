@@ -533,6 +533,11 @@ impl Turn<'_> {
                 self.end(reason);
                 Phase::Ended(reason, words(ending.message.as_ref(), ending.exit_code))
             }
+            // Not before somebody has found out that the money suffices again.
+            None if ending.reason == AttemptEndReason::EscrowExhausted => Phase::NotAdmitted(
+                ComputeJobReason::EscrowExhausted,
+                words(ending.message.as_ref(), None),
+            ),
             None => Phase::Queued,
         }
     }

@@ -751,6 +751,11 @@ fn a_job_whose_money_runs_out_is_stopped_and_queues_again() {
     let plan = decide(&job, &stopped, at(24));
     assert_eq!(status(&plan).end_reason, None);
     assert_eq!(
+        reason(&plan, ComputeJobCondition::Admitted),
+        ("False", "EscrowExhausted"),
+        "it is not placed again before the money suffices"
+    );
+    assert_eq!(
         status(&plan).failures.unwrap_or_default(),
         gridstake_crds::compute_job::Failures::default(),
         "it costs no retry"

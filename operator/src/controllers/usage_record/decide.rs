@@ -217,7 +217,12 @@ fn lost(began: u64, proof: Option<&Proof>, verdict: Option<Verdict>) -> Progress
 /// A member that runs: its slice ends when the interval is over and the agent has been seen at work after that. While
 /// the agent is away the slice stays open, since only the agent can tell whether the process ran on.
 fn running(began: u64, seen: &Observed, proof: Option<&Proof>, now: Timestamp) -> Progress {
-    let boundary = boundary(began, seen.interval, proof, now);
+    let known = seen
+        .heard_of
+        .map(bill::unix_millis)
+        .max(proof.and_then(|p| p.last_ms));
+    let until = bill::unix_millis(now).min(known.unwrap_or(0));
+    let boundary = boundary(began, seen.interval, proof, until);
     let Some(due) = bill::timestamp(boundary) else {
         return Progress::GoesOn(None);
     };
@@ -244,12 +249,12 @@ fn running(began: u64, seen: &Observed, proof: Option<&Proof>, now: Timestamp) -
     Progress::GoesOn(Some(if alive { patience.max(now) } else { again }))
 }
 
-/// Where the slice is cut: at the last interval that is over, so that what an agent that was away has missed lies in one
-/// slice; and never within a gap, for the same reason.
-fn boundary(began: u64, interval: Duration, proof: Option<&Proof>, now: Timestamp) -> u64 {
+/// Where the slice is cut: at the last interval that was over at `until`, when the agent was last heard of, so that what an
+/// agent that was away has missed lies in one slice; and never within a gap, for the same reason. (Were it the last one that
+/// is over now, it would move on before a heartbeat that comes as often could ever confirm it.)
+fn boundary(began: u64, interval: Duration, proof: Option<&Proof>, until: u64) -> u64 {
     let interval = bill::millis(interval).max(1);
-    let now = u64::try_from(now.as_millisecond()).unwrap_or(0);
-    let over = (now.saturating_sub(began) / interval).max(1);
+    let over = (until.saturating_sub(began) / interval).max(1);
     let cut = began.saturating_add(over.saturating_mul(interval));
     proof.map_or(cut, |proof| proof.outside_gaps(cut))
 }

@@ -332,6 +332,23 @@ fn a_slice_is_cut_when_its_interval_is_over_and_the_agent_is_at_work() {
 }
 
 #[test]
+fn a_slice_is_cut_though_every_heartbeat_comes_just_before_an_interval_ends() {
+    let hour = 3_600_000;
+    let cut = 2300 + hour;
+    let heard_at_the_end_of_the_second = Observed {
+        evidence: Judgement::Valid(proof(2300, None, Some(0))),
+        heard_of: Some(at(cut + hour - 1)),
+        ..seen(pod(State::Running, Some(2000), None))
+    };
+    let plan = decide(
+        &record(),
+        &heard_at_the_end_of_the_second,
+        at(cut + hour + 500),
+    );
+    assert_eq!(bill_of(&plan).1, cut);
+}
+
+#[test]
 fn a_slice_is_never_cut_within_a_gap() {
     let hour = 3_600_000;
     let seen = Observed {
