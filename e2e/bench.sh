@@ -28,4 +28,13 @@ step "install Gridstake with helm" "$here/install.sh"
 shown "measure" world run python3 "$here/benches/cluster_bench.py" --world "$here/cluster/world.sh" \
   --images "$IMAGES_DIR" --audit-log "$checkout/.build/$E2E_WORLD/logs/audit.log" \
   --jobs "${JOBS:-20}" --idle-seconds "${IDLE_SECONDS:-600}" --profile "$PROFILE"
+
+paid=gridstake-bench
+market=$checkout/target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/demo-market
+step "start a chain" "$here/chain/chain.sh" up
+step "deploy the contracts and let Gridstake settle on the chain, with helm" "$here/install.sh"
+step "make a namespace for paid jobs" world run kubectl create namespace "$paid"
+step "open the market" world run "$market" open "$paid"
+shown "measure settlement" world run python3 "$here/benches/settlement_bench.py" --world "$here/cluster/world.sh" \
+  --namespace "$paid" --jobs "${JOBS:-20}"
 if [ -z "${KEEP:-}" ]; then step "remove the cluster" world down; fi

@@ -126,6 +126,16 @@ def operator_ready_seconds(world: str) -> float:
     return now - node.started(node.process_of(uid, "gridstake-operator"))
 
 
+def objects(stream):
+    """Gives one JSON object after the other of what `kubectl get --watch -o json` prints."""
+    decoder, text = json.JSONDecoder(), ""
+    for line in stream:
+        text += line
+        if line == "}\n":
+            item, text = decoder.decode(text), ""
+            yield item
+
+
 class Watch:
     """Notes when pods of ComputeJobs begin to run, and when the jobs were created, as a watcher sees them."""
 
@@ -144,13 +154,8 @@ class Watch:
             watcher.kill()
 
     def read(self, kind: str, watcher: subprocess.Popen) -> None:
-        """Reads one JSON object after the other from a watch."""
-        decoder, text = json.JSONDecoder(), ""
-        for line in watcher.stdout:
-            text += line
-            if line != "}\n":
-                continue
-            item, text = decoder.decode(text), ""
+        """Reads what a watch tells."""
+        for item in objects(watcher.stdout):
             now = time.monotonic()
             if kind == "computejobs":
                 self.seen.setdefault(("created", item["metadata"]["name"]), now)
@@ -170,6 +175,12 @@ def job_start_seconds(count: int) -> list[float]:
     watch.stop()
     kubectl("delete", "computejobs", "--all", "--timeout=60s")
     return times
+
+
+def operator_resident_mib(world: str) -> float:
+    """Gives the resident memory of the larger of the operator's replicas in MiB."""
+    found = [(Node(world, pod["spec"]["nodeName"]), pod["metadata"]["uid"]) for pod in pods("operator")]
+    return max(node.resident_mib(node.process_of(uid, "gridstake-operator")) for node, uid in found)
 
 
 def is_at_rest() -> bool:
@@ -219,9 +230,7 @@ def main() -> None:
     used = [node.cpu_seconds(pid) - start for (node, pid), start in zip(agents, before)]
     report.add("agent CPU, of one core, at idle", max(used) / (time.monotonic() - begin) * 100, "%", 1)
     report.add("agent resident memory", max(node.resident_mib(pid) for node, pid in agents), "MiB", 20)
-    operators = [(Node(options.world, pod["spec"]["nodeName"]), pod["metadata"]["uid"]) for pod in pods("operator")]
-    resident = [node.resident_mib(node.process_of(uid, "gridstake-operator")) for node, uid in operators]
-    report.add("operator resident memory", max(resident), "MiB", 50)
+    report.add("operator resident memory", operator_resident_mib(options.world), "MiB", 50)
     writes = writes_by_gridstake(options.audit_log, since)
     leases = writes.pop("leases", 0)
     report.add(f"API writes in {options.idle_seconds} s of idling, Leases apart", sum(writes.values()), "writes", 0)
