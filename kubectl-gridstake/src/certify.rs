@@ -34,7 +34,7 @@ pub async fn run(args: &CertifyArgs, now: Timestamp) -> Result<Told, PluginError
         return Ok(Told {
             result: command(&args.node, &patch),
             note: Some(format!(
-                "nothing is written; run this, and {}",
+                "nothing is written; once this command is run, {}",
                 words(args, agent, not_after, &key)
             )),
         });

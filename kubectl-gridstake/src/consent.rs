@@ -39,7 +39,7 @@ pub async fn run(args: &ConsentArgs, now: Timestamp) -> Result<Told, PluginError
         return Ok(Told {
             result: command(&args.namespace, args.payer, &consent),
             note: Some(format!(
-                "nothing is written; run this, and {}",
+                "nothing is written; once this command is run, {}",
                 words(args, expires, &key)
             )),
         });

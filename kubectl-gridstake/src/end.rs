@@ -112,6 +112,7 @@ mod tests {
 
     const NOW: &str = "2026-06-01T12:00:00.5Z";
 
+    #[allow(clippy::unwrap_in_result, reason = "the times are literals")]
     fn seen(text: &str) -> Result<String, EndFault> {
         let end: End = text.parse().unwrap();
         end.seen_from(NOW.parse().unwrap(), "--expires")

@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use super::guarantee::{Guarantee, Vault, certificate};
 use crate::{
     caches::Caches,
-    chain::Chains,
+    chain::{Chain, Chains},
     controllers::stake_binding::{
         bond,
         observe::{resolutions, sight},
@@ -59,7 +59,7 @@ pub fn guarantee(
     let provider = backing.in_force();
     let config = provider
         .and_then(|provider| chains.get(&provider.chain))
-        .map(|chain| chain.config());
+        .map(Chain::config);
     let certificate = match provider {
         Some(provider) => {
             let signer =
