@@ -92,12 +92,12 @@ impl Fault {
         }
     }
 
-    fn refusal(&self, namespace: &str) -> Refusal {
+    fn refusal(&self, namespace: &str, config: &ChainConfig) -> Refusal {
         Refusal {
             reason: ComputeJobReason::PayerNotConsenting,
             message: format!(
                 "namespace {namespace} {self}: {}",
-                command(namespace, self.payer())
+                command(namespace, self.payer(), config)
             ),
         }
     }
@@ -146,12 +146,13 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The command that makes a consent.
+/// The command that makes a consent on the chain `config`. What is left to be filled in stands in capitals.
 #[must_use]
-pub fn command(namespace: &str, payer: Option<u32>) -> String {
+pub fn command(namespace: &str, payer: Option<u32>, config: &ChainConfig) -> String {
     let payer = payer.map_or_else(|| "PAYER".to_owned(), |payer| payer.to_string());
     format!(
-        "kubectl gridstake consent --namespace {namespace} --payer {payer} --daily-cap TOKENS --expires TIME --key-file FILE"
+        "kubectl gridstake consent --namespace {namespace} --payer {payer} --lane {} --chain-id {} --settlement {} --daily-cap TOKENS --expires TIME --key-file FILE",
+        config.lane, config.chain_id, config.settlement.address
     )
 }
 
@@ -195,7 +196,7 @@ pub fn consent(
     now: Timestamp,
     signer: impl Fn(B256, &Signature) -> Option<Address>,
 ) -> Result<Consent, Refusal> {
-    let fault = |fault: Fault| fault.refusal(namespace.name);
+    let fault = |fault: Fault| fault.refusal(namespace.name, config);
     let consent = read(namespace).map_err(fault)?;
     let payer = consent.payer;
     let not_read = |what: &str| Refusal {

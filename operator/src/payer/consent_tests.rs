@@ -126,6 +126,20 @@ fn whoever_does_not_pay_says_why_and_what_mends_it() {
 }
 
 #[test]
+fn the_command_leaves_only_what_the_payer_decides_to_be_filled_in() {
+    let settlement = "0x0000000000000000000000000000000000000051";
+    let left = "--daily-cap TOKENS --expires TIME --key-file FILE";
+    for (payer, named) in [(Some(3), "3"), (None, "PAYER")] {
+        assert_eq!(
+            command("team", payer, &fixtures::config()),
+            format!(
+                "kubectl gridstake consent --namespace team --payer {named} --lane 7 --chain-id 31337 --settlement {settlement} {left}"
+            )
+        );
+    }
+}
+
+#[test]
 fn a_consent_ends() {
     let annotations = annotations("3", Some(&terms(&signed("u-1", &owner()))));
     assert!(asked_at(&annotations, Some(&view()), "2027-01-01T00:00:00Z").is_ok());

@@ -245,7 +245,10 @@ impl Words {
                 "top it up with Settlement.deposit(lane {}, payer {payer}, amount) at {} on {}",
                 config.lane, config.settlement.address, config.name
             ),
-            raise: format!("raise it with {}", consent::command(namespace, Some(payer))),
+            raise: format!(
+                "raise it with {}",
+                consent::command(namespace, Some(payer), config)
+            ),
         }
     }
 

@@ -438,6 +438,7 @@ fn guaranteed(bond: Bond, certificate: Result<(), CertificateFault>) -> Observed
             bond,
         },
         certificate,
+        vault: None,
     };
     seen
 }

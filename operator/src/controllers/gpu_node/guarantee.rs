@@ -17,6 +17,17 @@ pub struct Guarantee {
     pub backing: Backing,
     /// Whether the provider whose stake is in force has certified the key of its agent.
     pub certificate: Result<(), CertificateFault>,
+    /// For which contract a certificate is signed; `None` if no stake is in force.
+    pub vault: Option<Vault>,
+}
+
+/// A contract `StakeVault` on its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vault {
+    /// The chain's id (EIP-155).
+    pub chain_id: u64,
+    /// The contract's address.
+    pub address: Address,
 }
 
 /// Why the key of a node's agent is not certified.
@@ -49,6 +60,7 @@ impl Default for Guarantee {
         Self {
             backing: Backing::default(),
             certificate: Ok(()),
+            vault: None,
         }
     }
 }
@@ -68,7 +80,9 @@ impl Guarantee {
     pub fn words(&self, gpu_node: &GpuNode) -> String {
         match (&self.backing.bond, &self.certificate) {
             (Bond::Missing(_, words), _) => words.clone(),
-            (Bond::InForce(provider), Err(fault)) => fault.words(&gpu_node.name_any(), provider),
+            (Bond::InForce(provider), Err(fault)) => {
+                fault.words(&gpu_node.name_any(), provider, self.vault)
+            }
             _ => String::new(),
         }
     }
@@ -84,7 +98,7 @@ impl Guarantee {
 
 impl CertificateFault {
     /// What is wrong, and what mends it.
-    fn words(&self, node: &str, provider: &Provider) -> String {
+    fn words(&self, node: &str, provider: &Provider, vault: Option<Vault>) -> String {
         let fault = match self {
             Self::NoKey => {
                 return "the device agent has shown no key in status.agent.key yet".to_owned();
@@ -115,9 +129,22 @@ impl CertificateFault {
             ),
         };
         format!(
-            "{fault}: sign the key of node {node} with the provider's operator key and put that into spec.agentCertificate"
+            "{fault}: sign the key with the provider's operator key: {}",
+            command(node, provider, vault)
         )
     }
+}
+
+/// The command by which `provider` certifies the key of the agent on `node`. What is left to be filled in stands in capitals.
+fn command(node: &str, provider: &Provider, vault: Option<Vault>) -> String {
+    let vault = vault.map_or_else(
+        || "--chain-id ID --vault ADDRESS".to_owned(),
+        |vault| format!("--chain-id {} --vault {}", vault.chain_id, vault.address),
+    );
+    format!(
+        "kubectl gridstake certify --node {node} --provider {} {vault} --epoch {} --key-file FILE",
+        provider.id, provider.session_epoch
+    )
 }
 
 /// Whether `provider` has certified the key of the agent on `gpu_node` for `now`. `signer` is whoever signed the
@@ -285,8 +312,15 @@ mod tests {
                 operator: OPERATOR,
             },
         ] {
-            let words = fault.words("n1", &provider());
-            assert!(words.contains("sign the key of node n1"), "{words}");
+            let vault = Vault {
+                chain_id: 31337,
+                address: OPERATOR,
+            };
+            let words = fault.words("n1", &provider(), Some(vault));
+            let command = format!(
+                "kubectl gridstake certify --node n1 --provider 7 --chain-id 31337 --vault {OPERATOR} --epoch 3 --key-file FILE"
+            );
+            assert!(words.ends_with(&command), "{words}");
         }
     }
 
@@ -300,6 +334,7 @@ mod tests {
                 bond,
             },
             certificate: uncertified.clone(),
+            vault: None,
         };
         let missing = Bond::Missing(GpuNodeReason::NoBinding, "none".to_owned());
         assert_eq!(of(missing).holds(), Err(OfferReason::Unbonded));
@@ -319,6 +354,7 @@ mod tests {
                 bond: Bond::InForce(provider()),
             },
             certificate: Ok(()),
+            vault: None,
         };
         let end = now() + SignedDuration::from_secs(60);
         assert_eq!(guarantee.ends_at(&certified), Some(end));

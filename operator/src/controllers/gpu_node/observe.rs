@@ -6,10 +6,10 @@ use gridstake_crds::GpuNode;
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::ResourceExt as _;
 
-use super::guarantee::{Guarantee, certificate};
+use super::guarantee::{Guarantee, Vault, certificate};
 use crate::{
     caches::Caches,
-    chain::Chains,
+    chain::{Chain, Chains},
     controllers::stake_binding::{
         bond,
         observe::{resolutions, sight},
@@ -56,17 +56,25 @@ pub fn guarantee(
         chains.home().is_some(),
         |spec| sight(chains, spec, now),
     );
-    let certificate = match backing.in_force() {
+    let provider = backing.in_force();
+    let config = provider
+        .and_then(|provider| chains.get(&provider.chain))
+        .map(Chain::config);
+    let certificate = match provider {
         Some(provider) => {
-            let signer = chains
-                .get(&provider.chain)
-                .and_then(|chain| caches.signers().of(gpu_node, provider.id, chain.config()));
+            let signer =
+                config.and_then(|config| caches.signers().of(gpu_node, provider.id, config));
             certificate(gpu_node, provider, signer, now)
         }
         None => Ok(()),
     };
+    let vault = config.map(|config| Vault {
+        chain_id: config.chain_id,
+        address: config.vault.address,
+    });
     Guarantee {
         backing,
         certificate,
+        vault,
     }
 }

@@ -1,0 +1,176 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use alloy::primitives::Address;
+use clap::{Args, Parser, Subcommand};
+use gridstake_crds::TokenAmount;
+
+use crate::end::End;
+
+/// Signs what Gridstake's operator asks of payers and providers, and puts it where the operator reads it.
+///
+/// The cluster is the one of KUBECONFIG and its current context, as with kubectl.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "kubectl-gridstake", bin_name = "kubectl gridstake", version)]
+pub struct Cli {
+    /// What is to be done.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What is to be done.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Consents, as a payer's owner, to pay for the jobs of a namespace.
+    ///
+    /// Signs the consent (EIP-712) and writes it into the namespace's annotations gridstake.dev/payer and
+    /// gridstake.dev/payer-consent. A new consent replaces the one before. The operator's messages name lane, chain id and
+    /// settlement address.
+    Consent(ConsentArgs),
+
+    /// Certifies, as a provider's operator, the key of a node's agent.
+    ///
+    /// Reads the key from the GpuNode's status.agent.key, signs it (EIP-712) and writes the certificate into
+    /// spec.agentCertificate. The operator's messages name chain id, vault address and session epoch.
+    Certify(CertifyArgs),
+}
+
+/// What a payer consents to.
+#[derive(Args, Clone, Debug)]
+pub struct ConsentArgs {
+    /// The namespace whose jobs are paid for. The consent holds for this very namespace, not for a later one of its name.
+    #[arg(short, long)]
+    pub namespace: String,
+
+    /// The number of the payer's account on the lane.
+    #[arg(long, value_parser = payer)]
+    pub payer: u32,
+
+    /// The most that the namespace's jobs may cost in one day (UTC), in whole tokens with at most 9 decimals.
+    #[arg(long, value_name = "TOKENS", value_parser = daily_cap)]
+    pub daily_cap: u64,
+
+    /// When the consent ends: a time in RFC 3339, or a duration from now, such as 30d or 12h.
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub expires: End,
+
+    /// File with the private key of the account's owner: 32 bytes in hexadecimal, with or without 0x.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: PathBuf,
+
+    /// The number of the cluster's lane.
+    #[arg(long)]
+    pub lane: u32,
+
+    /// The chain's id (EIP-155).
+    #[arg(long, value_name = "ID", value_parser = chain_id)]
+    pub chain_id: u64,
+
+    /// The address of the contract Settlement.
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub settlement: Address,
+
+    /// Writes nothing: prints the kubectl command that would.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Whose key is certified, and by whom.
+#[derive(Args, Clone, Debug)]
+pub struct CertifyArgs {
+    /// The node whose agent is certified.
+    #[arg(long)]
+    pub node: String,
+
+    /// The number of the provider's account in the vault.
+    #[arg(long, value_parser = provider)]
+    pub provider: u32,
+
+    /// File with the private key of the provider's operator address: 32 bytes in hexadecimal, with or without 0x.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: PathBuf,
+
+    /// The chain's id (EIP-155).
+    #[arg(long, value_name = "ID", value_parser = chain_id)]
+    pub chain_id: u64,
+
+    /// The address of the contract StakeVault.
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub vault: Address,
+
+    /// The provider's session epoch on the chain: 0 until it has revoked its sessions for the first time. To read it:
+    /// cast call VAULT "sessionEpoch(uint32)(uint64)" PROVIDER
+    #[arg(long, default_value_t = 0)]
+    pub epoch: u64,
+
+    /// When the certificate ends: a time in RFC 3339, or a duration from now, such as 90d or 12h.
+    #[arg(long, value_name = "TIME|DURATION", default_value = "90d")]
+    pub not_after: End,
+
+    /// Also sets the node's price: whole tokens for one GPU for one second, with at most 9 decimals.
+    #[arg(long, value_name = "TOKENS")]
+    pub price: Option<TokenAmount>,
+
+    /// Writes nothing: prints the kubectl command that would.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+fn payer(text: &str) -> Result<u32, String> {
+    account(text).ok_or_else(|| {
+        "write the number of the payer's account, such as 3; 0 is the lane's reward account, which nobody owns"
+            .to_owned()
+    })
+}
+
+fn provider(text: &str) -> Result<u32, String> {
+    account(text).ok_or_else(|| {
+        "write the number of the provider's account, from 1 up, such as 7".to_owned()
+    })
+}
+
+fn account(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number > 0)
+}
+
+fn chain_id(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(id) if id > 0 => Ok(id),
+        _ => Err("write the chain's id as a decimal number, such as 8453".to_owned()),
+    }
+}
+
+/// In nano-tokens.
+fn daily_cap(text: &str) -> Result<u64, String> {
+    let amount: TokenAmount = text
+        .parse()
+        .map_err(|error: gridstake_crds::amount::InvalidAmount| error.to_string())?;
+    u64::try_from(amount.nano()).map_err(|_| {
+        let most = TokenAmount::from_nano(u64::MAX.into());
+        format!("it is more than an account can hold: write at most {most}")
+    })
+}
+
+/// In mixed case an address holds a checksum (EIP-55).
+fn address(text: &str) -> Result<Address, String> {
+    let digits = text
+        .strip_prefix("0x")
+        .filter(|digits| digits.len() == 40 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+        .ok_or("write an EVM address: 0x and 40 hexadecimal digits")?;
+    let mixed = digits.bytes().any(|b| b.is_ascii_lowercase())
+        && digits.bytes().any(|b| b.is_ascii_uppercase());
+    if mixed {
+        Address::parse_checksummed(text, None).map_err(|_| {
+            "its checksum is wrong, so a digit or a letter's case is: copy the address again"
+                .to_owned()
+        })
+    } else {
+        text.parse()
+            .map_err(|error| format!("{error}: write 0x and 40 hexadecimal digits"))
+    }
+}
+
+#[cfg(test)]
+#[path = "cli_tests.rs"]
+mod tests;

@@ -1,0 +1,106 @@
+//! Facts about the command line.
+
+use clap::CommandFactory as _;
+
+use super::*;
+
+const CONSENT: &str = "kubectl-gridstake consent --namespace team --payer 3 --lane 7 --chain-id 31337 --settlement 0x0000000000000000000000000000000000000051 --daily-cap 100 --expires 30d --key-file key";
+const CERTIFY: &str = "kubectl-gridstake certify --node n1 --provider 7 --chain-id 31337 --vault 0x0000000000000000000000000000000000000052 --key-file key";
+
+#[allow(clippy::result_large_err, reason = "clap's own error")]
+fn parsed(line: &str) -> Result<Command, clap::Error> {
+    Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_command_that_the_operator_names_is_understood() {
+    let Command::Consent(args) = parsed(CONSENT).unwrap() else {
+        panic!("another command");
+    };
+    assert_eq!(
+        (
+            args.namespace.as_str(),
+            args.payer,
+            args.lane,
+            args.daily_cap
+        ),
+        ("team", 3, 7, 100_000_000_000)
+    );
+    assert!(!args.dry_run);
+}
+
+#[test]
+fn a_certificate_is_for_epoch_0_and_90_days_where_nothing_else_is_said() {
+    let Command::Certify(args) = parsed(CERTIFY).unwrap() else {
+        panic!("another command");
+    };
+    assert_eq!(args.epoch, 0);
+    assert_eq!(args.not_after, "90d".parse().unwrap());
+    assert_eq!(args.price, None);
+}
+
+#[test]
+fn a_bad_value_is_answered_with_its_flag_and_what_would_be_right() {
+    let checksummed = "0xd8dA6BF26964aF9D7eEd9e03E53415D37aA96045";
+    let mistyped = checksummed.replace("0xd8d", "0xd8D");
+    for (line, flag, value, right) in [
+        (CONSENT, "--payer", "0", "such as 3"),
+        (CONSENT, "--payer", "three", "such as 3"),
+        (CONSENT, "--daily-cap", "0.0000000001", "at most 9 decimals"),
+        (
+            CONSENT,
+            "--daily-cap",
+            "99999999999",
+            "at most 18446744073.709551615",
+        ),
+        (CONSENT, "--expires", "tomorrow", "2027-01-01T00:00:00Z"),
+        (CONSENT, "--expires", "1.5h", "\"90d\""),
+        (CONSENT, "--chain-id", "0", "such as 8453"),
+        (CONSENT, "--settlement", "0x51", "40 hexadecimal digits"),
+        (
+            CONSENT,
+            "--settlement",
+            &checksummed[2..],
+            "40 hexadecimal digits",
+        ),
+        (CONSENT, "--settlement", &mistyped, "checksum"),
+        (CERTIFY, "--provider", "0", "such as 7"),
+        (CERTIFY, "--not-after", "soon", "\"90d\""),
+        (CERTIFY, "--price", "1e-3", "such as \"0.00072\""),
+    ] {
+        let without = without(line, flag);
+        let words = parsed(&format!("{without} {flag} {value}"))
+            .unwrap_err()
+            .to_string();
+        for expected in [flag, value, right] {
+            assert!(words.contains(expected), "{words} lacks {expected}");
+        }
+    }
+}
+
+#[test]
+fn an_address_is_taken_in_one_case_or_with_its_checksum() {
+    let checksummed = "0xd8dA6BF26964aF9D7eEd9e03E53415D37aA96045";
+    let lower = checksummed.to_lowercase();
+    assert_eq!(address(checksummed), address(&lower));
+    assert!(address(&lower).is_ok());
+}
+
+/// The line less a flag and its value.
+fn without(line: &str, flag: &str) -> String {
+    let mut words = line.split(' ');
+    let mut left = Vec::new();
+    while let Some(word) = words.next() {
+        if word == flag {
+            words.next();
+        } else {
+            left.push(word);
+        }
+    }
+    left.join(" ")
+}

@@ -1,0 +1,59 @@
+//! `kubectl gridstake`: signs what the operator asks of payers and providers, and puts it where the operator reads it.
+
+mod certify;
+mod cli;
+mod cluster;
+mod consent;
+mod end;
+mod error;
+mod key;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::{
+    cli::{Cli, Command},
+    error::PluginError,
+};
+
+/// What a command has to tell.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    /// For standard output.
+    result: String,
+    /// For people alone, where the result is a command to be run.
+    note: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let Cli { command } = Cli::parse();
+    // One provider for every TLS client in the process. An error means that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match told(&command) {
+        Ok(Told { result, note }) => {
+            if let Some(note) = note {
+                eprintln!("{note}");
+            }
+            println!("{result}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("kubectl gridstake: {}", error::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn told(command: &Command) -> Result<Told, PluginError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(PluginError::Runtime)?;
+    let now = Timestamp::now();
+    match command {
+        Command::Consent(args) => runtime.block_on(consent::run(args, now)),
+        Command::Certify(args) => runtime.block_on(certify::run(args, now)),
+    }
+}
