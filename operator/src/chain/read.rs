@@ -284,7 +284,7 @@ impl Reader {
     async fn payer(&self, payer: u32, at: B256) -> Result<Option<PayerView>, ClientError> {
         let lane = self.config.lane;
         let mut view = PayerView::default();
-        // The reward account belongs to the lane: nobody can withdraw from it.
+        // The reward account is there from the lane's first block, and may have no owner.
         if payer != 0 {
             let call = Settlement::payerOwnerCall { lane, payer };
             match self.settlement("read a payer's owner", call, at).await {
@@ -293,16 +293,16 @@ impl Reader {
                 Err(error) if is_unknown_account(&error) => return Ok(None),
                 Err(error) => return Err(error),
             }
-            let thaw = self
-                .settlement(
-                    "read what a payer withdraws",
-                    Settlement::thawOfCall { lane, payer },
-                    at,
-                )
-                .await?;
-            view.thawing = thaw.amount;
-            view.thaw_due = thaw.due;
         }
+        let thaw = self
+            .settlement(
+                "read what a payer withdraws",
+                Settlement::thawOfCall { lane, payer },
+                at,
+            )
+            .await?;
+        view.thawing = thaw.amount;
+        view.thaw_due = thaw.due;
         view.balance = self
             .settlement(
                 "read a payer's balance",

@@ -162,7 +162,7 @@ fn read(namespace: &NamespaceSays<'_>) -> Result<Consent, Fault> {
         .annotations
         .get(ANNOTATION_PAYER)
         .ok_or(Fault::NoPayer)?;
-    // 0 is the lane's reward account, which nobody owns.
+    // 0 is the lane's reward account, from which no use is paid.
     let payer = payer_number(text).ok_or_else(|| Fault::PayerNotANumber(text.clone()))?;
     let text = namespace
         .annotations
