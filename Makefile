@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Packages are never chosen: that would change the features of what they are linked to, and compile it once more.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
-.PHONY: help setup build images gen check test test-unit test-e2e world-up world-down demo demo-down bench \
+.PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench \
 	contracts-build contracts-test contracts-abi contracts-deploy gas
 
 help: ## list what can be made
@@ -27,6 +27,9 @@ check: ## formatting, lints, generated files, charts, scripts
 
 test: ## everything: check, unit and property tests, stories on a real cluster
 	@e2e/verify.sh all
+
+test-long: ## what is too long for every run: the big campaigns of the contracts' tests
+	@FOUNDRY_PROFILE=long contracts/test.sh
 
 test-unit: ## unit and property tests
 	@e2e/verify.sh unit
@@ -55,7 +58,7 @@ contracts-build: ## compile the contracts
 	@contracts/setup.sh
 	@cd contracts && ../.build/bin/forge build
 
-contracts-test: ## the contracts' tests; FOUNDRY_PROFILE=long for the big campaigns
+contracts-test: ## the contracts' tests
 	@contracts/test.sh
 
 contracts-abi: ## write the contracts' ABI and bytecode again

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use gridstake_crds::{GpuNode, TokenAmount, gpu_node::OfferState};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 
 use crate::{
     chain::Chain,
     contracts::StakeVault,
+    payer::Payer,
     provider::{ENOUGH_STAKE, Provider, nano, unbind_all},
+    usage::Due,
     wait::{Look, look_until, watch_until},
     world::World,
 };
@@ -53,6 +55,25 @@ impl Market {
             until_offered_by(&world.client, node, provider.id).await?;
         }
         Ok(Self { chain, providers })
+    }
+
+    /// Fails unless each provider is credited what is due to it and `payer`, of the `deposit` it made (in nano-tokens), is
+    /// debited what is due from it.
+    pub async fn assert_paid(&self, due: &Due, payer: &Payer, deposit: u64) -> Result<()> {
+        for provider in self.providers.values() {
+            let credit = self.chain.credit(provider.id).await?;
+            ensure!(
+                credit == due.credit(provider.id),
+                "provider {} is credited {credit}, due {due:?}",
+                provider.id
+            );
+        }
+        let balance = payer.balance(&self.chain).await?;
+        ensure!(
+            deposit - balance == due.paid(),
+            "the payer has {balance} of {deposit} left, due {due:?}"
+        );
+        Ok(())
     }
 
     /// The provider of a node.

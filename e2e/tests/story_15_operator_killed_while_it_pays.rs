@@ -143,19 +143,7 @@ async fn each_is_paid_once(
     }
     usage::assert_numbers_are_distinct(&records)?;
     let due = usage::due(&records)?;
-    for provider in market.providers.values() {
-        let credit = chain.credit(provider.id).await?;
-        ensure!(
-            credit == due.credit(provider.id),
-            "provider {} is credited {credit}, due {due:?}",
-            provider.id
-        );
-    }
-    let balance = payer.balance(chain).await?;
-    ensure!(
-        deposit - balance == due.paid(),
-        "the payer has {balance} of {deposit} left, due {due:?}"
-    );
+    market.assert_paid(&due, payer, deposit).await?;
     let twice: Vec<_> = chain
         .events::<Settlement::JobsSkipped>(chain.settlement)
         .await?;

@@ -73,19 +73,9 @@ fn while_the_chain_is_away_jobs_run_on_and_new_ones_are_admitted_until_the_last_
         records.extend(usage::until_final(world, &usage::uid(&waits).await?).await?);
         usage::assert_numbers_are_distinct(&records)?;
         let due = usage::due(&records)?;
-        for provider in market.providers.values() {
-            let credit = chain.credit(provider.id).await?;
-            ensure!(
-                credit == due.credit(provider.id),
-                "provider {} is credited {credit}, due {due:?}",
-                provider.id
-            );
-        }
-        let balance = payer.balance(chain).await?;
-        ensure!(
-            u64::try_from(deposit.nano())? - balance == due.paid(),
-            "{balance} is left, due {due:?}"
-        );
+        market
+            .assert_paid(&due, &payer, u64::try_from(deposit.nano())?)
+            .await?;
         Ok(())
     })
 }

@@ -166,19 +166,9 @@ async fn settles(
 ) -> Result<()> {
     let chain = &market.chain;
     let due = usage::due(records)?;
-    for provider in market.providers.values() {
-        let credit = chain.credit(provider.id).await?;
-        ensure!(
-            credit == due.credit(provider.id),
-            "provider {} is credited {credit}, due {due:?}",
-            provider.id
-        );
-    }
-    let balance = payer.balance(chain).await?;
-    ensure!(
-        u64::try_from(tokens(100).nano())? - balance == due.paid(),
-        "the tenant paid for more than its use: {balance} is left, due {due:?}"
-    );
+    market
+        .assert_paid(&due, payer, u64::try_from(tokens(100).nano())?)
+        .await?;
     let emitted: u64 = due.emissions.values().sum();
     let left = chain.balance(REWARDS).await?;
     ensure!(
