@@ -11,7 +11,10 @@ use gridstake_crds::names::LABEL_JOB;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 use kube::{
     Api, Client, ResourceExt as _,
-    runtime::watcher::{self, Event, watcher},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
 };
 use tokio::task::JoinHandle;
 
@@ -42,7 +45,9 @@ impl PodHistory {
         let pods: Api<Pod> = Api::namespaced(client, namespace);
         let notes = Arc::clone(&seen);
         let task = tokio::spawn(async move {
-            let mut events = pin!(watcher(pods, watcher::Config::default()));
+            // With a pause after each error: one that never ends, such as a client that is gone, would keep the task from
+            // ever being cancelled.
+            let mut events = pin!(watcher(pods, watcher::Config::default()).default_backoff());
             while let Some(event) = events.next().await {
                 if let Ok(Event::Apply(pod) | Event::InitApply(pod) | Event::Delete(pod)) = event {
                     note(
