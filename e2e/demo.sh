@@ -136,6 +136,6 @@ The cluster keeps running. To look around:
     E2E_WORLD=$E2E_WORLD e2e/cluster/world.sh run bash       a shell with kubectl and helm for this cluster
     kubectl explain computejob.spec                  (in that shell)
     kubectl describe -n $namespace computejob $job            (in that shell)
-    e2e/chain/chain.sh run cast block latest                 the chain
+    E2E_WORLD=$E2E_WORLD e2e/chain/chain.sh run cast block latest       the chain
 To run the job again: make demo. To stop and remove everything: make demo-down.
 TEXT
