@@ -41,6 +41,8 @@ const REWARD_ACCOUNT: u32 = 0;
 const MOST_LINKED: u64 = 64;
 /// After how long everything is read again although no log asks for it.
 const FULL_READ: Duration = Duration::from_mins(30);
+/// How often the chain's id and the contracts' code are compared with what is configured.
+const COMPARE: Duration = Duration::from_mins(1);
 
 /// Follows one chain.
 pub struct Follower {
@@ -52,6 +54,7 @@ pub struct Follower {
     lane_signer: Address,
     lineage: Lineage,
     read_all_at: Option<Instant>,
+    compared_at: Option<Instant>,
 }
 
 impl Follower {
@@ -71,6 +74,7 @@ impl Follower {
             lane_signer,
             lineage: Lineage::default(),
             read_all_at: None,
+            compared_at: None,
         }
     }
 
@@ -117,7 +121,8 @@ impl Follower {
         let (Some(before), false) = (before, due) else {
             return self.read_everything(&tip, &interest, now).await;
         };
-        if tip != before.head && !contracts_answer(&before) {
+        let mends = tip != before.head && !contracts_answer(&before);
+        if mends || self.has_become_another(&before, &tip).await? {
             return self.read_everything(&tip, &interest, now).await;
         }
         match self.lineage.place(&tip) {
@@ -150,6 +155,21 @@ impl Follower {
                 self.read_everything(&tip, &interest, now).await
             }
         }
+    }
+
+    /// Whether chain or contracts have ceased to be what is configured; looked at from time to time.
+    async fn has_become_another(
+        &mut self,
+        before: &ChainView,
+        tip: &Block,
+    ) -> Result<bool, ClientError> {
+        let due = self.compared_at.is_none_or(|at| at.elapsed() >= COMPARE);
+        if !due || !contracts_answer(before) {
+            return Ok(false);
+        }
+        let mismatch = self.reader.mismatch(tip.hash).await?;
+        self.compared_at = Some(Instant::now());
+        Ok(mismatch.is_some())
     }
 
     /// The blocks from the one after `height` to `tip`, if they descend from the newest known one.
@@ -248,6 +268,7 @@ impl Follower {
         self.read(&empty, tip, &everything, interest, now).await?;
         self.lineage.restart(tip);
         self.read_all_at = Some(Instant::now());
+        self.compared_at = self.read_all_at;
         Ok(())
     }
 
