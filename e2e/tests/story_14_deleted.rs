@@ -11,7 +11,6 @@ fn a_deleted_job_goes_when_it_is_billed_and_the_part_that_ran_is_paid_afterwards
         let deposit = tokens(10);
         let payer = Payer::of_tenant(chain, tenant, deposit).await?;
         let node = &world.hosts[0].name;
-        let provider = market.provider(node)?;
         let deleted = tenant
             .submit(&job("deleted", 1).on_node(node).runs_until_released())
             .await?;
@@ -53,18 +52,8 @@ fn a_deleted_job_goes_when_it_is_billed_and_the_part_that_ran_is_paid_afterwards
             );
         }
         let due = usage::due(&paid)?;
-        let (credit, balance) = (
-            chain.credit(provider.id).await?,
-            payer.balance(chain).await?,
-        );
-        ensure!(
-            credit == due.credit(provider.id),
-            "credited {credit}, due {due:?}"
-        );
-        ensure!(
-            u64::try_from(deposit.nano())? - balance == due.paid(),
-            "{balance} is left, due {due:?}"
-        );
-        Ok(())
+        market
+            .assert_paid(&due, &payer, u64::try_from(deposit.nano())?)
+            .await
     })
 }

@@ -18,7 +18,6 @@ fn an_agent_that_was_away_leaves_a_gap_that_is_billed_where_the_process_ran_on()
         let deposit = tokens(10);
         let payer = Payer::of_tenant(chain, tenant, deposit).await?;
         let node = &world.hosts[0].name;
-        let provider = market.provider(node)?;
         let manifest = |name: &str| job(name, 1).on_node(node).runs_until_released();
         let stays = tenant.submit(&manifest("stays")).await?;
         let ends = tenant.submit(&manifest("ends")).await?;
@@ -73,19 +72,9 @@ fn an_agent_that_was_away_leaves_a_gap_that_is_billed_where_the_process_ran_on()
         assert_gaps_are_bridged_and_billed(&records)?;
 
         let due = usage::due(&[records, unseen].concat())?;
-        let (credit, balance) = (
-            chain.credit(provider.id).await?,
-            payer.balance(chain).await?,
-        );
-        ensure!(
-            credit == due.credit(provider.id),
-            "credited {credit}, due {due:?}"
-        );
-        ensure!(
-            u64::try_from(deposit.nano())? - balance == due.paid(),
-            "{balance} is left, due {due:?}"
-        );
-        Ok(())
+        market
+            .assert_paid(&due, &payer, u64::try_from(deposit.nano())?)
+            .await
     })
 }
 
