@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Packages are never chosen: that would change the features of what they are linked to, and compile it once more.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
-.PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench \
+.PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench campaign \
 	contracts-build contracts-test contracts-abi contracts-deploy gas
 
 help: ## list what can be made
@@ -28,8 +28,14 @@ check: ## formatting, lints, generated files, charts, scripts
 test: ## everything: check, unit and property tests, stories on a real cluster
 	@e2e/verify.sh all
 
-test-long: ## what is too long for every run: the big campaigns of the contracts' tests
+test-long: ## what is too long for every run: big campaigns, long outages
 	@FOUNDRY_PROFILE=long contracts/test.sh
+	@e2e/verify.sh long
+	@$(MAKE) --no-print-directory campaign
+
+campaign: ## settlement with everything going wrong that can, from a seed: RUNS=10000 SEED=1
+	@RUNS=$(or $(RUNS),10000) SEED=$(or $(SEED),1) cargo test --quiet --workspace --locked --test chain -- \
+		--ignored --nocapture campaign::campaign_of
 
 test-unit: ## unit and property tests
 	@e2e/verify.sh unit

@@ -7,6 +7,8 @@
 #   verify.sh stories    the user stories on a real cluster, made for them and removed after them: first those of a cluster
 #                        where nothing is owed, then, with a chain, those in which use is paid
 #
+#   verify.sh long       what is too long for every run, by itself: stories and tests that are marked `ignore`
+#
 # Environment: E2E_CLUSTER, E2E_VALUES as in e2e/cluster/world.sh
 #   STORY   only the stories whose file name holds this word
 #   KEEP    not empty: leave the cluster running after the stories
@@ -87,15 +89,17 @@ chosen_stories() { # paid|unpaid: prints NAME PATH of each
   local name program kind
   while read -r name program; do
     if grep -qs 'paid_story(' "$here/tests/$name.rs"; then kind=paid; else kind=unpaid; fi
+    if [ "$part" = long ] && ! grep -qs '#\[ignore = "long' "$here/tests/$name.rs"; then continue; fi
     if [ "$kind" = "$1" ] && [[ $name == *"${STORY:-}"* ]]; then echo "$name $program"; fi
   done < <(grep -E '^[^ ]+ /[^ ]+$' "$stories_list")
 }
 
 tell() { # paid|unpaid
-  local name program
+  local name program which=()
+  if [ "$part" = long ]; then which=(--ignored); fi
   while read -r -u 3 name program; do
     # As cargo would run it, but in the cluster's network. An error tells its story; where in our code it was made does not.
-    shown "story: $name" world run env -C "$here" CARGO_MANIFEST_DIR="$here" RUST_LIB_BACKTRACE=0 "$program"
+    shown "story: $name" world run env -C "$here" CARGO_MANIFEST_DIR="$here" RUST_LIB_BACKTRACE=0 "$program" "${which[@]}"
   done 3< <(chosen_stories "$1")
 }
 
@@ -126,6 +130,12 @@ stories() {
   fi
 }
 
+long() {
+  stories
+  steps_go_on=yes
+  shown "long tests on a chain" cargo test --workspace --locked --test chain -- --ignored --skip campaign::
+}
+
 count_tests() { # FOLDER of logs
   find "$1" -name '*.log' -exec cat {} + 2>/dev/null | awk '
     /^test result: / { for (i = 1; i < NF; i++) { if ($(i + 1) == "passed;") passed += $i; if ($(i + 1) == "failed;") failed += $i } }
@@ -147,7 +157,7 @@ case $part in
     rm -rf "$checkout/.build/logs/verify"
     all
     ;;
-  check | unit | stories)
+  check | unit | stories | long)
     bash "$here/setup.sh"
     "$part"
     ;;

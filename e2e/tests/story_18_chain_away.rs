@@ -19,6 +19,7 @@ use gridstake_e2e::{
 use kube::Api;
 
 #[test]
+#[ignore = "long: waits for chain.maxStaleness; make test-long"]
 fn while_the_chain_is_away_jobs_run_on_and_new_ones_are_admitted_until_the_last_look_is_too_old()
 -> Result<()> {
     paid_story(async |world, tenant, market| {
@@ -118,6 +119,7 @@ fn a_node_whose_agents_key_was_revoked_or_made_anew_is_not_offered_until_it_is_c
 }
 
 #[test]
+#[ignore = "long: waits for the minutely comparison, twice; make test-long"]
 fn nothing_is_sent_to_a_chain_with_another_id_or_other_code_at_the_address() -> Result<()> {
     paid_story(async |world, tenant, market| {
         let chain = &market.chain;

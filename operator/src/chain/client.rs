@@ -93,11 +93,17 @@ impl ChainClient {
                     .erased()
             })
             .collect();
-        Ok(Self(Arc::new(Shared {
+        Ok(Self::over(endpoints, metrics))
+    }
+
+    /// A client of these endpoints, each of which bounds its requests in time.
+    #[must_use]
+    pub fn over(endpoints: Vec<DynProvider>, metrics: ChainMetrics) -> Self {
+        Self(Arc::new(Shared {
             endpoints,
             preferred: AtomicUsize::new(0),
             metrics,
-        })))
+        }))
     }
 
     /// Asks each endpoint until one answers, beginning with the one that answered last.

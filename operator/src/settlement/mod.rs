@@ -104,14 +104,25 @@ impl Lane {
 
     /// The lane on `chain`, with these keys.
     pub fn with_keys(chain: Chain, keys: Keys, registry: &Registry) -> Result<Self, OpenError> {
-        let chain_metrics = ChainMetrics::new(registry).map_err(OpenError::Metrics)?;
-        let metrics = SettlementMetrics::new(registry).map_err(OpenError::Metrics)?;
-        let config = chain.config();
-        let client = ChainClient::new(&config.rpc, config.request_timeout, chain_metrics.clone())
-            .map_err(|source| OpenError::Client {
-            chain: chain.name().to_owned(),
-            source,
+        let (urls, timeout) = (chain.config().rpc.clone(), chain.config().request_timeout);
+        let metrics = ChainMetrics::new(registry).map_err(OpenError::Metrics)?;
+        let client = ChainClient::new(&urls, timeout, metrics.clone()).map_err(|source| {
+            OpenError::Client {
+                chain: chain.name().to_owned(),
+                source,
+            }
         })?;
+        Self::with_client(chain, keys, client, metrics, registry)
+    }
+
+    /// The lane on `chain`, with these keys, which asks by `client` and counts in `chain_metrics`.
+    pub fn with_client(
+        chain: Chain,
+        keys: Keys,
+        client: ChainClient,
+        chain_metrics: ChainMetrics,
+        registry: &Registry,
+    ) -> Result<Self, OpenError> {
         Ok(Self(Arc::new(Parts {
             chain,
             client,
@@ -119,7 +130,7 @@ impl Lane {
             keys,
             sealed: Pulse::default(),
             chain_metrics,
-            metrics,
+            metrics: SettlementMetrics::new(registry).map_err(OpenError::Metrics)?,
         })))
     }
 

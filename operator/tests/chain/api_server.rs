@@ -9,7 +9,7 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
-    http::{Method, StatusCode},
+    http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use gridstake_crds::{SettlementBatch, UsageRecord};
@@ -47,6 +47,16 @@ impl ApiServer {
         let mut config = Config::new(format!("http://{address}").parse().unwrap());
         config.default_retry = false;
         Client::try_from(config).unwrap()
+    }
+
+    /// What it answers to a request.
+    pub fn ask(&self, method: &Method, uri: &Uri, body: &[u8]) -> (StatusCode, Value) {
+        let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+        let query = uri.query().unwrap_or_default();
+        self.0
+            .lock()
+            .unwrap()
+            .answer(method, uri.path(), query, &body)
     }
 
     /// The write of this number, counted from now on, goes wrong.
@@ -103,14 +113,7 @@ fn refuse(code: StatusCode, reason: &str) -> (StatusCode, Value) {
 async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-    let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let path = parts.uri.path().to_owned();
-    let query = parts.uri.query().unwrap_or_default().to_owned();
-    let (code, answer) = server
-        .0
-        .lock()
-        .unwrap()
-        .answer(&parts.method, &path, &query, &body);
+    let (code, answer) = server.ask(&parts.method, &parts.uri, &body);
     let json = [("content-type", "application/json")];
     (code, json, answer.to_string()).into_response()
 }

@@ -4,6 +4,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::unwrap_in_result,
     clippy::expect_used,
     clippy::panic,
     missing_docs,
@@ -12,6 +13,7 @@
 
 mod anvil;
 mod api_server;
+mod campaign;
 mod crashes;
 mod deploys;
 mod follows;

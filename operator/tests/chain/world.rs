@@ -20,13 +20,15 @@ use gridstake_operator::{
     metrics::Metrics,
     payer::Payers,
     settlement::{
-        Lane,
+        Lane, OpenError,
         run::Settler,
         signer::{Key, Keys},
     },
 };
 use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
+use kube::Client;
+use prometheus::Registry;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -195,33 +197,7 @@ impl World {
     }
 
     pub fn seal_one(&self, number: u64, payer: u32, provider: u32, millis: u64) {
-        let name = format!("job-{number}-1-0-0");
-        let leaf = Receipt {
-            lane: LANE,
-            job_no: number,
-            payer,
-            provider,
-            units: millis,
-            price: u64::try_from(PRICE * 1_000_000).unwrap(),
-            record_hash: B256::ZERO,
-        }
-        .leaf();
-        let record = json!({
-            "apiVersion": "gridstake.dev/v1alpha1", "kind": "UsageRecord",
-            "metadata": {"name": name, "namespace": NAMESPACE},
-            "spec": {
-                "job": {"namespace": "a", "name": "j", "uid": format!("job-{number}")},
-                "attempt": 1, "member": 0, "slice": 0, "podName": "j-1-0", "nodeName": "n1", "gpuCount": 1,
-                "payment": {"chain": "anvil", "lane": LANE, "payer": payer, "provider": provider, "perGpuSecond": "0.001"},
-            },
-            "status": {"sealed": {
-                "jobNo": number, "startMs": 0, "endMs": millis, "gpuMillis": millis, "price": "0.001",
-                "cause": "MemberEnded", "receiptHash": leaf.to_string(),
-            }},
-        });
-        let path =
-            format!("/apis/gridstake.dev/v1alpha1/namespaces/{NAMESPACE}/usagerecords/{name}");
-        self.api.put(&path, record);
+        self.api.seal(&sealed(number, payer, provider, millis));
     }
 
     /// A replica that has just started.
@@ -230,37 +206,10 @@ impl World {
     }
 
     pub async fn replica_with(&self, chains_file: &str) -> Replica {
-        let config = ChainsFile::parse(chains_file, Path::new("test"))
-            .unwrap()
-            .chains
-            .remove(0);
-        let chains = Chains::new(vec![config]);
-        let chain: Chain = chains.home().unwrap().clone();
-        let metrics = Metrics::new().unwrap();
-        let lane = Lane::with_keys(chain, self.keys.clone(), metrics.registry()).unwrap();
         let client = self.api.client().await;
-        let health = Health::default();
-        // Nothing is watched: the caches stay empty.
-        let caches = Caches::start(&client, NAMESPACE, &health, &metrics, &mut JoinSet::new());
-        let context = Context {
-            events: Events::new(client.clone(), "test"),
-            client,
-            namespace: NAMESPACE.to_owned(),
-            caches,
-            chains,
-            lane: Some(lane.clone()),
-            payers: Payers::default(),
-            settlement_interval: Duration::from_hours(1),
-            metrics,
-            health,
-            leadership: Leadership::uncontested(),
-            now: Timestamp::now,
-        };
-        Replica {
-            follower: lane.follower(),
-            settler: Settler::new(context, lane.clone()),
-            lane,
-        }
+        Replica::new(client, chains_file, |chain, registry| {
+            Lane::with_keys(chain, self.keys.clone(), registry)
+        })
     }
 
     pub async fn head(&self) -> u64 {
@@ -302,7 +251,82 @@ impl World {
     }
 }
 
+/// A sealed record of one GPU for `millis`.
+pub fn sealed(number: u64, payer: u32, provider: u32, millis: u64) -> Value {
+    let leaf = Receipt {
+        lane: LANE,
+        job_no: number,
+        payer,
+        provider,
+        units: millis,
+        price: u64::try_from(PRICE * 1_000_000).unwrap(),
+        record_hash: B256::ZERO,
+    }
+    .leaf();
+    json!({
+        "apiVersion": "gridstake.dev/v1alpha1", "kind": "UsageRecord",
+        "metadata": {"name": format!("job-{number}-1-0-0"), "namespace": NAMESPACE},
+        "spec": {
+            "job": {"namespace": "a", "name": "j", "uid": format!("job-{number}")},
+            "attempt": 1, "member": 0, "slice": 0, "podName": "j-1-0", "nodeName": "n1", "gpuCount": 1,
+            "payment": {"chain": "anvil", "lane": LANE, "payer": payer, "provider": provider, "perGpuSecond": "0.001"},
+        },
+        "status": {"sealed": {
+            "jobNo": number, "startMs": 0, "endMs": millis, "gpuMillis": millis, "price": "0.001",
+            "cause": "MemberEnded", "receiptHash": leaf.to_string(),
+        }},
+    })
+}
+
+impl ApiServer {
+    /// Stores a sealed record.
+    pub fn seal(&self, record: &Value) {
+        let name = record["metadata"]["name"].as_str().unwrap();
+        let path =
+            format!("/apis/gridstake.dev/v1alpha1/namespaces/{NAMESPACE}/usagerecords/{name}");
+        self.put(&path, record.clone());
+    }
+}
+
 impl Replica {
+    /// A replica that has just started and asks this API server; `open` opens its lane.
+    pub fn new(
+        client: Client,
+        chains_file: &str,
+        open: impl FnOnce(Chain, &Registry) -> Result<Lane, OpenError>,
+    ) -> Self {
+        let config = ChainsFile::parse(chains_file, Path::new("test"))
+            .unwrap()
+            .chains
+            .remove(0);
+        let chains = Chains::new(vec![config]);
+        let chain: Chain = chains.home().unwrap().clone();
+        let metrics = Metrics::new().unwrap();
+        let lane = open(chain, metrics.registry()).unwrap();
+        let health = Health::default();
+        // Nothing is watched: the caches stay empty.
+        let caches = Caches::start(&client, NAMESPACE, &health, &metrics, &mut JoinSet::new());
+        let context = Context {
+            events: Events::new(client.clone(), "test"),
+            client,
+            namespace: NAMESPACE.to_owned(),
+            caches,
+            chains,
+            lane: Some(lane.clone()),
+            payers: Payers::default(),
+            settlement_interval: Duration::from_hours(1),
+            metrics,
+            health,
+            leadership: Leadership::uncontested(),
+            now: Timestamp::now,
+        };
+        Self {
+            follower: lane.follower(),
+            settler: Settler::new(context, lane.clone()),
+            lane,
+        }
+    }
+
     /// One look at the chain and one pass over the lane.
     pub async fn step(&mut self) {
         self.follower.look(Timestamp::now).await.unwrap();

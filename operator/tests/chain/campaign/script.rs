@@ -1,0 +1,178 @@
+//! What happens in one run, made from its seed.
+
+use super::dice::Dice;
+
+/// A block is final when so many are on top of it; no reorganisation of a script is as deep.
+pub const FINAL_DEPTH: u64 = 24;
+
+/// What is to be paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// By a payer who has plenty.
+    Sound,
+    /// By a payer who has little, until somebody deposits.
+    Poor,
+    /// To a provider that does not exist.
+    UnknownProvider,
+    /// To a provider that cannot be paid yet.
+    CoolingProvider,
+    /// By a payer that does not exist.
+    UnknownPayer,
+    /// More than a batch can say.
+    TooLarge,
+    /// With a receipt that is no hash.
+    BrokenReceipt,
+}
+
+/// What the chain does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    /// Some blocks are mined.
+    Mine(u64),
+    /// The newest blocks are replaced by empty ones.
+    Reorganise(u64),
+    /// The newest blocks are replaced by as many, the first of which holds all their transactions.
+    Remine(u64),
+    /// The pool forgets what it has.
+    Forget,
+    /// A transaction that is not of the log takes the gas account's next nonce.
+    Stranger,
+    /// What a block asks per gas, in gwei.
+    BaseFee(u64),
+    /// The gas account is emptied.
+    GasGone,
+    /// The gas account is filled.
+    GasThere,
+    /// So many seconds pass before the next block.
+    Pass(u64),
+    /// The poor payer's escrow gets so many nano-tokens.
+    Deposit(u64),
+    /// Settling is paused or goes on.
+    Pause(bool),
+    /// The cooling provider can be paid.
+    Activate,
+}
+
+/// What becomes of one request of a replica, to the chain or to the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    /// It never arrives.
+    Lost,
+    /// It is done, and the answer is lost.
+    AnswerLost,
+    /// The answer is cut off.
+    Garbled,
+    /// Too many requests.
+    Busy,
+    /// An error in the endpoint's words.
+    Refused,
+    /// The endpoint knows only blocks that are some behind.
+    Behind(u64),
+    /// The replica dies before it.
+    Dies,
+    /// The replica dies after it.
+    DiesAfter,
+    /// The chain moves before it.
+    Before(Weather),
+    /// Another replica that believes it leads makes a whole pass before it.
+    OtherLeads,
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Records are sealed.
+    Seal(Kind, u64),
+    /// The chain does something.
+    Chain(Weather),
+    /// A replica looks at the chain and makes a pass; some of its requests, by their number, go wrong.
+    Pass {
+        replica: usize,
+        mishaps: Vec<(usize, Mishap)>,
+    },
+    /// A replica makes a pass by what it saw of the chain earlier.
+    PassUnseeing { replica: usize },
+    /// A replica is started anew.
+    Restart { replica: usize },
+    /// The chain cannot be reached, or can be again.
+    Away(bool),
+}
+
+const KINDS: [Kind; 16] = [
+    Kind::Sound,
+    Kind::Sound,
+    Kind::Sound,
+    Kind::Sound,
+    Kind::Sound,
+    Kind::Sound,
+    Kind::Poor,
+    Kind::Poor,
+    Kind::Poor,
+    Kind::Poor,
+    Kind::UnknownProvider,
+    Kind::CoolingProvider,
+    Kind::CoolingProvider,
+    Kind::UnknownPayer,
+    Kind::TooLarge,
+    Kind::BrokenReceipt,
+];
+
+fn weather(dice: &mut Dice) -> Weather {
+    match dice.below(40) {
+        0..=13 => Weather::Mine(1 + dice.below(3)),
+        14..=15 => Weather::Mine(FINAL_DEPTH + 2),
+        16..=20 => Weather::Reorganise(1 + dice.below(20)),
+        21..=23 => Weather::Remine(1 + dice.below(20)),
+        24..=27 => Weather::Forget,
+        28..=29 => Weather::Stranger,
+        30..=31 => Weather::BaseFee(*dice.pick(&[1, 1, 10, 50, 600])),
+        32 => Weather::GasGone,
+        33 => Weather::GasThere,
+        34..=35 => Weather::Pass(*dice.pick(&[60, 1800, 7200, 90_000])),
+        36..=37 => Weather::Deposit(1_000_000 * (1 + dice.below(4))),
+        38 => Weather::Pause(dice.below(3) == 0),
+        _ => Weather::Activate,
+    }
+}
+
+fn mishap(dice: &mut Dice) -> Mishap {
+    match dice.below(12) {
+        0 | 1 => Mishap::Lost,
+        2 | 3 => Mishap::AnswerLost,
+        4 => Mishap::Garbled,
+        5 => Mishap::Busy,
+        6 => Mishap::Refused,
+        7 => Mishap::Behind(1 + dice.below(4)),
+        8 => Mishap::Dies,
+        9 => Mishap::DiesAfter,
+        10 => Mishap::Before(weather(dice)),
+        _ => Mishap::OtherLeads,
+    }
+}
+
+/// The script of a seed.
+pub fn of_seed(seed: u64) -> Vec<Act> {
+    let mut dice = Dice::new(seed);
+    let length = 20 + dice.below(40);
+    // Some runs are calm, so that what is deep in the machine is reached as well.
+    let trouble = dice.below(4);
+    (0..length).map(|_| act(&mut dice, trouble)).collect()
+}
+
+fn act(dice: &mut Dice, trouble: u64) -> Act {
+    let replica = usize::try_from(dice.below(4)).unwrap() / 3;
+    match dice.below(20) {
+        0..=3 => Act::Seal(*dice.pick(&KINDS), 1 + dice.below(3)),
+        4..=8 => Act::Chain(weather(dice)),
+        9..=10 => Act::Chain(Weather::Mine(1)),
+        11..=16 => {
+            let mishaps = (0..dice.below(1 + trouble))
+                .map(|_| (usize::try_from(dice.below(48)).unwrap(), mishap(dice)))
+                .collect();
+            Act::Pass { replica, mishaps }
+        }
+        17 => Act::PassUnseeing { replica },
+        18 => Act::Restart { replica },
+        _ => Act::Away(dice.below(3) == 0),
+    }
+}

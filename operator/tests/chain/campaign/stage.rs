@@ -1,0 +1,469 @@
+//! Plays a script on the real settlement and tells what came of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use alloy::{
+    primitives::{Address, B256, keccak256},
+    signers::local::PrivateKeySigner,
+    sol_types::SolEvent as _,
+};
+use gridstake_contracts::Settlement;
+use gridstake_crds::{
+    settlement_batch::BatchState,
+    usage_record::{RecordState, SkipReason},
+};
+use gridstake_operator::{
+    chain::{client::ChainClient, metrics::ChainMetrics},
+    error::chain as causes,
+    settlement::{
+        Lane,
+        signer::{Key, Keys},
+    },
+};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{
+    contract::{CODE, State, Terms},
+    model_chain::ModelChain,
+    nature::{COOLING_PROVIDER, Nature, PLENTY, POOR_PAYER},
+    script::{Act, FINAL_DEPTH, Kind, Mishap, Weather},
+    wire::{OtherLeads, Wire},
+};
+use crate::{
+    api_server::ApiServer,
+    world::{LANE, Replica, sealed},
+};
+
+const RICH_PAYER: u32 = 1;
+const PROVIDER: u32 = 1;
+const NOBODY: u32 = 9;
+/// What a record of a second costs, in nano-tokens.
+const SECOND: u64 = 1_000_000;
+/// Passes in fair weather within which everything must be final.
+const PATIENCE: usize = 120;
+/// After so many of them a replica is started anew, as if time had passed: what it tries again rarely, it tries again.
+const LIFE: usize = 20;
+
+/// What came of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Payments beyond what is due, or attempts at one.
+    pub duplicates: Vec<String>,
+    /// Records that are due and not paid, or said to be paid and are not.
+    pub losses: Vec<String>,
+    /// What was not over in time.
+    pub stuck: Vec<String>,
+    /// What the chain ended with.
+    pub end: End,
+    /// How often something went wrong, by its name: a campaign in which nothing happens proves nothing.
+    pub reached: BTreeSet<&'static str>,
+}
+
+/// Where a run ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    pub seq: u64,
+    pub chain_hash: B256,
+    pub balances: BTreeMap<u32, u64>,
+    pub credits: BTreeMap<u32, u64>,
+    pub records: BTreeMap<u64, RecordState>,
+}
+
+impl Verdict {
+    pub fn is_good(&self) -> bool {
+        self.duplicates.is_empty() && self.losses.is_empty() && self.stuck.is_empty()
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, list) in [
+            ("duplicate", &self.duplicates),
+            ("loss", &self.losses),
+            ("stuck", &self.stuck),
+        ] {
+            for one in list {
+                writeln!(out, "{what}: {one}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Actor {
+    replica: Replica,
+    wire: Wire,
+    others: mpsc::UnboundedReceiver<OtherLeads>,
+}
+
+struct Stage {
+    nature: Nature,
+    api: ApiServer,
+    keys: Keys,
+    chains_file: String,
+    actors: [Option<Actor>; 2],
+    sealed: BTreeMap<u64, Kind>,
+    reached: BTreeSet<&'static str>,
+}
+
+fn key(byte: u8) -> Key {
+    Key::from(PrivateKeySigner::from_bytes(&B256::repeat_byte(byte)).unwrap())
+}
+
+impl Stage {
+    fn new() -> Self {
+        let keys = Keys {
+            lane: key(1),
+            gas: key(2),
+            slash: None,
+        };
+        let terms = Terms {
+            chain_id: 31337,
+            lane: LANE,
+            settlement: Address::repeat_byte(0x51),
+            vault: Address::repeat_byte(0x52),
+            token: Address::repeat_byte(0x53),
+            lane_signer: keys.lane.address(),
+        };
+        let code_hash = keccak256(CODE);
+        let chains_file = format!(
+            "chains:
+- name: anvil
+  chainId: {chain_id}
+  rpc: ['http://model/']
+  lane: {LANE}
+  settlement: {{address: '{settlement}', codeHash: '{code_hash}'}}
+  vault: {{address: '{vault}', codeHash: '{code_hash}'}}
+  token: '{token}'
+  keys: {{laneSigner: /keys/lane, gas: /keys/gas}}
+  window: 0s
+  finality: {{mode: Depth, depth: {FINAL_DEPTH}}}
+  fees: {{replaceAfterBlocks: 3}}
+",
+            chain_id = terms.chain_id,
+            settlement = terms.settlement,
+            vault = terms.vault,
+            token = terms.token,
+        );
+        let genesis = State {
+            balances: BTreeMap::from([(0, 0), (RICH_PAYER, 1 << 50), (POOR_PAYER, 2 * SECOND)]),
+            credits: BTreeMap::from([(PROVIDER, 0)]),
+            cooling: BTreeSet::from([COOLING_PROVIDER]),
+            wei: BTreeMap::from([(keys.gas.address(), PLENTY)]),
+            ..State::default()
+        };
+        let nature = Nature::new(ModelChain::new(terms, genesis), keys.gas.clone());
+        let mut set = Self {
+            nature,
+            api: ApiServer::default(),
+            keys,
+            chains_file,
+            actors: [None, None],
+            sealed: BTreeMap::new(),
+            reached: BTreeSet::new(),
+        };
+        set.restart(0);
+        set.restart(1);
+        set
+    }
+
+    fn restart(&mut self, index: usize) {
+        let (sender, others) = mpsc::unbounded_channel();
+        let wire = Wire::new(self.nature.clone(), self.api.clone(), sender);
+        let keys = self.keys.clone();
+        let replica = Replica::new(wire.api_client(), &self.chains_file, |chain, registry| {
+            let metrics = ChainMetrics::new(registry).unwrap();
+            let client = ChainClient::over(vec![wire.endpoint()], metrics.clone());
+            Lane::with_client(chain, keys, client, metrics, registry)
+        });
+        self.actors[index] = Some(Actor {
+            replica,
+            wire,
+            others,
+        });
+    }
+
+    fn seal(&mut self, kind: Kind, count: u64) {
+        for _ in 0..count {
+            let number = 256 + self.sealed.len() as u64;
+            self.sealed.insert(number, kind);
+            let (payer, provider, millis) = match kind {
+                Kind::Sound | Kind::BrokenReceipt => (RICH_PAYER, PROVIDER, 1000),
+                Kind::Poor => (POOR_PAYER, PROVIDER, 1000),
+                Kind::UnknownProvider => (RICH_PAYER, NOBODY, 1000),
+                Kind::CoolingProvider => (RICH_PAYER, COOLING_PROVIDER, 1000),
+                Kind::UnknownPayer => (NOBODY, PROVIDER, 1000),
+                Kind::TooLarge => (RICH_PAYER, PROVIDER, 1 << 50),
+            };
+            let mut record = sealed(number, payer, provider, millis);
+            if kind == Kind::BrokenReceipt {
+                record["status"]["sealed"]["receiptHash"] = json!("0x12");
+            }
+            self.api.seal(&record);
+        }
+    }
+
+    async fn play(&mut self, act: &Act) {
+        match act {
+            Act::Seal(kind, count) => self.seal(*kind, *count),
+            Act::Chain(weather) => self.nature.be(*weather),
+            Act::Away(away) => self.nature.go_away(*away),
+            Act::Restart { replica } => self.restart(*replica),
+            Act::PassUnseeing { replica } => self.pass(*replica, &[], false).await,
+            Act::Pass { replica, mishaps } => self.pass(*replica, mishaps, true).await,
+        }
+    }
+
+    async fn pass(&mut self, index: usize, mishaps: &[(usize, Mishap)], looks: bool) {
+        let mut actor = self.actors[index].take().unwrap();
+        actor.wire.expect(mishaps);
+        let Actor {
+            replica, others, ..
+        } = &mut actor;
+        {
+            let mut passing = std::pin::pin!(one_pass(replica, looks));
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut passing => break,
+                    Some(done) = others.recv() => {
+                        if let Some(other) = &mut self.actors[1 - index] {
+                            other.wire.expect(&[]);
+                            Box::pin(one_pass(&mut other.replica, true)).await;
+                        }
+                        let _ = done.send(());
+                    }
+                }
+            }
+        }
+        let died = actor.wire.is_dead();
+        actor.wire.expect(&[]);
+        self.actors[index] = Some(actor);
+        if died {
+            self.restart(index);
+        }
+    }
+
+    fn note_what_was_reached(&mut self) {
+        for batch in self.api.batches() {
+            let Some(status) = batch.status else {
+                continue;
+            };
+            if let Some(blocked) = status.blocked {
+                use gridstake_crds::closed_enum::ClosedEnum as _;
+                self.reached.insert(blocked.as_str());
+            }
+            if status.authorizations.len() > 1 {
+                self.reached.insert("signed again");
+            }
+            if status.attempts.len() > 1 {
+                self.reached.insert("replaced");
+            }
+            let reorganised = |c: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+                c.reason == "Reorganised"
+            };
+            if status.conditions.iter().any(|c| reorganised(&c)) {
+                self.reached.insert("reorganised");
+            }
+        }
+        for record in self.api.records() {
+            let settlement = record.status.and_then(|status| status.settlement);
+            match settlement.map(|settlement| (settlement.state, settlement.skipped)) {
+                Some((RecordState::NeedsDecision, _)) => {
+                    self.reached.insert("needs decision");
+                }
+                Some((RecordState::Skipped, Some(reason))) => {
+                    use gridstake_crds::closed_enum::ClosedEnum as _;
+                    self.reached.insert(reason.as_str());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Fair weather until nothing is left to do.
+    async fn settle_down(&mut self) -> bool {
+        self.nature.go_away(false);
+        for weather in [
+            Weather::BaseFee(1),
+            Weather::GasThere,
+            Weather::Pause(false),
+            Weather::Activate,
+            Weather::Deposit(1000 * SECOND),
+        ] {
+            self.nature.be(weather);
+        }
+        for round in 0..PATIENCE {
+            if round % LIFE == 0 {
+                self.restart(0);
+            }
+            self.pass(0, &[], true).await;
+            if self.unfinished().is_empty() {
+                return true;
+            }
+            self.nature.be(Weather::Mine(4));
+        }
+        false
+    }
+
+    fn states(&self) -> BTreeMap<u64, (RecordState, Option<SkipReason>)> {
+        self.api
+            .records()
+            .into_iter()
+            .filter_map(|record| {
+                let status = record.status?;
+                let settlement = status.settlement?;
+                Some((
+                    status.sealed?.job_no?,
+                    (settlement.state, settlement.skipped),
+                ))
+            })
+            .collect()
+    }
+
+    /// What is not where it must end up.
+    fn unfinished(&self) -> Vec<String> {
+        let records = self.states();
+        let mut open: Vec<String> = self
+            .sealed
+            .iter()
+            .filter_map(|(number, kind)| {
+                let expected = match kind {
+                    Kind::Sound | Kind::Poor | Kind::CoolingProvider => (RecordState::Final, None),
+                    Kind::UnknownProvider => {
+                        (RecordState::Skipped, Some(SkipReason::UnknownProvider))
+                    }
+                    Kind::UnknownPayer => (RecordState::Skipped, Some(SkipReason::UnknownPayer)),
+                    Kind::TooLarge | Kind::BrokenReceipt => (RecordState::NeedsDecision, None),
+                };
+                let found = records.get(number);
+                (found != Some(&expected))
+                    .then(|| format!("record {number} ({kind:?}) is {found:?}, not {expected:?}"))
+            })
+            .collect();
+        for batch in self.api.batches() {
+            let status = batch.status.unwrap_or_default();
+            let over = matches!(
+                status.state,
+                Some(BatchState::Final | BatchState::Superseded)
+            );
+            if !over {
+                open.push(format!(
+                    "batch {} is {:?}, blocked by {:?}, with {} attempts",
+                    batch.spec.sequence,
+                    status.state,
+                    status.blocked,
+                    status.attempts.len()
+                ));
+            }
+        }
+        open
+    }
+
+    fn verdict(&mut self, over: bool) -> Verdict {
+        self.note_what_was_reached();
+        let mut verdict = Verdict {
+            reached: std::mem::take(&mut self.reached),
+            ..Verdict::default()
+        };
+        if !over {
+            verdict.stuck = self.unfinished();
+        }
+        let chain = self.nature.model();
+        let after = chain.state();
+        let states = self.states();
+        let mut due: BTreeMap<u32, u64> = BTreeMap::new();
+        for (number, kind) in &self.sealed {
+            let provider = match kind {
+                Kind::Sound | Kind::Poor => Some(PROVIDER),
+                Kind::CoolingProvider => Some(COOLING_PROVIDER),
+                _ => None,
+            };
+            let paid = after.paid.contains(number);
+            let said = states.get(number).map(|(state, _)| *state);
+            if let Some(provider) = provider {
+                *due.entry(provider).or_default() += SECOND;
+                if !paid && over {
+                    verdict
+                        .losses
+                        .push(format!("record {number} ({kind:?}) is not paid"));
+                }
+            } else if paid {
+                verdict
+                    .duplicates
+                    .push(format!("record {number} ({kind:?}) is paid"));
+            }
+            if said == Some(RecordState::Final) && !paid {
+                verdict.losses.push(format!(
+                    "record {number} is said to be paid for good, and is not"
+                ));
+            }
+        }
+        for (provider, credit) in &after.credits {
+            let due = due.get(provider).copied().unwrap_or(0);
+            if *credit > due {
+                verdict
+                    .duplicates
+                    .push(format!("provider {provider} has {credit}, due is {due}"));
+            } else if *credit < due && over {
+                verdict
+                    .losses
+                    .push(format!("provider {provider} has {credit}, due is {due}"));
+            }
+        }
+        for log in chain.logs(Settlement::JobsSkipped::SIGNATURE_HASH) {
+            verdict
+                .duplicates
+                .push(format!("numbers were sent twice: {log:?}"));
+        }
+        let batches = self.api.batches();
+        let newest = batches.iter().max_by_key(|batch| batch.spec.sequence);
+        let logged = newest.map_or((0, B256::ZERO.to_string()), |batch| {
+            (batch.spec.sequence, batch.spec.chain_hash.clone())
+        });
+        if over && logged != (after.seq, after.chain_hash.to_string()) {
+            verdict.losses.push(format!(
+                "the log ends with {logged:?}, the chain with {:?}",
+                (after.seq, after.chain_hash)
+            ));
+        }
+        verdict.end = End {
+            seq: after.seq,
+            chain_hash: after.chain_hash,
+            balances: after.balances.clone(),
+            credits: after.credits.clone(),
+            records: states
+                .into_iter()
+                .map(|(number, (state, _))| (number, state))
+                .collect(),
+        };
+        verdict
+    }
+}
+
+async fn one_pass(replica: &mut Replica, looks: bool) {
+    if looks {
+        // The next look repeats what fails.
+        if let Err(error) = replica.follower.look(Timestamp::now).await {
+            tracing::info!(error = causes(&error), "the chain was not followed");
+        }
+    }
+    replica.settler.records_announced(1);
+    replica.settler.one_pass().await;
+}
+
+/// Plays a script to its end, then waits in fair weather until everything is final.
+pub async fn play(script: &[Act]) -> Verdict {
+    let mut stage = Stage::new();
+    for act in script {
+        stage.play(act).await;
+        stage.note_what_was_reached();
+    }
+    let over = stage.settle_down().await;
+    stage.verdict(over)
+}
