@@ -32,6 +32,7 @@ test-long: ## what is too long for every run: big campaigns, long outages
 	@FOUNDRY_PROFILE=long contracts/test.sh
 	@e2e/verify.sh long
 	@$(MAKE) --no-print-directory campaign
+	@operator/tests/chain/campaign/bugs.sh
 
 campaign: ## settlement with everything going wrong that can, from a seed: RUNS=10000 SEED=1
 	@RUNS=$(or $(RUNS),10000) SEED=$(or $(SEED),1) cargo test --quiet --workspace --locked --test chain -- \

@@ -31,7 +31,7 @@ world() { "$here/cluster/world.sh" "$@"; }
 
 check_scripts() {
   local scripts
-  mapfile -t scripts < <(find e2e charts -name '*.sh' && echo .ci/run)
+  mapfile -t scripts < <(find e2e charts operator -name '*.sh' && echo .ci/run)
   shellcheck --external-sources --source-path="$checkout" "${scripts[@]}"
 }
 

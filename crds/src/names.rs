@@ -16,6 +16,10 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`] on everything that Gridstake creates.
 pub const MANAGED_BY: &str = "gridstake";
 
+/// Label on a SettlementBatch that was taken over from the chain, because the log had lost it; its value is `true` until it
+/// is known what each of its numbers paid, then `resolved`.
+pub const LABEL_RESTORED: &str = "gridstake.dev/restored";
+
 /// Finalizer on a job's pods: the pod stays until its end has been recorded in the job's status.
 pub const FINALIZER_METERING: &str = "gridstake.dev/metering";
 /// Finalizer on ComputeJobs: the job stays until its pods have ended and are recorded.
@@ -82,6 +86,13 @@ pub fn settlement_batch(lane: u32, sequence: u64) -> String {
     format!("lane-{lane}-{sequence:020}")
 }
 
+/// The name of the batch that takes the place of others with this sequence number, which can never be mined; `revision`
+/// counts from 1.
+#[must_use]
+pub fn settlement_batch_revision(lane: u32, sequence: u64, revision: usize) -> String {
+    format!("{}-r{revision}", settlement_batch(lane, sequence))
+}
+
 /// The name of an Incident, from the hash of its evidence (`0x` and hexadecimal digits): the same offence, found twice,
 /// is one object.
 #[must_use]
@@ -102,6 +113,7 @@ mod tests {
     fn batches_of_a_lane_sort_by_their_sequence_number() {
         assert_eq!(settlement_batch(7, 42), "lane-7-00000000000000000042");
         assert!(settlement_batch(7, 9) < settlement_batch(7, 10));
+        assert!(settlement_batch_revision(7, 9, 2) < settlement_batch(7, 10));
         assert_eq!(settlement_batch(u32::MAX, u64::MAX).len(), 36);
     }
 

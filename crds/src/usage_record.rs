@@ -481,6 +481,12 @@ closed_enum! {
         EvidenceInvalid,
         /// The agent's key is not certified by the provider, or its certificate has ended.
         KeyNotCertified,
+        /// The slice has ended. It is sealed once the lane's log has been compared with the chain: until then it is not
+        /// known which numbers are free.
+        LogNotCompared,
+        /// The slice has ended, and may have been paid already: the API server was restored from a backup, and the chain
+        /// has paid numbers that no record has. The message says what to do.
+        InDoubt,
         /// The bill is final and waits for a batch.
         Sealed,
         /// A batch holds the record.

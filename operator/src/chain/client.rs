@@ -14,7 +14,7 @@ use std::{
 };
 
 use alloy::{
-    consensus::BlockHeader as _,
+    consensus::{BlockHeader as _, Transaction as _},
     eips::{BlockId, BlockNumberOrTag},
     network::TransactionBuilder as _,
     primitives::{Address, B256, Bytes, TxHash, keccak256},
@@ -278,6 +278,15 @@ impl ChainClient {
     pub async fn receipt(&self, hash: TxHash) -> Result<Option<TransactionReceipt>, ClientError> {
         self.ask("read a receipt", move |provider| async move {
             Ok(provider.get_transaction_receipt(hash).await?)
+        })
+        .await
+    }
+
+    /// Who sent a transaction that is in a block, and its input; `None` if the endpoint does not know it.
+    pub async fn transaction(&self, hash: TxHash) -> Result<Option<(Address, Bytes)>, ClientError> {
+        self.ask("read a transaction", move |provider| async move {
+            let transaction = provider.get_transaction_by_hash(hash).await?;
+            Ok(transaction.map(|it| (it.inner.signer(), it.input().clone())))
         })
         .await
     }

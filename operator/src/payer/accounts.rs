@@ -272,7 +272,7 @@ fn is_taken(record: &UsageRecord, lane: u32, seq: u64) -> bool {
         RecordState::Batched => settlement
             .batch
             .as_deref()
-            .is_some_and(|batch| batch <= settlement_batch(lane, seq).as_str()),
+            .is_some_and(|batch| batch < settlement_batch(lane, seq + 1).as_str()),
         RecordState::Sealed | RecordState::Skipped => false,
     }
 }

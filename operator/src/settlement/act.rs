@@ -18,7 +18,7 @@ use gridstake_crds::{
     usage_record::{RecordSettlement, RecordState, SkipReason},
 };
 use gridstake_ledger::{signature, typed};
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::{Api, ResourceExt, api::PostParams};
 
 use super::{
     build_batch::{self, BuildError, Candidate, Place},
@@ -34,7 +34,7 @@ use super::{
 use crate::{
     caches::parsed,
     chain::{ChainView, client::ClientError, contracts::Settlement},
-    controllers::placement::log::DecisionLog,
+    controllers::{placement::log::DecisionLog, usage_record::numbers::NumbersError},
     status::StatusError,
 };
 
@@ -79,12 +79,15 @@ pub enum ActError {
     /// The chain cannot be asked.
     #[error("ask the chain")]
     Chain(#[from] ClientError),
+    /// The numbers that only the chain shows to be in use could not be reserved.
+    #[error("reserve the numbers of what is taken over from the chain")]
+    Numbers(#[source] NumbersError),
 }
 
 impl ActError {
     /// A static word for metrics.
     #[must_use]
-    pub const fn category(&self) -> &'static str {
+    pub fn category(&self) -> &'static str {
         match self {
             Self::Log(error) => error.category(),
             Self::Sign(_) => "sign",
@@ -94,6 +97,7 @@ impl ActError {
             Self::Build(_) => "build",
             Self::Create { .. } => "create",
             Self::FinalReversed { .. } => "final_reversed",
+            Self::Numbers(error) => error.category(),
         }
     }
 
@@ -122,7 +126,17 @@ pub async fn bring(
         .flat_map(|status| &status.authorizations)
         .map(|authorization| authorization.valid_until)
         .collect();
-    if let Some(valid_until) =
+    let refused = batch
+        .status
+        .as_ref()
+        .is_some_and(|status| status.blocked == Some(BlockedReason::EncodingRefused));
+    if refused {
+        // Nothing new is signed for it, so that it can be superseded; while what was signed is in force, it is tried.
+        let now = view.head.timestamp;
+        if authorizations.iter().all(|until| *until < now) {
+            return Ok(Some(BlockedReason::EncodingRefused));
+        }
+    } else if let Some(valid_until) =
         decide::authorize(&authorizations, view.head.timestamp, config.authorization)
     {
         let signed = authorize(settler, &batch, valid_until)?;
@@ -326,6 +340,19 @@ impl Settler {
         if candidates.is_empty() {
             return Ok(None);
         }
+        let superseded = observe::revisions(&self.context.client, &self.lane, sequence)
+            .await?
+            .superseded;
+        if let Some(newest) = superseded.last() {
+            let numbers = observe::content(newest)?.entries;
+            let suspects = decide::suspects(&numbers.iter().map(|entry| entry.job_no).collect());
+            if candidates
+                .iter()
+                .any(|c| suspects.contains(&c.entry.job_no))
+            {
+                candidates.retain(|c| suspects.contains(&c.entry.job_no));
+            }
+        }
         let selection = build_batch::select(candidates);
         for (number, error) in &selection.refused {
             let owner = records
@@ -348,12 +375,17 @@ impl Settler {
             previous,
             decision_head: self.decision_head(),
         };
-        let spec = build_batch::build(&place, &selection.chosen)?;
-        self.create(SettlementBatch::new(
-            &names::settlement_batch(config.lane, sequence),
-            spec,
-        ))
-        .await?;
+        let mut spec = build_batch::build(&place, &selection.chosen)?;
+        let name = match superseded.len() {
+            0 => names::settlement_batch(config.lane, sequence),
+            revision => names::settlement_batch_revision(config.lane, sequence, revision),
+        };
+        spec.supersedes = superseded.last().map(ResourceExt::name_any);
+        self.create(SettlementBatch::new(&name, spec)).await?;
+        if let Some(before) = superseded.last() {
+            self.write(before, |status| status.superseded_by = Some(name))
+                .await?;
+        }
         let waiting = selection.left;
         self.metrics
             .waiting
@@ -367,7 +399,7 @@ impl Settler {
         DecisionLog::recover(parsed(&jobs)).seed().previous_decision
     }
 
-    async fn create(&mut self, batch: SettlementBatch) -> Result<(), ActError> {
+    pub(super) async fn create(&mut self, batch: SettlementBatch) -> Result<(), ActError> {
         let name = batch.name_any();
         let created = Api::<SettlementBatch>::all(self.context.client.clone())
             .create(
@@ -408,7 +440,11 @@ impl Settler {
     }
 
     /// A person must look at this record.
-    async fn needs_decision(&self, record: &UsageRecord, why: &str) -> Result<(), ActError> {
+    pub(super) async fn needs_decision(
+        &self,
+        record: &UsageRecord,
+        why: &str,
+    ) -> Result<(), ActError> {
         tracing::error!(record = record.name_any(), why, "a record cannot be paid");
         let settlement = RecordSettlement {
             state: RecordState::NeedsDecision,

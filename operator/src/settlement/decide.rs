@@ -1,7 +1,10 @@
 //! How far a lane's batches are, and what to do next. Pure: a function of the log, the chain and the clock of its
 //! blocks.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use alloy::{primitives::B256, sol_types::SolInterface as _};
 use gridstake_crds::settlement_batch::{BatchState, BlockedReason};
@@ -28,6 +31,8 @@ pub struct Logged {
     pub authorizations: Vec<u64>,
     /// How many transactions are stored for it.
     pub attempts: usize,
+    /// Whether the contract cannot read it.
+    pub refused: bool,
 }
 
 /// What the chain says.
@@ -41,6 +46,8 @@ pub struct ChainFacts {
     pub safe: u64,
     /// The height of the newest final block.
     pub finalized: u64,
+    /// The time of the newest final block, in Unix seconds.
+    pub finalized_at: u64,
     /// The height at which each batch was found in the present chain, by its number.
     pub included: BTreeMap<u64, u64>,
 }
@@ -98,7 +105,14 @@ pub fn plan(log: &[Logged], chain: &ChainFacts) -> Result<Plan, Halt> {
     log.sort_by_key(|batch| batch.sequence);
     check(&log, chain)?;
     let mut plan = Plan::default();
+    let last = log.last().map_or(0, |batch| batch.sequence);
     for batch in log {
+        let is_last = batch.sequence == last && last > chain.seq;
+        if is_last && can_never_be_mined(batch, chain) {
+            // What it holds is owed again; another batch with its number follows.
+            plan.states.insert(batch.sequence, BatchState::Superseded);
+            return Ok(plan);
+        }
         let state = state(batch, chain);
         plan.states.insert(batch.sequence, state);
         if batch.sequence > chain.seq {
@@ -112,6 +126,20 @@ pub fn plan(log: &[Logged], chain: &ChainFacts) -> Result<Plan, Halt> {
         plan.build = Some(chain.seq + 1);
     }
     Ok(plan)
+}
+
+/// Whether no block can hold the batch any more: the contract cannot read it, and what was signed for it has expired for
+/// good.
+fn can_never_be_mined(batch: &Logged, chain: &ChainFacts) -> bool {
+    let expired = |until: &u64| *until < chain.finalized_at;
+    batch.refused && !batch.authorizations.is_empty() && batch.authorizations.iter().all(expired)
+}
+
+/// Of the entries of a batch that the contract cannot read, those that the next batch with its number holds: the lower
+/// half. So after a few of them the one that is at fault is alone, and is taken out.
+#[must_use]
+pub fn suspects(numbers: &BTreeSet<u64>) -> BTreeSet<u64> {
+    numbers.iter().copied().take(numbers.len() / 2).collect()
 }
 
 fn check(log: &[&Logged], chain: &ChainFacts) -> Result<(), Halt> {
@@ -248,6 +276,7 @@ mod tests {
             state,
             authorizations: vec![],
             attempts: 0,
+            refused: false,
         }
     }
 
@@ -257,6 +286,7 @@ mod tests {
             chain_hash: hash(seq),
             safe: 90,
             finalized: 80,
+            finalized_at: 1000,
             included: BTreeMap::new(),
         }
     }
@@ -265,6 +295,53 @@ mod tests {
     fn an_empty_log_on_a_new_lane_begins_with_batch_1() {
         let plan = plan(&[], &chain(0)).unwrap();
         assert_eq!((plan.build, plan.pursue), (Some(1), None));
+    }
+
+    #[test]
+    fn a_batch_that_is_refused_is_superseded_once_nothing_signed_for_it_is_in_force() {
+        let refused = Logged {
+            refused: true,
+            authorizations: vec![900, 999],
+            ..logged(1, Some(BatchState::Signed))
+        };
+        let superseded = plan(std::slice::from_ref(&refused), &chain(0)).unwrap();
+        assert_eq!(superseded.states[&1], BatchState::Superseded);
+        assert_eq!((superseded.pursue, superseded.build), (None, None));
+        for batch in [
+            // It may be mined until final blocks are later than its end.
+            Logged {
+                authorizations: vec![900, 1000],
+                ..refused.clone()
+            },
+            Logged {
+                authorizations: vec![],
+                ..refused.clone()
+            },
+            Logged {
+                refused: false,
+                ..refused.clone()
+            },
+        ] {
+            assert_eq!(plan(&[batch], &chain(0)).unwrap().pursue, Some(1));
+        }
+        // What is mined is mined.
+        let mined = plan(std::slice::from_ref(&refused), &chain(1)).unwrap();
+        assert_ne!(mined.states[&1], BatchState::Superseded);
+        // Later batches rest on it.
+        let later = [refused, logged(2, Some(BatchState::Prepared))];
+        assert_eq!(plan(&later, &chain(0)).unwrap().pursue, Some(1));
+    }
+
+    #[test]
+    fn the_entry_at_fault_is_alone_after_a_few_batches() {
+        let mut numbers: BTreeSet<u64> = (256..1256).collect();
+        let mut batches = 0;
+        while numbers.len() > 1 {
+            numbers = suspects(&numbers);
+            batches += 1;
+        }
+        assert_eq!((batches, numbers.first()), (9, Some(&256)));
+        assert!(suspects(&numbers).is_empty());
     }
 
     #[test]

@@ -12,6 +12,10 @@ pub struct SettlementMetrics {
     pub oldest_seconds: IntGauge,
     /// 1 while everything on the lane has stopped.
     pub halted: IntGauge,
+    /// Batches that were taken over from the chain.
+    pub restored: IntCounter,
+    /// Numbers that the chain has paid and no record has.
+    pub doubtful: IntGauge,
     /// What the gas account has, in gwei.
     pub gas_balance_gwei: IntGauge,
     /// Gas that included batches have used.
@@ -61,6 +65,14 @@ impl SettlementMetrics {
             halted: gauge(
                 "gridstake_settlement_halted",
                 "1 while the lane has stopped because the chain is not what the log says.",
+            )?,
+            restored: counter(
+                "gridstake_settlement_restored_batches_total",
+                "Batches that the log had lost and that were taken over from the chain.",
+            )?,
+            doubtful: gauge(
+                "gridstake_settlement_doubtful_numbers",
+                "Numbers that the chain has paid and no record has; what may be theirs is not sealed.",
             )?,
             gas_balance_gwei: gauge(
                 "gridstake_settlement_gas_balance_gwei",

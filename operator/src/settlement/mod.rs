@@ -6,15 +6,17 @@
 //! | [`observe`] | reads the log, the records and the chain |
 //! | [`decide`], [`send`], [`build_batch`], [`records`], [`outcome`] | what follows from what was read; pure |
 //! | [`act`], [`outbox`], [`transaction`], [`signer`] | signs, stores, sends |
+//! | [`adopt`] | takes into the log what only the chain holds, after the API server was restored |
+//! | [`doubt`] | which slices may have been paid without the cluster knowing, after that |
 //! | [`activation`] | lets providers be paid whose cooling is over |
 
 pub mod act;
 pub mod activation;
+pub mod adopt;
 pub mod build_batch;
 pub mod decide;
+pub mod doubt;
 pub mod metrics;
-#[cfg(test)]
-mod model_tests;
 pub mod observe;
 pub mod outbox;
 pub mod outcome;
@@ -33,6 +35,7 @@ use alloy::primitives::B256;
 use tokio::sync::watch;
 
 use self::{
+    doubt::Doubts,
     metrics::SettlementMetrics,
     outbox::Outbox,
     signer::{KeyError, Keys},
@@ -59,6 +62,7 @@ struct Parts {
     keys: Keys,
     outbox: Outbox,
     sealed: Pulse,
+    agreement: watch::Sender<Option<Arc<Doubts>>>,
     chain_metrics: ChainMetrics,
     metrics: SettlementMetrics,
 }
@@ -129,6 +133,7 @@ impl Lane {
             outbox: Outbox::new(keys.gas.clone()),
             keys,
             sealed: Pulse::default(),
+            agreement: watch::Sender::default(),
             chain_metrics,
             metrics: SettlementMetrics::new(registry).map_err(OpenError::Metrics)?,
         })))
@@ -168,6 +173,23 @@ impl Lane {
     #[must_use]
     pub fn metrics(&self) -> &SettlementMetrics {
         &self.0.metrics
+    }
+
+    /// What is in doubt, once log and chain have been seen to agree; `None` before that and while they do not. Until then
+    /// no slice gets a number: the counter of numbers may be older than the chain.
+    #[must_use]
+    pub fn doubts(&self) -> Option<Arc<Doubts>> {
+        self.0.agreement.borrow().clone()
+    }
+
+    /// Log and chain agree, but for what is in doubt.
+    pub(crate) fn agrees(&self, doubts: Doubts) {
+        self.0.agreement.send_replace(Some(Arc::new(doubts)));
+    }
+
+    /// Log and chain do not agree.
+    pub(crate) fn disagrees(&self) {
+        self.0.agreement.send_replace(None);
     }
 
     /// Announces that a record was sealed: a batch follows within `window`. Once for each record, so that a full batch

@@ -1,14 +1,20 @@
 //! Reads the log, the records and the chain. Decides nothing.
 
+use std::collections::BTreeMap;
+
 use alloy::{
     eips::BlockNumberOrTag,
-    primitives::{B256, TxHash, U256},
+    primitives::{Address, B256, Bytes, TxHash, U256},
     rpc::types::{Filter, TransactionReceipt},
     sol_types::SolEvent as _,
 };
 use gridstake_crds::{
-    SettlementBatch, UsageRecord, closed_enum::ClosedEnum as _, names,
-    settlement_batch::BatchState, stake_binding::BlockReference, transaction::Inclusion,
+    SettlementBatch, UsageRecord,
+    closed_enum::ClosedEnum as _,
+    names::{self, LABEL_RESTORED},
+    settlement_batch::{BatchState, BlockedReason},
+    stake_binding::BlockReference,
+    transaction::Inclusion,
 };
 use gridstake_ledger::batch;
 use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams};
@@ -52,6 +58,15 @@ pub enum ObserveError {
     /// The chain.
     #[error("ask the chain")]
     Chain(#[from] ClientError),
+    /// A label of a batch.
+    #[error("label SettlementBatch {name}")]
+    Label {
+        /// Its name.
+        name: String,
+        /// What the API server said.
+        #[source]
+        source: Box<kube::Error>,
+    },
     /// A batch of the log cannot be read, which only a person with an editor can bring about.
     #[error("read SettlementBatch {name}: {field} cannot be read")]
     Broken {
@@ -69,6 +84,7 @@ impl ObserveError {
         match self {
             Self::List { .. } => "list",
             Self::Get { .. } => "get",
+            Self::Label { .. } => "label",
             Self::Chain(_) => "chain",
             Self::Broken { .. } => "broken_log",
         }
@@ -84,47 +100,91 @@ pub struct Found {
     pub settled: Settled,
 }
 
-/// All batches of the lane that are not final, by a quorum read.
+/// All batches of the lane that are in force and not final, by a quorum read.
 pub async fn open_batches(
     client: &Client,
     lane: &Lane,
 ) -> Result<Vec<SettlementBatch>, ObserveError> {
     let config = lane.chain().config();
     let selector = format!(
-        "spec.chain={},status.state!={}",
+        "spec.chain={},status.state!={},status.state!={}",
         config.name,
-        BatchState::Final.as_str()
+        BatchState::Final.as_str(),
+        BatchState::Superseded.as_str(),
     );
-    let mut batches =
-        list::<SettlementBatch>(Api::all(client.clone()), "SettlementBatches", &selector).await?;
+    let mut batches = list::<SettlementBatch>(
+        Api::all(client.clone()),
+        "SettlementBatches",
+        ListParams::default().fields(&selector),
+    )
+    .await?;
     batches.retain(|batch| batch.spec.lane == config.lane);
     batches.sort_by_key(|batch| batch.spec.sequence);
     Ok(batches)
 }
 
-/// The batch of the lane with this number.
+/// The batches of the lane with one number.
+#[derive(Debug, Default)]
+pub struct Revisions {
+    /// Those that can never be mined, in their order.
+    pub superseded: Vec<SettlementBatch>,
+    /// The one in force.
+    pub in_force: Option<SettlementBatch>,
+}
+
+/// The batches of the lane with this number.
+pub async fn revisions(
+    client: &Client,
+    lane: &Lane,
+    sequence: u64,
+) -> Result<Revisions, ObserveError> {
+    let number = lane.chain().config().lane;
+    let mut found = Revisions::default();
+    loop {
+        let name = match found.superseded.len() {
+            0 => names::settlement_batch(number, sequence),
+            revision => names::settlement_batch_revision(number, sequence, revision),
+        };
+        let Some(batch) = named(client, &name).await? else {
+            return Ok(found);
+        };
+        let state = batch.status.as_ref().and_then(|status| status.state);
+        if state != Some(BatchState::Superseded) {
+            found.in_force = Some(batch);
+            return Ok(found);
+        }
+        found.superseded.push(batch);
+    }
+}
+
+/// The batch of the lane with this number that is in force.
 pub async fn batch(
     client: &Client,
     lane: &Lane,
     sequence: u64,
 ) -> Result<Option<SettlementBatch>, ObserveError> {
-    let name = names::settlement_batch(lane.chain().config().lane, sequence);
+    Ok(revisions(client, lane, sequence).await?.in_force)
+}
+
+/// The batch with this name.
+pub async fn named(client: &Client, name: &str) -> Result<Option<SettlementBatch>, ObserveError> {
     Api::<SettlementBatch>::all(client.clone())
-        .get_opt(&name)
+        .get_opt(name)
         .await
         .map_err(|source| ObserveError::Get {
-            name,
+            name: name.to_owned(),
             source: Box::new(source),
         })
 }
 
 /// All sealed records with a number whose payment is not final, by a quorum read; their evidence is left out.
 pub async fn unsettled(client: &Client, namespace: &str) -> Result<Vec<UsageRecord>, ObserveError> {
-    let selector = "status.sealed.jobNo!=,status.settlement.state!=Final";
+    let params =
+        ListParams::default().fields("status.sealed.jobNo!=,status.settlement.state!=Final");
     let mut records = list::<UsageRecord>(
         Api::namespaced(client.clone(), namespace),
         "UsageRecords",
-        selector,
+        params,
     )
     .await?;
     records.retain(|record| {
@@ -139,13 +199,42 @@ pub async fn unsettled(client: &Client, namespace: &str) -> Result<Vec<UsageReco
     Ok(records)
 }
 
+/// All sealed records, by a quorum read; their evidence is left out.
+pub async fn sealed_records(
+    client: &Client,
+    namespace: &str,
+) -> Result<Vec<UsageRecord>, ObserveError> {
+    let params = ListParams::default().fields("status.sealed.jobNo!=");
+    list::<UsageRecord>(
+        Api::namespaced(client.clone(), namespace),
+        "UsageRecords",
+        params,
+    )
+    .await
+}
+
+/// The batches of the lane that were taken over from the chain and whose numbers are not all known, by a quorum read.
+pub async fn restored_batches(
+    client: &Client,
+    lane: &Lane,
+) -> Result<Vec<SettlementBatch>, ObserveError> {
+    let config = lane.chain().config();
+    let params = ListParams::default()
+        .fields(&format!("spec.chain={}", config.name))
+        .labels(&format!("{LABEL_RESTORED}=true"));
+    let mut batches =
+        list::<SettlementBatch>(Api::all(client.clone()), "SettlementBatches", params).await?;
+    batches.retain(|batch| batch.spec.lane == config.lane);
+    Ok(batches)
+}
+
 /// Lists page by page, so that no answer is large, and drops what is not needed of each object at once.
 async fn list<K: Slim + DeserializeOwned + Clone + std::fmt::Debug>(
     api: Api<K>,
     kind: &'static str,
-    selector: &str,
+    params: ListParams,
 ) -> Result<Vec<K>, ObserveError> {
-    let mut params = ListParams::default().fields(selector).limit(PAGE);
+    let mut params = params.limit(PAGE);
     let mut objects = Vec::new();
     loop {
         let page = api
@@ -209,6 +298,7 @@ pub fn logged(batch: &SettlementBatch) -> Result<Logged, ObserveError> {
             })
             .unwrap_or_default(),
         attempts: status.map_or(0, |status| status.attempts.len()),
+        refused: status.is_some_and(|s| s.blocked == Some(BlockedReason::EncodingRefused)),
     })
 }
 
@@ -279,6 +369,85 @@ async fn by_transaction(
         inclusion: inclusion(&receipt, number, block),
         settled,
     }))
+}
+
+/// What the chain holds under a batch's number.
+#[derive(Debug)]
+pub struct SettledOnChain {
+    /// Who sent the transaction.
+    pub from: Address,
+    /// Its input.
+    pub input: Bytes,
+    /// Where it is.
+    pub inclusion: Inclusion,
+}
+
+/// The batches of a lane as the chain's events show them, from the newest block backwards.
+#[derive(Debug)]
+pub struct SettledBatches<'a> {
+    lane: &'a Lane,
+    /// The transactions of the events that have been read, by the batch's number.
+    read: BTreeMap<u64, TxHash>,
+    /// The newest block whose events have not been read; `None` when all have been.
+    next: Option<u64>,
+}
+
+impl<'a> SettledBatches<'a> {
+    /// Of the chain that ends at `head`.
+    #[must_use]
+    pub fn new(lane: &'a Lane, head: Block) -> Self {
+        Self {
+            lane,
+            read: BTreeMap::new(),
+            next: Some(head.number),
+        }
+    }
+
+    /// What the chain holds under this number.
+    pub async fn find(&mut self, seq: u64) -> Result<Option<SettledOnChain>, ObserveError> {
+        while !self.read.contains_key(&seq) {
+            let Some(to) = self.next else {
+                return Ok(None);
+            };
+            self.read_to(to).await?;
+        }
+        let client = self.lane.client();
+        let Some(hash) = self.read.get(&seq).copied() else {
+            return Ok(None);
+        };
+        let (Some((from, input)), Some(receipt)) =
+            (client.transaction(hash).await?, client.receipt(hash).await?)
+        else {
+            return Ok(None);
+        };
+        let (Some(number), Some(block)) = (receipt.block_number, receipt.block_hash) else {
+            return Ok(None);
+        };
+        Ok(Some(SettledOnChain {
+            from,
+            input,
+            inclusion: inclusion(&receipt, number, block),
+        }))
+    }
+
+    async fn read_to(&mut self, to: u64) -> Result<(), ObserveError> {
+        let config = self.lane.chain().config();
+        let from = to.saturating_sub(SEARCH - 1);
+        let filter = Filter::new()
+            .address(config.settlement.address)
+            .event_signature(Settlement::BatchSettled::SIGNATURE_HASH)
+            .topic1(B256::from(U256::from(config.lane)))
+            .from_block(from)
+            .to_block(to);
+        for log in self.lane.client().logs(filter).await? {
+            let event = Settlement::BatchSettled::decode_log(&log.inner).ok();
+            if let (Some(event), Some(hash)) = (event, log.transaction_hash) {
+                self.read.insert(event.seq, hash);
+            }
+        }
+        self.next = from.checked_sub(1);
+        Ok(())
+    }
 }
 
 async fn by_event(

@@ -7,11 +7,11 @@ use gridstake_crds::{
     TokenAmount, UsageRecord,
     settlement_batch::BatchState,
     transaction::Inclusion,
-    usage_record::{RecordSettlement, RecordState, SkipReason},
+    usage_record::{Payment, RecordSettlement, RecordState, SkipReason},
 };
 use gridstake_ledger::{
     amount::{self, AmountError},
-    batch::{EMISSION_PRICE, Entry},
+    batch::{EMISSION_PRICE, Entry, Group},
     receipt::Receipt,
 };
 
@@ -74,6 +74,16 @@ pub fn owed(record: &UsageRecord, chain: &str, lane: u32) -> Result<Vec<Candidat
     Ok(owed)
 }
 
+/// Who pays whom at which price, as a batch says it; `None` if the price leaves the range of the contract.
+#[must_use]
+pub fn group_of(payment: &Payment) -> Option<Group> {
+    Some(Group {
+        payer: payment.payer,
+        provider: payment.provider,
+        price: amount::price_on_wire(payment.per_gpu_second.nano()).ok()?,
+    })
+}
+
 /// The leaf of an emission: a receipt whose content is the receipt of the use that it rewards.
 #[must_use]
 pub fn emission_leaf(lane: u32, entry: &Entry, usage_leaf: B256) -> B256 {
@@ -115,11 +125,10 @@ pub struct BatchStanding<'a> {
 #[must_use]
 pub const fn record_state(state: BatchState) -> RecordState {
     match state {
-        BatchState::Prepared
-        | BatchState::Signed
-        | BatchState::InFlight
-        | BatchState::Forked
-        | BatchState::Superseded => RecordState::Batched,
+        BatchState::Prepared | BatchState::Signed | BatchState::InFlight | BatchState::Forked => {
+            RecordState::Batched
+        }
+        BatchState::Superseded => RecordState::Sealed,
         BatchState::Included | BatchState::Safe => RecordState::Paid,
         BatchState::Final => RecordState::Final,
     }
@@ -156,7 +165,7 @@ pub fn settlement(
     let inclusion = standing.inclusion.filter(|_| told);
     RecordSettlement {
         state,
-        batch: Some(standing.batch.to_owned()),
+        batch: (state != RecordState::Sealed).then(|| standing.batch.to_owned()),
         amount: amount_of(record),
         transaction: inclusion.map(|inclusion| inclusion.transaction.clone()),
         block: inclusion.map(|inclusion| inclusion.block.clone()),
@@ -248,6 +257,7 @@ status:
         let twice = BTreeMap::from([(256, SkipReason::AlreadyPaid)]);
         for (state, skipped, expected, reason) in [
             (BatchState::InFlight, &none, RecordState::Batched, None),
+            (BatchState::Superseded, &none, RecordState::Sealed, None),
             (BatchState::Safe, &none, RecordState::Paid, None),
             (BatchState::Final, &none, RecordState::Final, None),
             (BatchState::Safe, &poor, RecordState::Batched, None),
@@ -271,10 +281,9 @@ status:
                 (expected, reason),
                 "{state:?}"
             );
-            assert_eq!(
-                settled.transaction.is_some(),
-                expected != RecordState::Batched
-            );
+            let told = !matches!(expected, RecordState::Batched | RecordState::Sealed);
+            assert_eq!(settled.transaction.is_some(), told);
+            assert_eq!(settled.batch.is_some(), expected != RecordState::Sealed);
             // Skipped entries of other records change nothing.
             let other = settlement(&record(""), &[1], &standing);
             assert_eq!(other.state, record_state(state));

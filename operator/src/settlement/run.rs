@@ -59,7 +59,7 @@ pub enum PassError {
 impl PassError {
     /// A static word for metrics.
     #[must_use]
-    pub const fn category(&self) -> &'static str {
+    pub fn category(&self) -> &'static str {
         match self {
             Self::Observe(error) => error.category(),
             Self::Act(error) => error.category(),
@@ -123,7 +123,9 @@ pub struct Settler {
     /// When the newest final batch was sealed; of the oldest record that is not final.
     oldest_ms: Option<u64>,
     pub(super) activation: super::activation::Activation,
-    halted: Option<Halt>,
+    pub(super) halted: Option<Halt>,
+    /// When the doubts were last looked at.
+    pub(super) doubts_at: Option<Instant>,
 }
 
 impl Settler {
@@ -144,6 +146,7 @@ impl Settler {
             oldest_ms: None,
             activation: super::activation::Activation::default(),
             halted: None,
+            doubts_at: None,
         }
     }
 
@@ -234,6 +237,7 @@ impl Settler {
             chain_hash,
             safe: view.safe.number,
             finalized: view.finalized.number,
+            finalized_at: view.finalized.timestamp,
             included: found
                 .iter()
                 .map(|(seq, found)| (*seq, found.inclusion.block.number))
@@ -245,13 +249,20 @@ impl Settler {
             .collect::<Result<Vec<_>, _>>()?;
         let plan = match decide::plan(&logged, &facts) {
             Ok(plan) => plan,
+            Err(halt @ (Halt::UnknownSettlement { .. } | Halt::Forked { .. })) => {
+                self.lane.disagrees();
+                self.adopt(halt, &log, view).await?;
+                return Ok(false);
+            }
             Err(halt) => {
+                self.lane.disagrees();
                 self.halt(halt, &log).await?;
                 return Ok(false);
             }
         };
         self.metrics.halted.set(0);
         self.halted = None;
+        self.look_at_doubts().await?;
         self.follow(&plan, open, &found, view).await
     }
 
@@ -301,6 +312,7 @@ impl Settler {
             None
         };
         let mut states = Vec::new();
+        let mut superseded = false;
         for batch in &open {
             let Some(state) = state_of(batch) else {
                 continue;
@@ -314,11 +326,12 @@ impl Settler {
             if plan.pursue == Some(batch.spec.sequence) {
                 self.pursue(batch, view).await?;
             }
-            if state != BatchState::Final {
+            if !matches!(state, BatchState::Final | BatchState::Superseded) {
                 states.push(state);
             }
+            superseded |= state == BatchState::Superseded;
         }
-        self.quiet = states.is_empty();
+        self.quiet = states.is_empty() && !superseded;
         self.metrics.open(states);
         if let (Some(sequence), Some(records)) = (plan.build.filter(|_| gathered), records) {
             // Of what has become final just now the records were read before they were stamped.
@@ -353,7 +366,7 @@ impl Settler {
     }
 
     /// Writes into the records of a batch how far their payment is.
-    async fn stamp(
+    pub(super) async fn stamp(
         &self,
         batch: &SettlementBatch,
         state: BatchState,
@@ -373,6 +386,22 @@ impl Settler {
             inclusion: found.map(|found| &found.inclusion),
             skipped: found.map_or(&nothing, |found| &found.settled.skipped),
         };
+        let refused = batch.status.as_ref().and_then(|status| status.blocked)
+            == Some(BlockedReason::EncodingRefused);
+        if state == BatchState::Superseded
+            && refused
+            && numbers.len() == 1
+            && let Some(one) = numbers.first()
+        {
+            let at_fault = records
+                .iter()
+                .find(|record| numbers_of(record).contains(one));
+            if let Some(record) = at_fault {
+                let why = format!("the contract cannot read a batch of number {one} alone");
+                self.needs_decision(record, &why).await?;
+            }
+            return Ok(());
+        }
         let writes = records.iter().filter_map(|record| {
             let own: Vec<u64> = numbers_of(record)
                 .into_iter()
@@ -406,7 +435,7 @@ impl Settler {
     }
 
     /// Writes a batch's state, and tells of it.
-    async fn advance(
+    pub(super) async fn advance(
         &self,
         batch: &SettlementBatch,
         state: BatchState,
@@ -433,12 +462,15 @@ impl Settler {
                     .or_else(|| status.outcome.take().filter(|_| state == BatchState::Final));
                 if waits {
                     status.blocked = Some(BlockedReason::WaitingForPrevious);
-                } else if on_chain || status.blocked == Some(BlockedReason::WaitingForPrevious) {
+                } else if on_chain
+                    || state == BatchState::Superseded
+                    || status.blocked == Some(BlockedReason::WaitingForPrevious)
+                {
                     status.blocked = None;
                 }
             })
             .await?;
-        if on_chain {
+        if on_chain || state == BatchState::Superseded {
             self.lane.outbox().done(&batch.name_any());
         }
         if before.state != Some(state) && written.is_some() {
@@ -493,6 +525,12 @@ impl Settler {
                 "Included",
                 "the batch is in a block".to_owned(),
             )
+        } else if state == BatchState::Superseded {
+            (
+                EventType::Warning,
+                "Superseded",
+                "the batch can never be mined: another one takes its number".to_owned(),
+            )
         } else {
             return;
         };
@@ -532,7 +570,11 @@ impl Settler {
     }
 
     /// Stops everything and says so.
-    async fn halt(&mut self, halt: Halt, log: &[SettlementBatch]) -> Result<(), PassError> {
+    pub(super) async fn halt(
+        &mut self,
+        halt: Halt,
+        log: &[SettlementBatch],
+    ) -> Result<(), PassError> {
         self.metrics.halted.set(1);
         self.quiet = false;
         let news = self.halted.as_ref() != Some(&halt);

@@ -35,6 +35,9 @@ struct Store {
     fault: Option<(usize, Fault)>,
 }
 
+/// A backup.
+pub struct Saved(BTreeMap<String, Value>);
+
 #[derive(Clone, Default)]
 pub struct ApiServer(Arc<Mutex<Store>>);
 
@@ -59,6 +62,17 @@ impl ApiServer {
             .answer(method, uri.path(), query, &body)
     }
 
+    /// All objects, as a backup has them.
+    pub fn save(&self) -> Saved {
+        Saved(self.0.lock().unwrap().objects.clone())
+    }
+
+    /// Puts a backup in the place of all objects. Versions go on, as after `etcdutl snapshot restore --bump-revision`.
+    pub fn restore(&self, backup: &Saved) {
+        let mut store = self.0.lock().unwrap();
+        store.objects.clone_from(&backup.0);
+    }
+
     /// The write of this number, counted from now on, goes wrong.
     pub fn fail_write(&self, number: usize, fault: Fault) {
         let mut store = self.0.lock().unwrap();
@@ -81,6 +95,16 @@ impl ApiServer {
         object["metadata"]["resourceVersion"] = json!(store.version.to_string());
         object["metadata"]["uid"] = json!(path);
         store.objects.insert(path.to_owned(), object);
+    }
+
+    /// The lowest job number that nobody has reserved.
+    pub fn next_number(&self) -> Option<u64> {
+        let store = self.0.lock().unwrap();
+        let found = store
+            .objects
+            .iter()
+            .find(|(path, _)| path.ends_with("-numbers"));
+        found?.1["data"]["next"].as_str()?.parse().ok()
     }
 
     fn all<K: DeserializeOwned>(&self, part: &str) -> Vec<K> {
@@ -153,18 +177,30 @@ impl Store {
     }
 
     fn list(&self, path: &str, query: &str) -> Value {
-        let selector = query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix("fieldSelector="))
-            .unwrap_or_default()
-            .replace("%2C", ",")
-            .replace("%3D", "=")
-            .replace("%21", "!");
+        let parameter = |name: &str| {
+            query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix(name))
+                .unwrap_or_default()
+                .replace("%2C", ",")
+                .replace("%3D", "=")
+                .replace("%2F", "/")
+                .replace("%21", "!")
+        };
+        let selector = parameter("fieldSelector=");
+        let labels = parameter("labelSelector=");
+        let labelled = |object: &Value| {
+            labels.split_once('=').is_none_or(|(label, value)| {
+                object["metadata"]["labels"][label].as_str() == Some(value)
+            })
+        };
         let items: Vec<&Value> = self
             .objects
             .iter()
             .filter(|(name, object)| {
-                name.starts_with(&format!("{path}/")) && selects(&selector, object)
+                name.starts_with(&format!("{path}/"))
+                    && selects(&selector, object)
+                    && labelled(object)
             })
             .map(|(_, object)| object)
             .collect();
@@ -197,6 +233,16 @@ impl Store {
         let wanted = &body["metadata"]["resourceVersion"];
         if !wanted.is_null() && *wanted != object["metadata"]["resourceVersion"] {
             return refuse(StatusCode::CONFLICT, "Conflict");
+        }
+        if let Some(labels) = body["metadata"]["labels"]
+            .as_object()
+            .filter(|_| !path.ends_with("/status"))
+        {
+            for (label, value) in labels {
+                object["metadata"]["labels"][label] = value.clone();
+            }
+            object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            return (StatusCode::OK, object.clone());
         }
         // An apply sets what its manager owns: of a batch everything, of a record the settlement.
         if path.contains("/usagerecords/") {

@@ -17,5 +17,6 @@ mod campaign;
 mod crashes;
 mod deploys;
 mod follows;
+mod restores;
 mod settles;
 mod world;

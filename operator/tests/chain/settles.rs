@@ -333,29 +333,6 @@ async fn an_empty_gas_account_blocks_until_it_is_filled() {
 }
 
 #[tokio::test]
-async fn a_lane_whose_log_is_lost_halts() {
-    let world = World::new(ESCROW).await;
-    let mut replica = world.replica().await;
-    world.seal(256..260, 1000);
-    settle(&world, &mut replica).await;
-    // The same chain, and an API server that knows nothing.
-    let restored = World {
-        api: crate::api_server::ApiServer::default(),
-        anvil: world.anvil,
-        ..world
-    };
-    let mut replica = restored.replica().await;
-    restored.seal(256..260, 1000);
-    for _ in 0..3 {
-        replica.step().await;
-        restored.anvil.mine(1).await;
-    }
-    assert!(restored.api.batches().is_empty());
-    assert_eq!(replica.lane.metrics().halted.get(), 1);
-    assert_eq!(restored.credit().await, 4 * SECOND);
-}
-
-#[tokio::test]
 async fn nothing_is_sent_to_another_chain_or_contract() {
     let world = World::new(ESCROW).await;
     let stranger = Anvil::start(1);

@@ -26,6 +26,49 @@ pub enum EvidenceFact {
     NotCertified(String),
 }
 
+/// Why a slice that has ended gets no number yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The lane's log has not been compared with the chain.
+    LogNotCompared,
+    /// Payments that no record has may be this one's.
+    InDoubt {
+        /// How many.
+        count: usize,
+        /// When they were taken over from the chain: what began later is not among them.
+        until_ms: u64,
+    },
+}
+
+impl Hold {
+    /// Whether it holds a slice that began at `from_ms`.
+    #[must_use]
+    pub const fn concerns(self, from_ms: u64) -> bool {
+        match self {
+            Self::LogNotCompared => true,
+            Self::InDoubt { until_ms, .. } => from_ms < until_ms,
+        }
+    }
+
+    const fn reason(self) -> R {
+        match self {
+            Self::LogNotCompared => R::LogNotCompared,
+            Self::InDoubt { .. } => R::InDoubt,
+        }
+    }
+
+    fn message(self) -> String {
+        match self {
+            Self::LogNotCompared => {
+                "it is sealed once the lane's log has been compared with the chain".to_owned()
+            }
+            Self::InDoubt { count, .. } => format!(
+                "the chain shows {count} payments of this payer to this provider at this price that no UsageRecord has, and this slice may be one of them; see \"Restored from a backup\" in docs/runbook.md"
+            ),
+        }
+    }
+}
+
 /// How far a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -33,6 +76,8 @@ pub enum Stage {
     NotStarted,
     /// The slice goes on.
     Metering,
+    /// The slice has ended and gets no number yet.
+    Held(Hold),
     /// The bill is final.
     Sealed {
         /// Whether anything is owed for it.
@@ -104,6 +149,7 @@ fn sealed(stage: Stage) -> Fact {
     match stage {
         Stage::NotStarted => fact(C::Sealed, false, R::NotStarted, ""),
         Stage::Metering => fact(C::Sealed, false, R::Metering, ""),
+        Stage::Held(hold) => fact(C::Sealed, false, hold.reason(), hold.message()),
         Stage::Sealed { .. } => fact(C::Sealed, true, R::Sealed, ""),
     }
 }
@@ -113,6 +159,7 @@ fn payment(status: &UsageRecordStatus, stage: Stage) -> (R, String) {
     match stage {
         Stage::NotStarted => return (R::NotStarted, String::new()),
         Stage::Metering => return (R::Metering, String::new()),
+        Stage::Held(hold) => return (hold.reason(), hold.message()),
         Stage::Sealed { owes: false } => return (R::NothingOwed, String::new()),
         Stage::Sealed { owes: true } => {}
     }
@@ -145,6 +192,6 @@ fn settled(status: &UsageRecordStatus, stage: Stage) -> Fact {
 /// The summary. Its reason is the column STATE of `kubectl get usagerecords`.
 fn ready(status: &UsageRecordStatus, stage: Stage) -> Fact {
     let (reason, message) = payment(status, stage);
-    let well = !matches!(reason, R::Skipped | R::NeedsDecision);
+    let well = !matches!(reason, R::Skipped | R::NeedsDecision | R::InDoubt);
     fact(C::Ready, well, reason, message)
 }

@@ -16,7 +16,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
     bill::{self, Bill, EmissionTerms},
-    conditions::{self, EvidenceFact, Stage},
+    conditions::{self, EvidenceFact, Hold, Stage},
     evidence::{Judgement, Proof},
     record,
 };
@@ -26,6 +26,8 @@ use crate::controllers::compute_job::member::{Member, State};
 pub const EVIDENCE_WAIT: SignedDuration = SignedDuration::from_secs(15);
 /// How soon an agent that is late with its checkpoint is looked for again.
 const LOOK_FOR_EVIDENCE: SignedDuration = SignedDuration::from_secs(2);
+/// How soon a slice that gets no number is looked at again.
+const LOOK_AT_LOG: SignedDuration = SignedDuration::from_secs(2);
 
 /// The member's pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +57,8 @@ pub struct Observed {
     pub interval: Duration,
     /// What the lane pays on top; `None`: nothing.
     pub emission: Option<EmissionTerms>,
+    /// Why no number can be given out for the slice, if none can.
+    pub hold: Option<Hold>,
 }
 
 /// What is to be done.
@@ -96,6 +100,11 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
         }
         Progress::Ends(end) => {
             let bill = bill::bill(record, end.span, end.cause, end.verdict, seen);
+            let concerns = |hold: &Hold| bill.owes(record) && hold.concerns(end.span.from_ms);
+            if let Some(hold) = seen.hold.filter(concerns) {
+                let again = now.checked_add(LOOK_AT_LOG).unwrap_or(now);
+                return open(record, Stage::Held(hold), &worth(seen, &end), Some(again));
+            }
             let stage = Stage::Sealed {
                 owes: bill.owes(record),
             };

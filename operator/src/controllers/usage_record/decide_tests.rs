@@ -70,6 +70,7 @@ fn seen(pod: Option<PodSeen>) -> Observed {
         next_exists: false,
         interval: Duration::from_hours(1),
         emission: None,
+        hold: None,
     }
 }
 

@@ -108,6 +108,21 @@ impl Numbers {
             .ok_or_else(|| NumbersError::Spent(self.name.clone()))
     }
 
+    /// Reserves every number below `floor`, if one of them is not.
+    pub async fn raise(&self, floor: u64) -> Result<(), NumbersError> {
+        let failed = |source| NumbersError::Kube {
+            verb: "get",
+            name: self.name.clone(),
+            source: Box::new(source),
+        };
+        let present = self.api.get_opt(&self.name).await.map_err(failed)?;
+        let (first, _) = advanced(&self.name, present.as_ref(), 0)?;
+        if first < floor {
+            self.reserve(floor).await?;
+        }
+        Ok(())
+    }
+
     /// Takes back a number that is known to have been written nowhere. Where that is not certain, such as after a
     /// timeout, it must not be given back.
     pub async fn give_back(&self, number: u64) {

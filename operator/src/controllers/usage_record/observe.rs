@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::{
     bill::{EmissionTerms, unix_millis},
+    conditions::Hold,
     decide::{Observed, PodSeen},
     evidence::{self, Judgement, KeyStanding},
 };
@@ -20,6 +21,7 @@ use crate::{
     context::Context,
     controllers::compute_job::{member::Member, observe::node_state},
     payer::accounts::owed_emissions,
+    settlement::Lane,
 };
 
 /// What factors rest on until devices are measured: the operator's configuration.
@@ -52,7 +54,19 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
             .home()
             .filter(|_| is_open(record))
             .and_then(|chain| emission(ctx, chain, &spec.node_name)),
+        hold: ctx.lane.as_ref().and_then(|lane| hold(lane, record)),
     }
+}
+
+fn hold(lane: &Lane, record: &UsageRecord) -> Option<Hold> {
+    let Some(doubts) = lane.doubts() else {
+        return Some(Hold::LogNotCompared);
+    };
+    let doubt = doubts.about(record, lane.chain().config().lane)?;
+    Some(Hold::InDoubt {
+        count: doubt.numbers.len(),
+        until_ms: doubt.until_ms,
+    })
 }
 
 /// When the lease began, by the seal of its first slice.

@@ -41,6 +41,9 @@ pub struct State {
     pub wei: BTreeMap<Address, u128>,
 }
 
+/// Units that no batch can hold: stands for whatever a contract may refuse to read.
+pub const UNREADABLE: u64 = 6_666;
+
 /// The code of each contract: what is configured is its hash.
 pub const CODE: [u8; 1] = [0xfe];
 
@@ -186,6 +189,13 @@ impl State {
             return Err(revert(&Settlement::BadSignature {}));
         }
         let content = batch::decode(&call.data).map_err(|_| revert(&Settlement::BadEncoding {}))?;
+        if content
+            .entries
+            .iter()
+            .any(|entry| entry.units == UNREADABLE)
+        {
+            return Err(revert(&Settlement::BadEncoding {}));
+        }
         let mut logs = Vec::new();
         let (summary, amounts) = self.pay(call.lane, call.seq, &content, &mut logs);
         self.seq = call.seq;

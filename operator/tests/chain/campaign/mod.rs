@@ -3,6 +3,8 @@
 //!     make campaign RUNS=10000 SEED=1      many runs; each has its own seed, counted from SEED
 //!     make campaign RUNS=1 SEED=4711       one run again; with RUST_LOG=debug it says what happens
 //!
+//!     bugs.sh                              plants bugs, one per guarantee, and requires the campaign to find each
+//!
 //! Only the two wires of a replica end elsewhere than in production: in a model of a node and of the contract
 //! ([`model_chain`], [`contract`]), and in an API server in memory. Between any two requests anything may happen.
 
@@ -107,10 +109,13 @@ fn campaign(first: u64, runs: u64) -> Tally {
 }
 
 /// What every campaign of some size must have met with.
-const MUST_REACH: [&str; 13] = [
+const MUST_REACH: [&str; 16] = [
     "reorganised",
     "replaced",
     "signed again",
+    "superseded",
+    "restored",
+    "taken over from the chain",
     "needs decision",
     "InsufficientEscrow",
     "UnknownProvider",

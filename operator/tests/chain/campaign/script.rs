@@ -22,6 +22,8 @@ pub enum Kind {
     TooLarge,
     /// With a receipt that is no hash.
     BrokenReceipt,
+    /// So that the contract cannot read a batch that holds it, against all that is known of it.
+    Unreadable,
 }
 
 /// What the chain does.
@@ -96,9 +98,21 @@ pub enum Act {
     Restart { replica: usize },
     /// The chain cannot be reached, or can be again.
     Away(bool),
+    /// The API server's data are saved.
+    BackUp,
+    /// The API server's data are those of the last backup; seals come back from where they are remembered.
+    Restore,
 }
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 24] = [
+    Kind::Unreadable,
+    Kind::Sound,
+    Kind::Sound,
+    Kind::Sound,
+    Kind::Sound,
+    Kind::Sound,
+    Kind::Poor,
+    Kind::CoolingProvider,
     Kind::Sound,
     Kind::Sound,
     Kind::Sound,
@@ -172,7 +186,11 @@ fn act(dice: &mut Dice, trouble: u64) -> Act {
             Act::Pass { replica, mishaps }
         }
         17 => Act::PassUnseeing { replica },
-        18 => Act::Restart { replica },
+        18 => match dice.below(3) {
+            0 => Act::BackUp,
+            1 => Act::Restore,
+            _ => Act::Restart { replica },
+        },
         _ => Act::Away(dice.below(3) == 0),
     }
 }

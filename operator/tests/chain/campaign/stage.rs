@@ -12,7 +12,9 @@ use alloy::{
 };
 use gridstake_contracts::Settlement;
 use gridstake_crds::{
-    settlement_batch::BatchState,
+    UsageRecord,
+    names::LABEL_RESTORED,
+    settlement_batch::{BatchState, BlockedReason},
     usage_record::{RecordState, SkipReason},
 };
 use gridstake_operator::{
@@ -28,14 +30,14 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    contract::{CODE, State, Terms},
+    contract::{CODE, State, Terms, UNREADABLE},
     model_chain::ModelChain,
     nature::{COOLING_PROVIDER, Nature, PLENTY, POOR_PAYER},
     script::{Act, FINAL_DEPTH, Kind, Mishap, Weather},
     wire::{OtherLeads, Wire},
 };
 use crate::{
-    api_server::ApiServer,
+    api_server::{ApiServer, Saved},
     world::{LANE, Replica, sealed},
 };
 
@@ -45,7 +47,7 @@ const NOBODY: u32 = 9;
 /// What a record of a second costs, in nano-tokens.
 const SECOND: u64 = 1_000_000;
 /// Passes in fair weather within which everything must be final.
-const PATIENCE: usize = 120;
+const PATIENCE: usize = 400;
 /// After so many of them a replica is started anew, as if time had passed: what it tries again rarely, it tries again.
 const LIFE: usize = 20;
 
@@ -108,6 +110,7 @@ struct Stage {
     chains_file: String,
     actors: [Option<Actor>; 2],
     sealed: BTreeMap<u64, Kind>,
+    backup: Option<Saved>,
     reached: BTreeSet<&'static str>,
 }
 
@@ -165,6 +168,7 @@ impl Stage {
             chains_file,
             actors: [None, None],
             sealed: BTreeMap::new(),
+            backup: None,
             reached: BTreeSet::new(),
         };
         set.restart(0);
@@ -188,24 +192,51 @@ impl Stage {
         });
     }
 
+    /// Both replicas lose what they were about to do with the API server, and start anew.
+    fn restore(&mut self) {
+        let Some(backup) = &self.backup else {
+            return;
+        };
+        self.api.restore(backup);
+        self.reached.insert("restored");
+        let known: BTreeSet<u64> = self.states_of_seals();
+        for (number, kind) in self.sealed.clone() {
+            if !known.contains(&number) {
+                self.put(number, kind);
+            }
+        }
+        self.restart(0);
+        self.restart(1);
+    }
+
+    fn states_of_seals(&self) -> BTreeSet<u64> {
+        let number = |record: UsageRecord| record.status?.sealed?.job_no;
+        self.api.records().into_iter().filter_map(number).collect()
+    }
+
     fn seal(&mut self, kind: Kind, count: u64) {
         for _ in 0..count {
             let number = 256 + self.sealed.len() as u64;
             self.sealed.insert(number, kind);
-            let (payer, provider, millis) = match kind {
-                Kind::Sound | Kind::BrokenReceipt => (RICH_PAYER, PROVIDER, 1000),
-                Kind::Poor => (POOR_PAYER, PROVIDER, 1000),
-                Kind::UnknownProvider => (RICH_PAYER, NOBODY, 1000),
-                Kind::CoolingProvider => (RICH_PAYER, COOLING_PROVIDER, 1000),
-                Kind::UnknownPayer => (NOBODY, PROVIDER, 1000),
-                Kind::TooLarge => (RICH_PAYER, PROVIDER, 1 << 50),
-            };
-            let mut record = sealed(number, payer, provider, millis);
-            if kind == Kind::BrokenReceipt {
-                record["status"]["sealed"]["receiptHash"] = json!("0x12");
-            }
-            self.api.seal(&record);
+            self.put(number, kind);
         }
+    }
+
+    fn put(&self, number: u64, kind: Kind) {
+        let (payer, provider, millis) = match kind {
+            Kind::Sound | Kind::BrokenReceipt => (RICH_PAYER, PROVIDER, 1000),
+            Kind::Poor => (POOR_PAYER, PROVIDER, 1000),
+            Kind::UnknownProvider => (RICH_PAYER, NOBODY, 1000),
+            Kind::CoolingProvider => (RICH_PAYER, COOLING_PROVIDER, 1000),
+            Kind::UnknownPayer => (NOBODY, PROVIDER, 1000),
+            Kind::TooLarge => (RICH_PAYER, PROVIDER, 1 << 50),
+            Kind::Unreadable => (RICH_PAYER, PROVIDER, UNREADABLE),
+        };
+        let mut record = sealed(number, payer, provider, millis);
+        if kind == Kind::BrokenReceipt {
+            record["status"]["sealed"]["receiptHash"] = json!("0x12");
+        }
+        self.api.seal(&record);
     }
 
     async fn play(&mut self, act: &Act) {
@@ -214,6 +245,8 @@ impl Stage {
             Act::Chain(weather) => self.nature.be(*weather),
             Act::Away(away) => self.nature.go_away(*away),
             Act::Restart { replica } => self.restart(*replica),
+            Act::BackUp => self.backup = Some(self.api.save()),
+            Act::Restore => self.restore(),
             Act::PassUnseeing { replica } => self.pass(*replica, &[], false).await,
             Act::Pass { replica, mishaps } => self.pass(*replica, mishaps, true).await,
         }
@@ -251,12 +284,22 @@ impl Stage {
 
     fn note_what_was_reached(&mut self) {
         for batch in self.api.batches() {
+            if batch
+                .metadata
+                .labels
+                .is_some_and(|it| it.contains_key(LABEL_RESTORED))
+            {
+                self.reached.insert("taken over from the chain");
+            }
             let Some(status) = batch.status else {
                 continue;
             };
             if let Some(blocked) = status.blocked {
                 use gridstake_crds::closed_enum::ClosedEnum as _;
                 self.reached.insert(blocked.as_str());
+            }
+            if status.state == Some(BatchState::Superseded) {
+                self.reached.insert("superseded");
             }
             if status.authorizations.len() > 1 {
                 self.reached.insert("signed again");
@@ -290,7 +333,7 @@ impl Stage {
     async fn settle_down(&mut self) -> bool {
         self.nature.go_away(false);
         for weather in [
-            Weather::BaseFee(1),
+            Weather::BaseFee(5),
             Weather::GasThere,
             Weather::Pause(false),
             Weather::Activate,
@@ -306,9 +349,19 @@ impl Stage {
             if self.unfinished().is_empty() {
                 return true;
             }
+            // What is refused is given up when all that was signed for it has expired.
+            if self.is_refused() {
+                self.nature.be(Weather::Pass(100 * 3600));
+            }
             self.nature.be(Weather::Mine(4));
         }
         false
+    }
+
+    fn is_refused(&self) -> bool {
+        self.api.batches().into_iter().any(|batch| {
+            batch.status.and_then(|status| status.blocked) == Some(BlockedReason::EncodingRefused)
+        })
     }
 
     fn states(&self) -> BTreeMap<u64, (RecordState, Option<SkipReason>)> {
@@ -339,7 +392,9 @@ impl Stage {
                         (RecordState::Skipped, Some(SkipReason::UnknownProvider))
                     }
                     Kind::UnknownPayer => (RecordState::Skipped, Some(SkipReason::UnknownPayer)),
-                    Kind::TooLarge | Kind::BrokenReceipt => (RecordState::NeedsDecision, None),
+                    Kind::TooLarge | Kind::BrokenReceipt | Kind::Unreadable => {
+                        (RecordState::NeedsDecision, None)
+                    }
                 };
                 let found = records.get(number);
                 (found != Some(&expected))
@@ -422,7 +477,11 @@ impl Stage {
                 .push(format!("numbers were sent twice: {log:?}"));
         }
         let batches = self.api.batches();
-        let newest = batches.iter().max_by_key(|batch| batch.spec.sequence);
+        let in_force = batches.iter().filter(|batch| {
+            let state = batch.status.as_ref().and_then(|status| status.state);
+            state != Some(BatchState::Superseded)
+        });
+        let newest = in_force.max_by_key(|batch| batch.spec.sequence);
         let logged = newest.map_or((0, B256::ZERO.to_string()), |batch| {
             (batch.spec.sequence, batch.spec.chain_hash.clone())
         });

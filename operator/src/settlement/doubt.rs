@@ -1,0 +1,200 @@
+//! Which slices may have been paid although the cluster does not know: after the API server was restored from a backup, the
+//! chain shows numbers that no record has.
+//!
+//! A slice that was sealed after the backup was taken is open again, and would get a second number. So what could be it
+//! is not sealed until somebody knows: the agent that remembers the seal, or a person.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use gridstake_crds::{
+    SettlementBatch, UsageRecord,
+    names::{LABEL_RESTORED, MANAGER_SETTLEMENT},
+};
+use gridstake_ledger::batch::{Entry, Group};
+use kube::{
+    Api, ResourceExt as _,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::{
+    observe::{self, ObserveError},
+    records::{self, REWARD_ACCOUNT},
+    run::{PassError, Settler, numbers_of},
+};
+
+/// How often it is looked whether doubts are resolved.
+const LOOK: Duration = Duration::from_mins(1);
+
+/// Payments that the chain shows and no record has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doubts {
+    /// By who was paid by whom at which price.
+    groups: BTreeMap<Group, Doubt>,
+}
+
+/// Payments of one group that no record has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doubt {
+    /// Their numbers.
+    pub numbers: BTreeSet<u64>,
+    /// When they were taken over from the chain, in Unix milliseconds: slices that began later are not among them.
+    pub until_ms: u64,
+}
+
+impl Doubts {
+    /// Those of `entries`, which the chain has paid and which were taken over at `until_ms`, that no number in `known`
+    /// belongs to. Emissions go with the use that they reward.
+    #[must_use]
+    pub fn of(entries: &[Entry], until_ms: u64, known: &BTreeSet<u64>) -> Self {
+        let mut groups: BTreeMap<Group, Doubt> = BTreeMap::new();
+        let unknown = entries
+            .iter()
+            .filter(|entry| entry.payer != REWARD_ACCOUNT && !known.contains(&entry.job_no));
+        for entry in unknown {
+            let doubt = groups.entry(Group::from(entry)).or_default();
+            doubt.numbers.insert(entry.job_no);
+            doubt.until_ms = until_ms;
+        }
+        Self { groups }
+    }
+
+    fn join(&mut self, other: Self) {
+        for (group, other) in other.groups {
+            let doubt = self.groups.entry(group).or_default();
+            doubt.numbers.extend(other.numbers);
+            doubt.until_ms = doubt.until_ms.max(other.until_ms);
+        }
+    }
+
+    /// How many payments are in doubt.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.groups.values().map(|doubt| doubt.numbers.len()).sum()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// The payments of which one may be that of `record`.
+    #[must_use]
+    pub fn about(&self, record: &UsageRecord, lane: u32) -> Option<&Doubt> {
+        let payment = record.spec.payment.as_ref().filter(|p| p.lane == lane)?;
+        self.groups.get(&records::group_of(payment)?)
+    }
+}
+
+impl Settler {
+    /// Looks whether the chain shows payments that no record has, and tells the controllers.
+    pub(super) async fn look_at_doubts(&mut self) -> Result<(), PassError> {
+        if self.doubts_at.is_some_and(|at| at.elapsed() < LOOK) {
+            return Ok(());
+        }
+        let restored = observe::restored_batches(&self.context.client, &self.lane).await?;
+        let mut doubts = Doubts::default();
+        if !restored.is_empty() {
+            let client = &self.context.client;
+            let all = observe::sealed_records(client, &self.context.namespace).await?;
+            let known: BTreeSet<u64> = all.iter().flat_map(numbers_of).collect();
+            for batch in &restored {
+                let taken = batch.creation_timestamp().map(|at| at.0.as_millisecond());
+                let until_ms = u64::try_from(taken.unwrap_or(i64::MAX)).unwrap_or(0);
+                let own = Doubts::of(&observe::content(batch)?.entries, until_ms, &known);
+                if own.is_empty() {
+                    self.resolve(batch).await?;
+                }
+                doubts.join(own);
+            }
+        }
+        self.metrics
+            .doubtful
+            .set(i64::try_from(doubts.count()).unwrap_or(i64::MAX));
+        self.lane.agrees(doubts);
+        self.doubts_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Every number of the batch belongs to a record.
+    async fn resolve(&self, batch: &SettlementBatch) -> Result<(), ObserveError> {
+        let name = batch.name_any();
+        let patch = json!({"metadata": {"labels": {LABEL_RESTORED: "resolved"}}});
+        Api::<SettlementBatch>::all(self.context.client.clone())
+            .patch(
+                &name,
+                &PatchParams {
+                    field_manager: Some(MANAGER_SETTLEMENT.to_owned()),
+                    ..PatchParams::default()
+                },
+                &Patch::Merge(patch),
+            )
+            .await
+            .map_err(|source| ObserveError::Label {
+                name,
+                source: Box::new(source),
+            })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(job_no: u64, payer: u32, provider: u32) -> Entry {
+        Entry {
+            job_no,
+            payer,
+            provider,
+            price: 720_000_000_000,
+            units: 1000,
+        }
+    }
+
+    fn record(payer: u32, price: &str) -> UsageRecord {
+        serde_saphyr::from_str(&format!(
+            "apiVersion: gridstake.dev/v1alpha1
+kind: UsageRecord
+metadata: {{name: u-1-0-0}}
+spec:
+  job: {{namespace: a, name: j, uid: u}}
+  attempt: 1
+  member: 0
+  slice: 0
+  podName: j-1-0
+  nodeName: n1
+  gpuCount: 1
+  payment: {{chain: anvil, lane: 7, payer: {payer}, provider: 9, perGpuSecond: '{price}'}}
+"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_was_paid_under_a_number_that_no_record_has_is_in_doubt() {
+        let entries = [
+            entry(256, 3, 9),
+            entry(257, 3, 9),
+            entry(258, 4, 9),
+            entry(259, 0, 9),
+        ];
+        let doubts = Doubts::of(&entries, 5000, &BTreeSet::from([256, 258]));
+        let about = |payer, price| doubts.about(&record(payer, price), 7).cloned();
+        let doubt = Doubt {
+            numbers: BTreeSet::from([257]),
+            until_ms: 5000,
+        };
+        assert_eq!((about(3, "0.00072"), doubts.count()), (Some(doubt), 1));
+        // Another payer, another price, another lane.
+        assert_eq!(about(4, "0.00072"), None);
+        assert_eq!(about(3, "0.00073"), None);
+        assert_eq!(doubts.about(&record(3, "0.00072"), 8), None);
+        let known = BTreeSet::from([256, 257, 258]);
+        assert!(Doubts::of(&entries, 5000, &known).is_empty());
+    }
+}

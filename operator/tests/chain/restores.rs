@@ -1,0 +1,165 @@
+//! The API server is restored from a backup, and the chain knows more than the log.
+
+use alloy::hex;
+use gridstake_crds::{names::LABEL_RESTORED, settlement_batch::BatchState};
+use serde_json::json;
+
+use crate::{
+    anvil::ADMIN,
+    world::{Replica, World},
+};
+
+const ESCROW: u64 = 1_000_000_000_000;
+/// What a record of a second costs.
+const SECOND: u64 = 1_000_000;
+
+async fn settle(world: &World, replica: &mut Replica) {
+    for _ in 0..30 {
+        replica.step().await;
+        if world.all_final() {
+            return;
+        }
+        world.anvil.mine(1).await;
+    }
+    panic!("not final: {:?} {:#?}", world.states(), world.api.batches());
+}
+
+#[tokio::test]
+async fn what_only_the_chain_holds_is_taken_over_and_nothing_is_paid_twice() {
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    world.seal(256..260, 1000);
+    settle(&world, &mut replica).await;
+    let backup = world.api.save();
+    for from in [260, 264] {
+        world.seal(from..from + 4, 1000);
+        settle(&world, &mut replica).await;
+    }
+    let before = world.api.batches();
+
+    world.api.restore(&backup);
+    let mut replica = world.replica().await;
+    // Whoever remembers the seals gives them back.
+    world.seal(260..268, 1000);
+    settle(&world, &mut replica).await;
+    assert_eq!((world.head().await, world.credit().await), (3, 12 * SECOND));
+    let after = world.api.batches();
+    for (before, after) in before.iter().zip(&after).skip(1) {
+        assert_eq!(after.spec.data, before.spec.data);
+        assert_eq!(after.spec.chain_hash, before.spec.chain_hash);
+        assert!(
+            after
+                .metadata
+                .labels
+                .as_ref()
+                .unwrap()
+                .contains_key(LABEL_RESTORED)
+        );
+    }
+    assert_eq!(after.len(), before.len());
+    // Numbers go on above those that the chain has seen.
+    assert_eq!(world.api.next_number(), Some(512));
+
+    // The lane goes on.
+    world.seal(600..604, 1000);
+    settle(&world, &mut replica).await;
+    assert_eq!((world.head().await, world.credit().await), (4, 16 * SECOND));
+}
+
+#[tokio::test]
+async fn numbers_that_no_record_has_are_in_doubt_until_their_records_are_there() {
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let backup = world.api.save();
+    world.seal(256..260, 1000);
+    settle(&world, &mut replica).await;
+
+    world.api.restore(&backup);
+    let mut replica = world.replica().await;
+    assert!(replica.lane.doubts().is_none(), "nothing has been compared");
+    replica.step().await;
+    assert!(
+        replica.lane.doubts().is_none(),
+        "the log is being taken over"
+    );
+    replica.step().await;
+    assert_eq!(replica.lane.doubts().unwrap().count(), 4);
+    world.seal(256..260, 1000);
+    let mut replica = world.replica().await;
+    replica.step().await;
+    assert_eq!(replica.lane.doubts().unwrap().count(), 0);
+    let labels = world.batch(1).metadata.labels.unwrap();
+    assert_eq!(labels[LABEL_RESTORED], "resolved");
+}
+
+#[tokio::test]
+async fn a_batch_that_was_sent_before_the_backup_was_restored_takes_the_place_of_the_new_one() {
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let backup = world.api.save();
+    world.seal(256..260, 1000);
+    replica.step().await;
+    world.anvil.until_pending().await;
+
+    world.api.restore(&backup);
+    let mut replica = world.replica().await;
+    world.seal(256..262, 1000);
+    replica.step().await;
+    let new = world.batch(1);
+    assert_eq!(new.spec.record_count, 6);
+    world.anvil.mine(1).await;
+    settle(&world, &mut replica).await;
+    assert_eq!((world.head().await, world.credit().await), (2, 6 * SECOND));
+    let batches = world.api.batches();
+    let states: Vec<_> = batches
+        .iter()
+        .map(|batch| {
+            let state = batch.status.as_ref().unwrap().state.unwrap();
+            (batch.spec.sequence, batch.spec.record_count, state)
+        })
+        .collect();
+    assert_eq!(
+        states,
+        [
+            (1, 6, BatchState::Superseded),
+            (1, 4, BatchState::Final),
+            (2, 2, BatchState::Final)
+        ]
+    );
+    assert_eq!(batches[1].spec.supersedes, batches[0].metadata.name);
+    assert_eq!(
+        batches[0].status.as_ref().unwrap().superseded_by,
+        batches[1].metadata.name
+    );
+}
+
+#[tokio::test]
+async fn what_somebody_else_has_settled_is_not_taken_over() {
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let backup = world.api.save();
+    world.seal(256..260, 1000);
+    replica.step().await;
+    world.anvil.until_pending().await;
+    let pool = world.anvil.rpc("txpool_content", json!([])).await;
+    let by_sender = pool["pending"].as_object().unwrap();
+    let by_nonce = by_sender.values().next().unwrap().as_object().unwrap();
+    let input = by_nonce.values().next().unwrap()["input"].clone();
+    world.anvil.drop_pending().await;
+    world.anvil.rpc("evm_setAutomine", json!([true])).await;
+    let data = hex::decode(input.as_str().unwrap()).unwrap();
+    world.anvil.send(ADMIN, Some(world.settlement), data).await;
+    world.anvil.hold().await;
+
+    world.api.restore(&backup);
+    let mut replica = world.replica().await;
+    world.seal(256..260, 1000);
+    for _ in 0..3 {
+        replica.step().await;
+        world.anvil.mine(1).await;
+    }
+    assert!(world.api.batches().is_empty());
+    assert_eq!(replica.lane.metrics().halted.get(), 1);
+    assert!(replica.lane.doubts().is_none(), "no slice gets a number");
+    assert_eq!(world.credit().await, 4 * SECOND);
+}
