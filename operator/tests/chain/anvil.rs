@@ -81,6 +81,15 @@ impl Anvil {
     }
 
     pub async fn rpc(&self, method: &str, params: Value) -> Value {
+        let shown = params.to_string();
+        match self.ask(method, params).await {
+            Ok(result) => result,
+            Err(error) => panic!("{method} {shown}: {error}"),
+        }
+    }
+
+    /// The result, or the error that it answers with.
+    pub async fn ask(&self, method: &str, params: Value) -> Result<Value, Value> {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         let answer = self
             .http
@@ -94,8 +103,10 @@ impl Anvil {
             .await
             .unwrap();
         let mut answer: Value = serde_json::from_slice(&answer).unwrap();
-        assert!(answer.get("error").is_none(), "{method} {params}: {answer}");
-        answer["result"].take()
+        match answer.get_mut("error") {
+            Some(error) => Err(error.take()),
+            None => Ok(answer["result"].take()),
+        }
     }
 
     /// From now on blocks are mined only when the test says so.

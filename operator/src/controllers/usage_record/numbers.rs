@@ -108,19 +108,17 @@ impl Numbers {
             .ok_or_else(|| NumbersError::Spent(self.name.clone()))
     }
 
-    /// Reserves every number below `floor`, if one of them is not.
+    /// Sees to it that no number below `floor` is given out any more.
     pub async fn raise(&self, floor: u64) -> Result<(), NumbersError> {
-        let failed = |source| NumbersError::Kube {
-            verb: "get",
-            name: self.name.clone(),
-            source: Box::new(source),
-        };
-        let present = self.api.get_opt(&self.name).await.map_err(failed)?;
-        let (first, _) = advanced(&self.name, present.as_ref(), 0)?;
-        if first < floor {
-            self.reserve(floor).await?;
-        }
-        Ok(())
+        self.change(|present| {
+            let (first, _) = advanced(&self.name, present, 0)?;
+            let (raised, mut wanted) = advanced(&self.name, present, floor)?;
+            let data = wanted.data.get_or_insert_default();
+            data.insert(NEXT.to_owned(), raised.to_string());
+            Ok((raised, (raised > first).then_some(wanted)))
+        })
+        .await
+        .map(|_| ())
     }
 
     /// Takes back a number that is known to have been written nowhere. Where that is not certain, such as after a
@@ -131,6 +129,18 @@ impl Numbers {
 
     /// Reserves a block; returns its first number.
     async fn reserve(&self, floor: u64) -> Result<u64, NumbersError> {
+        self.change(|present| {
+            let (first, wanted) = advanced(&self.name, present, floor)?;
+            Ok((first, Some(wanted)))
+        })
+        .await
+    }
+
+    /// Writes what `change` makes of the ConfigMap, by compare-and-swap; returns the number that comes with it.
+    async fn change(
+        &self,
+        change: impl Fn(Option<&ConfigMap>) -> Result<(u64, Option<ConfigMap>), NumbersError>,
+    ) -> Result<u64, NumbersError> {
         let failed = |verb| {
             let name = self.name.clone();
             move |source| NumbersError::Kube {
@@ -141,7 +151,10 @@ impl Numbers {
         };
         for _ in 0..TRIES {
             let present = self.api.get_opt(&self.name).await.map_err(failed("get"))?;
-            let (first, wanted) = advanced(&self.name, present.as_ref(), floor)?;
+            let (number, wanted) = change(present.as_ref())?;
+            let Some(wanted) = wanted else {
+                return Ok(number);
+            };
             let params = PostParams::default();
             let result = match present {
                 // The version that was read goes with it: a replacement of anything newer is refused.
@@ -149,7 +162,7 @@ impl Numbers {
                 None => self.api.create(&params, &wanted).await,
             };
             match result {
-                Ok(_) => return Ok(first),
+                Ok(_) => return Ok(number),
                 Err(error) if is_conflict(&error) || already_exists(&error) => {}
                 Err(error) => return Err(failed("write")(error)),
             }

@@ -8,6 +8,7 @@
 //! Only the two wires of a replica end elsewhere than in production: in a model of a node and of the contract
 //! ([`model_chain`], [`contract`]), and in an API server in memory. Between any two requests anything may happen.
 
+mod anvil_chain;
 mod contract;
 mod dice;
 mod model_chain;
@@ -31,6 +32,36 @@ fn play(seed: u64) -> Verdict {
         .build()
         .unwrap();
     runtime.block_on(stage::play(&script::of_seed(seed)))
+}
+
+/// Plays a seed on the model and on anvil; tells where they end differently.
+fn compare(seed: u64) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let script = script::without_models(script::of_seed(seed));
+    let (model, anvil) = runtime.block_on(async {
+        (
+            stage::play(&script).await,
+            stage::play_on_anvil(&script).await,
+        )
+    });
+    if model.is_good() && anvil.is_good() && model.end == anvil.end {
+        return Ok(());
+    }
+    Err(format!(
+        "seed {seed}:\nmodel {:?}\n{model}anvil {:?}\n{anvil}",
+        model.end, anvil.end
+    ))
+}
+
+fn compare_seeds(first: u64, runs: u64) {
+    let failed: Vec<String> = (first..first + runs)
+        .filter_map(|seed| compare(seed).err())
+        .collect();
+    println!("seeds={runs} different={}", failed.len());
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 /// What came of many runs.
@@ -177,4 +208,19 @@ fn campaign_of_the_size_that_is_asked_for() {
         "seeds {:?}; one again: make campaign RUNS=1 SEED=…",
         tally.bad
     );
+}
+
+#[test]
+fn the_model_ends_where_anvil_ends() {
+    compare_seeds(1, 3);
+}
+
+/// `make test-long`; RUNS and SEED as above.
+#[test]
+#[ignore = "long: make test-long"]
+fn the_model_ends_where_anvil_ends_on_many_seeds() {
+    let number = |name: &str, otherwise: u64| {
+        std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+    };
+    compare_seeds(number("SEED", 1), number("RUNS", 200));
 }

@@ -144,9 +144,24 @@ impl ModelChain {
         }
     }
 
+    /// Mines a block in which a person's transaction comes first.
+    pub fn mine_with(&mut self, change: impl FnOnce(&mut State)) {
+        let waiting = std::mem::take(&mut self.pool);
+        self.pool = self.mine_after(change, waiting);
+    }
+
     /// Mines what can be mined, and returns the rest.
-    fn mine_these(&mut self, mut waiting: Vec<Pooled>) -> Vec<Pooled> {
+    fn mine_these(&mut self, waiting: Vec<Pooled>) -> Vec<Pooled> {
+        self.mine_after(|_| {}, waiting)
+    }
+
+    fn mine_after(
+        &mut self,
+        change: impl FnOnce(&mut State),
+        mut waiting: Vec<Pooled>,
+    ) -> Vec<Pooled> {
         let mut state = self.state().clone();
+        change(&mut state);
         let timestamp = self.head().timestamp + PERIOD + self.passed;
         waiting.retain(|one| one.transaction.max_fee_per_gas() >= self.base_fee);
         let mut mined = Vec::new();
@@ -199,27 +214,20 @@ impl ModelChain {
         }
     }
 
-    /// Replaces the newest blocks by as many; the first new one holds their transactions if `again`.
-    pub fn reorganise(&mut self, depth: u64, again: bool) {
+    /// Replaces the newest blocks by as many; the first new one holds their transactions of the account `again`.
+    pub fn reorganise(&mut self, depth: u64, again: Option<Address>) {
         self.branch += 1;
         let keep = self.blocks.len() - usize::try_from(depth).unwrap();
         let gone = self.blocks.split_off(keep);
-        // What a person has done directly is not undone: a node would be told again.
-        let kept = gone.last().unwrap().after.clone();
-        let transactions: Vec<Pooled> = gone
+        // Coins are given and taken from outside of the chain.
+        let wei = gone.last().map(|block| block.after.wei.clone());
+        self.change(|state| state.wei = wei.unwrap_or_default());
+        let transactions = gone
             .into_iter()
             .flat_map(|block| block.mined)
             .map(|mined| mined.pooled)
-            .collect();
-        let mut state = self.state().clone();
-        state.paused = kept.paused;
-        state.wei.clone_from(&kept.wei);
-        state.cooling.clone_from(&kept.cooling);
-        for provider in kept.credits.keys() {
-            state.credits.entry(*provider).or_insert(0);
-        }
-        self.blocks.last_mut().unwrap().after = state;
-        let first = if again { transactions } else { vec![] };
+            .filter(|pooled| Some(pooled.from) == again);
+        let first = transactions.collect();
         self.mine_these(first);
         for _ in 1..depth {
             self.mine_these(vec![]);
@@ -238,8 +246,14 @@ impl ModelChain {
         self.passed += seconds;
     }
 
-    /// Changes what the newest block leaves behind, as a person's transaction in it would have.
-    pub fn change(&mut self, change: impl FnOnce(&mut State)) {
+    /// Gives or takes coins from outside of the chain.
+    pub fn set_wei(&mut self, account: Address, wei: u128) {
+        self.change(|state| {
+            state.wei.insert(account, wei);
+        });
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut State)) {
         change(&mut self.blocks.last_mut().unwrap().after);
     }
 
@@ -393,7 +407,7 @@ impl ModelChain {
             "hash": block.hash,
             "parentHash": block.parent,
             "timestamp": quantity(U256::from(block.timestamp)),
-            "baseFeePerGas": quantity(U256::from(self.base_fee.max(block.base_fee))),
+            "baseFeePerGas": quantity(U256::from(block.base_fee)),
             "sha3Uncles": zero, "stateRoot": zero, "transactionsRoot": zero, "receiptsRoot": zero, "mixHash": zero,
             "miner": Address::ZERO, "difficulty": "0x0", "gasLimit": "0x1c9c380", "gasUsed": "0x0", "extraData": "0x",
             "nonce": "0x0000000000000000", "size": "0x0", "uncles": [], "transactions": [],

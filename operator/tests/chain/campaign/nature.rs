@@ -1,11 +1,18 @@
 //! The chain that a run plays on: the model, or anvil.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use alloy::primitives::Address;
+use alloy::{
+    primitives::{Address, B256},
+    sol_types::SolEvent as _,
+};
+use gridstake_contracts::Settlement;
 use gridstake_operator::settlement::{
     signer::Key,
     transaction::{self, Call, Terms as TransactionTerms},
@@ -14,37 +21,66 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
+    anvil_chain::AnvilChain,
     model_chain::{GWEI, ModelChain, Refusal},
     script::Weather,
 };
 
+/// The payer who has plenty, and the provider that can be paid.
+pub const RICH_PAYER: u32 = 1;
+pub const PROVIDER: u32 = 1;
 /// The payer who has little.
 pub const POOR_PAYER: u32 = 2;
 /// The provider that cannot be paid yet.
 pub const COOLING_PROVIDER: u32 = 2;
+/// What the payers have at first, in nano-tokens.
+pub const RICH_START: u64 = 1 << 49;
+pub const POOR_START: u64 = 2_000_000;
 /// What the gas account has when it is full, in wei.
 pub const PLENTY: u128 = 1_000_000_000 * GWEI;
+
+/// What a chain holds in the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChainEnd {
+    pub seq: u64,
+    pub chain_hash: B256,
+    pub balances: BTreeMap<u32, u64>,
+    pub credits: BTreeMap<u32, u64>,
+    pub paid: BTreeSet<u64>,
+    /// How often numbers were sent that were paid already.
+    pub sent_twice: usize,
+}
 
 #[derive(Clone)]
 pub struct Nature(Arc<Parts>);
 
 struct Parts {
-    model: Mutex<ModelChain>,
+    chain: Chain,
     gas: Key,
     away: AtomicBool,
 }
 
+enum Chain {
+    Model(Mutex<ModelChain>),
+    Anvil(AnvilChain),
+}
+
 impl Nature {
-    pub fn new(model: ModelChain, gas: Key) -> Self {
+    pub fn of_model(model: ModelChain, gas: Key) -> Self {
+        Self::new(Chain::Model(Mutex::new(model)), gas)
+    }
+
+    pub fn of_anvil(anvil: AnvilChain) -> Self {
+        let gas = anvil.world().keys.gas.clone();
+        Self::new(Chain::Anvil(anvil), gas)
+    }
+
+    fn new(chain: Chain, gas: Key) -> Self {
         Self(Arc::new(Parts {
-            model: Mutex::new(model),
+            chain,
             gas,
             away: AtomicBool::new(false),
         }))
-    }
-
-    pub fn model(&self) -> MutexGuard<'_, ModelChain> {
-        self.0.model.lock().unwrap()
     }
 
     pub fn go_away(&self, away: bool) {
@@ -55,47 +91,70 @@ impl Nature {
         self.0.away.load(Ordering::Relaxed)
     }
 
-    pub fn rpc(&self, method: &str, params: &Value, behind: u64) -> Result<Value, Refusal> {
-        self.model().rpc(method, params, behind)
+    pub async fn rpc(&self, method: &str, params: &Value, behind: u64) -> Result<Value, Refusal> {
+        match &self.0.chain {
+            Chain::Model(model) => model.lock().unwrap().rpc(method, params, behind),
+            Chain::Anvil(anvil) => anvil.rpc(method, params, behind).await,
+        }
     }
 
-    pub fn be(&self, weather: Weather) {
-        let mut chain = self.model();
-        let gas = self.0.gas.address();
-        match weather {
-            Weather::Mine(blocks) => chain.mine(blocks),
-            Weather::Reorganise(depth) => chain.reorganise(depth, false),
-            Weather::Remine(depth) => chain.reorganise(depth, true),
-            Weather::Forget => chain.forget(),
-            Weather::Stranger => {
-                let nonce = chain.state().nonces.get(&gas).copied().unwrap_or(0);
-                let raw = stranger(&self.0.gas, nonce);
-                // A node may refuse it, as it may any.
-                let _ = chain.take(&raw);
-            }
-            Weather::BaseFee(gwei) => chain.set_base_fee(gwei),
-            Weather::GasGone => chain.change(|state| {
-                state.wei.insert(gas, 1);
-            }),
-            Weather::GasThere => chain.change(|state| {
-                state.wei.insert(gas, PLENTY);
-            }),
-            Weather::Pass(seconds) => chain.pass(seconds),
-            Weather::Deposit(nano) => chain.change(|state| {
-                *state.balances.entry(POOR_PAYER).or_default() += nano;
-            }),
-            Weather::Pause(paused) => chain.change(|state| state.paused = paused),
-            Weather::Activate => chain.change(|state| {
-                if state.cooling.remove(&COOLING_PROVIDER) {
-                    state.credits.insert(COOLING_PROVIDER, 0);
+    pub async fn be(&self, weather: Weather) {
+        match &self.0.chain {
+            Chain::Model(model) => be(&mut model.lock().unwrap(), &self.0.gas, weather),
+            Chain::Anvil(anvil) => anvil.be(weather).await,
+        }
+    }
+
+    /// What the chain holds in the end of records with these numbers.
+    pub async fn end(&self, numbers: &[u64]) -> ChainEnd {
+        match &self.0.chain {
+            Chain::Model(model) => {
+                let model = model.lock().unwrap();
+                let state = model.state();
+                ChainEnd {
+                    seq: state.seq,
+                    chain_hash: state.chain_hash,
+                    balances: state.balances.clone(),
+                    credits: state.credits.clone(),
+                    paid: state.paid.clone(),
+                    sent_twice: model.logs(Settlement::JobsSkipped::SIGNATURE_HASH).len(),
                 }
-            }),
+            }
+            Chain::Anvil(anvil) => anvil.end(numbers).await,
         }
     }
 }
 
+fn be(chain: &mut ModelChain, gas: &Key, weather: Weather) {
+    let account = gas.address();
+    match weather {
+        Weather::Mine(blocks) => chain.mine(blocks),
+        Weather::Reorganise(depth) => chain.reorganise(depth, None),
+        Weather::Remine(depth) => chain.reorganise(depth, Some(account)),
+        Weather::Forget => chain.forget(),
+        Weather::Stranger => {
+            let nonce = chain.state().nonces.get(&account).copied().unwrap_or(0);
+            // A node may refuse it, as it may any.
+            let _ = chain.take(&stranger(gas, nonce));
+        }
+        Weather::BaseFee(gwei) => chain.set_base_fee(gwei),
+        Weather::GasGone => chain.set_wei(account, 1),
+        Weather::GasThere => chain.set_wei(account, PLENTY),
+        Weather::Pass(seconds) => chain.pass(seconds),
+        Weather::Deposit(nano) => chain.mine_with(|state| {
+            *state.balances.entry(POOR_PAYER).or_default() += nano;
+        }),
+        Weather::Pause(paused) => chain.mine_with(|state| state.paused = paused),
+        Weather::Activate => chain.mine_with(|state| {
+            if state.cooling.remove(&COOLING_PROVIDER) {
+                state.credits.insert(COOLING_PROVIDER, 0);
+            }
+        }),
+    }
+}
+
 /// A transaction of the gas account that the log knows nothing of.
-fn stranger(gas: &Key, nonce: u64) -> Vec<u8> {
+pub fn stranger(gas: &Key, nonce: u64) -> Vec<u8> {
     let call = Call {
         to: Address::repeat_byte(0x77),
         input: vec![].into(),

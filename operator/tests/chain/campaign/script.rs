@@ -164,6 +164,12 @@ fn mishap(dice: &mut Dice) -> Mishap {
     }
 }
 
+/// Without what only the model does.
+pub fn without_models(mut script: Vec<Act>) -> Vec<Act> {
+    script.retain(|act| !matches!(act, Act::Seal(Kind::Unreadable, _)));
+    script
+}
+
 /// The script of a seed.
 pub fn of_seed(seed: u64) -> Vec<Act> {
     let mut dice = Dice::new(seed);

@@ -8,9 +8,7 @@ use std::{
 use alloy::{
     primitives::{Address, B256, keccak256},
     signers::local::PrivateKeySigner,
-    sol_types::SolEvent as _,
 };
-use gridstake_contracts::Settlement;
 use gridstake_crds::{
     UsageRecord,
     names::LABEL_RESTORED,
@@ -30,9 +28,13 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
+    anvil_chain::AnvilChain,
     contract::{CODE, State, Terms, UNREADABLE},
     model_chain::ModelChain,
-    nature::{COOLING_PROVIDER, Nature, PLENTY, POOR_PAYER},
+    nature::{
+        COOLING_PROVIDER, ChainEnd, Nature, PLENTY, POOR_PAYER, POOR_START, PROVIDER, RICH_PAYER,
+        RICH_START,
+    },
     script::{Act, FINAL_DEPTH, Kind, Mishap, Weather},
     wire::{OtherLeads, Wire},
 };
@@ -41,8 +43,6 @@ use crate::{
     world::{LANE, Replica, sealed},
 };
 
-const RICH_PAYER: u32 = 1;
-const PROVIDER: u32 = 1;
 const NOBODY: u32 = 9;
 /// What a record of a second costs, in nano-tokens.
 const SECOND: u64 = 1_000_000;
@@ -69,10 +69,7 @@ pub struct Verdict {
 /// Where a run ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct End {
-    pub seq: u64,
-    pub chain_hash: B256,
-    pub balances: BTreeMap<u32, u64>,
-    pub credits: BTreeMap<u32, u64>,
+    pub chain: ChainEnd,
     pub records: BTreeMap<u64, RecordState>,
 }
 
@@ -119,7 +116,7 @@ fn key(byte: u8) -> Key {
 }
 
 impl Stage {
-    fn new() -> Self {
+    fn on_model() -> Self {
         let keys = Keys {
             lane: key(1),
             gas: key(2),
@@ -154,13 +151,27 @@ impl Stage {
             token = terms.token,
         );
         let genesis = State {
-            balances: BTreeMap::from([(0, 0), (RICH_PAYER, 1 << 50), (POOR_PAYER, 2 * SECOND)]),
+            balances: BTreeMap::from([(0, 0), (RICH_PAYER, RICH_START), (POOR_PAYER, POOR_START)]),
             credits: BTreeMap::from([(PROVIDER, 0)]),
             cooling: BTreeSet::from([COOLING_PROVIDER]),
             wei: BTreeMap::from([(keys.gas.address(), PLENTY)]),
             ..State::default()
         };
-        let nature = Nature::new(ModelChain::new(terms, genesis), keys.gas.clone());
+        let model = ModelChain::new(terms, genesis);
+        Self::with(Nature::of_model(model, keys.gas.clone()), keys, chains_file)
+    }
+
+    async fn on_anvil() -> Self {
+        let anvil = AnvilChain::new().await;
+        let keys = anvil.world().keys.clone();
+        let chains_file = format!(
+            "{}  finality: {{mode: Depth, depth: {FINAL_DEPTH}}}\n",
+            anvil.world().chains_file
+        );
+        Self::with(Nature::of_anvil(anvil), keys, chains_file)
+    }
+
+    fn with(nature: Nature, keys: Keys, chains_file: String) -> Self {
         let mut set = Self {
             nature,
             api: ApiServer::default(),
@@ -239,10 +250,19 @@ impl Stage {
         self.api.seal(&record);
     }
 
+    async fn play_to_the_end(mut self, script: &[Act]) -> Verdict {
+        for act in script {
+            self.play(act).await;
+            self.note_what_was_reached();
+        }
+        let over = self.settle_down().await;
+        self.verdict(over).await
+    }
+
     async fn play(&mut self, act: &Act) {
         match act {
             Act::Seal(kind, count) => self.seal(*kind, *count),
-            Act::Chain(weather) => self.nature.be(*weather),
+            Act::Chain(weather) => self.nature.be(*weather).await,
             Act::Away(away) => self.nature.go_away(*away),
             Act::Restart { replica } => self.restart(*replica),
             Act::BackUp => self.backup = Some(self.api.save()),
@@ -339,7 +359,7 @@ impl Stage {
             Weather::Activate,
             Weather::Deposit(1000 * SECOND),
         ] {
-            self.nature.be(weather);
+            self.nature.be(weather).await;
         }
         for round in 0..PATIENCE {
             if round % LIFE == 0 {
@@ -351,9 +371,9 @@ impl Stage {
             }
             // What is refused is given up when all that was signed for it has expired.
             if self.is_refused() {
-                self.nature.be(Weather::Pass(100 * 3600));
+                self.nature.be(Weather::Pass(100 * 3600)).await;
             }
-            self.nature.be(Weather::Mine(4));
+            self.nature.be(Weather::Mine(4)).await;
         }
         false
     }
@@ -420,7 +440,7 @@ impl Stage {
         open
     }
 
-    fn verdict(&mut self, over: bool) -> Verdict {
+    async fn verdict(&mut self, over: bool) -> Verdict {
         self.note_what_was_reached();
         let mut verdict = Verdict {
             reached: std::mem::take(&mut self.reached),
@@ -429,8 +449,8 @@ impl Stage {
         if !over {
             verdict.stuck = self.unfinished();
         }
-        let chain = self.nature.model();
-        let after = chain.state();
+        let numbers: Vec<u64> = self.sealed.keys().copied().collect();
+        let after = self.nature.end(&numbers).await;
         let states = self.states();
         let mut due: BTreeMap<u32, u64> = BTreeMap::new();
         for (number, kind) in &self.sealed {
@@ -471,10 +491,11 @@ impl Stage {
                     .push(format!("provider {provider} has {credit}, due is {due}"));
             }
         }
-        for log in chain.logs(Settlement::JobsSkipped::SIGNATURE_HASH) {
+        if after.sent_twice > 0 {
+            let times = after.sent_twice;
             verdict
                 .duplicates
-                .push(format!("numbers were sent twice: {log:?}"));
+                .push(format!("numbers were sent twice, {times} times"));
         }
         let batches = self.api.batches();
         let in_force = batches.iter().filter(|batch| {
@@ -492,10 +513,7 @@ impl Stage {
             ));
         }
         verdict.end = End {
-            seq: after.seq,
-            chain_hash: after.chain_hash,
-            balances: after.balances.clone(),
-            credits: after.credits.clone(),
+            chain: after,
             records: states
                 .into_iter()
                 .map(|(number, (state, _))| (number, state))
@@ -516,13 +534,12 @@ async fn one_pass(replica: &mut Replica, looks: bool) {
     replica.settler.one_pass().await;
 }
 
-/// Plays a script to its end, then waits in fair weather until everything is final.
+/// Plays a script to its end on the model, then waits in fair weather until everything is final.
 pub async fn play(script: &[Act]) -> Verdict {
-    let mut stage = Stage::new();
-    for act in script {
-        stage.play(act).await;
-        stage.note_what_was_reached();
-    }
-    let over = stage.settle_down().await;
-    stage.verdict(over)
+    Stage::on_model().play_to_the_end(script).await
+}
+
+/// The same on anvil.
+pub async fn play_on_anvil(script: &[Act]) -> Verdict {
+    Stage::on_anvil().await.play_to_the_end(script).await
 }

@@ -111,7 +111,7 @@ impl Wire {
                 Fate::AnswerLost
             }
             Some(Mishap::Before(weather)) => {
-                self.nature.be(weather);
+                self.nature.be(weather).await;
                 Fate::Arrives
             }
             Some(Mishap::OtherLeads) => {
@@ -155,7 +155,7 @@ impl Wire {
         let payload = if matches!(fate, Fate::Refused) {
             Err((-32_000, "the node is in trouble".to_owned(), None))
         } else {
-            self.nature.rpc(request.method(), &params, behind)
+            self.nature.rpc(request.method(), &params, behind).await
         };
         let raw = |value: &Value| serde_json::value::to_raw_value(value).unwrap();
         let payload = match (fate, payload) {
