@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 use alloy::{
     hex,
     primitives::{Address, Bytes, U256},
-    sol_types::SolCall,
+    sol_types::{SolCall, SolEvent as _},
 };
 use gridstake_contracts::{Settlement, StakeVault};
 use serde_json::{Value, json};
@@ -274,7 +274,6 @@ impl AnvilChain {
                 end.paid.insert(*number);
             }
         }
-        use alloy::sol_types::SolEvent as _;
         let filter = json!([{
             "fromBlock": "0x0", "toBlock": "latest", "address": settlement.to_string(),
             "topics": [Settlement::JobsSkipped::SIGNATURE_HASH.to_string()],

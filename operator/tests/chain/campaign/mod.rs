@@ -50,9 +50,19 @@ fn compare(seed: u64) -> Result<(), String> {
     if model.is_good() && anvil.is_good() && model.end == anvil.end {
         return Ok(());
     }
+    let parted = model
+        .course
+        .iter()
+        .zip(&anvil.course)
+        .position(|(a, b)| a != b);
+    let before = parted.map(|at| model.course[at.saturating_sub(12)..at].join("\n"));
     Err(format!(
-        "seed {seed}:\nmodel {:?}\n{model}anvil {:?}\n{anvil}",
-        model.end, anvil.end
+        "seed {seed}:\n{}\nmodel {:?}\nanvil {:?}\nmodel {:?}\n{model}anvil {:?}\n{anvil}",
+        before.unwrap_or_default(),
+        parted.map(|at| &model.course[at]),
+        parted.map(|at| &anvil.course[at]),
+        model.end,
+        anvil.end
     ))
 }
 

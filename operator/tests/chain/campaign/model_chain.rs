@@ -228,6 +228,11 @@ impl ModelChain {
             .map(|mined| mined.pooled)
             .filter(|pooled| Some(pooled.from) == again);
         let first = transactions.collect();
+        let nonces = self.state().nonces.clone();
+        let nonce = |account: &Address| nonces.get(account).copied().unwrap_or(0);
+        // As anvil, which tries what its pool had found ready before.
+        self.pool
+            .retain(|one| one.transaction.nonce() <= nonce(&one.from));
         self.mine_these(first);
         for _ in 1..depth {
             self.mine_these(vec![]);
@@ -295,13 +300,10 @@ impl ModelChain {
         let account = |value: &Value| -> Address { value.as_str().unwrap().parse().unwrap() };
         Ok(match method {
             "eth_chainId" => quantity(U256::from(self.terms.chain_id)),
-            "eth_getBlockByNumber" => self
-                .by_tag(&params[0], behind)
-                .map_or(Value::Null, |block| self.block(block)),
+            "eth_getBlockByNumber" => self.by_tag(&params[0], behind).map_or(Value::Null, shown),
             "eth_getBlockByHash" => {
                 let hash = params[0].as_str().unwrap().parse().unwrap();
-                self.by_hash(hash)
-                    .map_or(Value::Null, |block| self.block(block))
+                self.by_hash(hash).map_or(Value::Null, shown)
             }
             "eth_maxPriorityFeePerGas" => quantity(U256::from(GWEI)),
             "eth_getCode" => {
@@ -400,21 +402,6 @@ impl ModelChain {
         Ok(hash)
     }
 
-    fn block(&self, block: &Block) -> Value {
-        let zero = B256::ZERO;
-        json!({
-            "number": quantity(U256::from(block.number)),
-            "hash": block.hash,
-            "parentHash": block.parent,
-            "timestamp": quantity(U256::from(block.timestamp)),
-            "baseFeePerGas": quantity(U256::from(block.base_fee)),
-            "sha3Uncles": zero, "stateRoot": zero, "transactionsRoot": zero, "receiptsRoot": zero, "mixHash": zero,
-            "miner": Address::ZERO, "difficulty": "0x0", "gasLimit": "0x1c9c380", "gasUsed": "0x0", "extraData": "0x",
-            "nonce": "0x0000000000000000", "size": "0x0", "uncles": [], "transactions": [],
-            "logsBloom": format!("0x{}", "00".repeat(256)),
-        })
-    }
-
     fn find(&self, hash: B256) -> Option<(&Block, usize)> {
         self.blocks.iter().rev().find_map(|block| {
             let index = block
@@ -511,6 +498,22 @@ impl ModelChain {
         }
         Ok(json!(logs))
     }
+}
+
+/// A block as a node shows it.
+fn shown(block: &Block) -> Value {
+    let zero = B256::ZERO;
+    json!({
+        "number": quantity(U256::from(block.number)),
+        "hash": block.hash,
+        "parentHash": block.parent,
+        "timestamp": quantity(U256::from(block.timestamp)),
+        "baseFeePerGas": quantity(U256::from(block.base_fee)),
+        "sha3Uncles": zero, "stateRoot": zero, "transactionsRoot": zero, "receiptsRoot": zero, "mixHash": zero,
+        "miner": Address::ZERO, "difficulty": "0x0", "gasLimit": "0x1c9c380", "gasUsed": "0x0", "extraData": "0x",
+        "nonce": "0x0000000000000000", "size": "0x0", "uncles": [], "transactions": [],
+        "logsBloom": format!("0x{}", "00".repeat(256)),
+    })
 }
 
 /// The contract that a call is to, and its input.

@@ -62,7 +62,7 @@ struct Parts {
 
 enum Chain {
     Model(Mutex<ModelChain>),
-    Anvil(AnvilChain),
+    Anvil(Box<AnvilChain>),
 }
 
 impl Nature {
@@ -72,7 +72,7 @@ impl Nature {
 
     pub fn of_anvil(anvil: AnvilChain) -> Self {
         let gas = anvil.world().keys.gas.clone();
-        Self::new(Chain::Anvil(anvil), gas)
+        Self::new(Chain::Anvil(Box::new(anvil)), gas)
     }
 
     fn new(chain: Chain, gas: Key) -> Self {

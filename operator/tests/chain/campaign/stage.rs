@@ -62,6 +62,8 @@ pub struct Verdict {
     pub stuck: Vec<String>,
     /// What the chain ended with.
     pub end: End,
+    /// After each act: the chain's last batch, and the batches of the log with their states.
+    pub course: Vec<String>,
     /// How often something went wrong, by its name: a campaign in which nothing happens proves nothing.
     pub reached: BTreeSet<&'static str>,
 }
@@ -251,12 +253,17 @@ impl Stage {
     }
 
     async fn play_to_the_end(mut self, script: &[Act]) -> Verdict {
+        let mut course = Vec::new();
         for act in script {
             self.play(act).await;
             self.note_what_was_reached();
+            course.push(self.standing(act).await);
         }
         let over = self.settle_down().await;
-        self.verdict(over).await
+        Verdict {
+            course,
+            ..self.verdict(over).await
+        }
     }
 
     async fn play(&mut self, act: &Act) {
@@ -376,6 +383,22 @@ impl Stage {
             self.nature.be(Weather::Mine(4)).await;
         }
         false
+    }
+
+    async fn standing(&self, act: &Act) -> String {
+        let log: Vec<_> = self
+            .api
+            .batches()
+            .into_iter()
+            .map(|batch| {
+                let status = batch.status.unwrap_or_default();
+                (batch.spec.sequence, status.state, status.attempts.len())
+            })
+            .collect();
+        format!(
+            "{act:?}: the chain is at {}, the log {log:?}",
+            self.nature.end(&[]).await.seq
+        )
     }
 
     fn is_refused(&self) -> bool {
@@ -536,10 +559,10 @@ async fn one_pass(replica: &mut Replica, looks: bool) {
 
 /// Plays a script to its end on the model, then waits in fair weather until everything is final.
 pub async fn play(script: &[Act]) -> Verdict {
-    Stage::on_model().play_to_the_end(script).await
+    Box::pin(Stage::on_model().play_to_the_end(script)).await
 }
 
 /// The same on anvil.
 pub async fn play_on_anvil(script: &[Act]) -> Verdict {
-    Stage::on_anvil().await.play_to_the_end(script).await
+    Box::pin(Stage::on_anvil().await.play_to_the_end(script)).await
 }
