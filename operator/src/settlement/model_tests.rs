@@ -378,6 +378,7 @@ impl World {
                 state: None,
                 authorizations: vec![],
                 attempts: 0,
+                found_at: None,
             },
             entries: batch::decode(&spec.data.0).unwrap().entries,
             stored: vec![],
