@@ -1,7 +1,7 @@
 //! Signs, stores, sends; builds the next batch.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -469,14 +469,13 @@ impl Settler {
             for candidate in owed {
                 let entry = candidate.entry;
                 // Accounts are read once, however many records they keep waiting.
-                if !active.contains_key(&entry.provider) {
-                    let is_active = reader.is_active(entry.provider, view.head.hash).await?;
-                    active.insert(entry.provider, is_active);
+                if let Entry::Vacant(place) = active.entry(entry.provider) {
+                    place.insert(reader.is_active(entry.provider, view.head.hash).await?);
                 }
-                if !balances.contains_key(&entry.payer) {
+                if let Entry::Vacant(place) = balances.entry(entry.payer) {
                     let payers = reader.payers([entry.payer], view.head.hash).await?;
                     let payer = payers.into_values().next().flatten();
-                    balances.insert(entry.payer, payer.map_or(0, |payer| payer.balance.into()));
+                    place.insert(payer.map_or(0, |payer| payer.balance.into()));
                 }
                 let amount = u128::from(entry.units) * u128::from(entry.price) / 1_000_000_000;
                 let balance = balances.get(&entry.payer).copied().unwrap_or(0);

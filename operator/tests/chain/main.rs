@@ -16,6 +16,7 @@ mod api_server;
 mod campaign;
 mod crashes;
 mod deploys;
+mod differential;
 mod endpoints;
 mod fees;
 mod follows;

@@ -126,13 +126,12 @@ async fn poison_of_every_kind_is_left_out_with_its_reason_and_paid_when_it_can_b
     until_settled(&world, &mut replica).await;
     let all: Vec<RecordState> = states(&world, 256..300);
     assert_eq!(all, [RecordState::Final; 44]);
-    use SkipReason::{InsufficientEscrow, ProviderCooling, UnknownPayer, UnknownProvider};
     let poison = [
-        (300, UnknownProvider),
-        (301, UnknownPayer),
-        (302, InsufficientEscrow),
-        (303, ProviderCooling),
-        (304, InsufficientEscrow),
+        (300, SkipReason::UnknownProvider),
+        (301, SkipReason::UnknownPayer),
+        (302, SkipReason::InsufficientEscrow),
+        (303, SkipReason::ProviderCooling),
+        (304, SkipReason::InsufficientEscrow),
     ];
     assert_eq!(reasons(&world), poison.into());
     assert_eq!(world.credit().await, 44 * SECOND);

@@ -42,8 +42,8 @@ async fn until_included(world: &World, replica: &mut Replica) {
             let state = batch.status.as_ref().and_then(|status| status.state);
             state.is_some_and(included)
         });
-        let batched = world.states().len() == world.api.records().len();
-        if on_chain && batched && world.head().await == batches.len() as u64 {
+        let stamped = world.states().len() == world.api.records().len();
+        if on_chain && stamped && world.head().await == batches.len() as u64 {
             return;
         }
         world.anvil.mine(1).await;
