@@ -392,6 +392,7 @@ impl Follower {
             .client
             .block_if(which, |block| {
                 block.number <= tip.number + MOST_LINKED
+                    && (block.number != tip.number || block.hash == tip.hash)
                     && !lineage.is_some_and(|lineage| lineage.contradicts(block))
             })
             .await?;

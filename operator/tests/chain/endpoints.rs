@@ -183,29 +183,37 @@ async fn a_lower_head_of_the_second_endpoint_is_no_reorganisation() {
 
 #[tokio::test]
 async fn a_final_block_of_another_chain_makes_nothing_final() {
-    let other = World::on(1, ESCROW).await;
-    other.anvil.mine(500).await;
-    let world = World::new(ESCROW).await;
-    let proxy = LyingRpc::before(&world.anvil).await;
-    proxy.other_chain(&other.anvil);
-    let mut replica = world.replica_with(&world.reached_by(&[&proxy.url])).await;
-    world.seal(256..258, 1000);
-    replica.step().await;
-    world.anvil.mine(1).await;
-    replica.step().await;
-    assert_eq!(world.states()[&256], RecordState::Paid);
-    // Only what it says of `safe` and `finalized` is of the other chain.
-    proxy.lie(
-        Lie::OtherChainsTags,
-        Some("eth_getBlockByNumber"),
-        usize::MAX,
-    );
-    world.anvil.reorg(1).await;
-    for _ in 0..3 {
-        replica.try_step().await;
-        assert_ne!(world.states()[&256], RecordState::Final);
+    // Far above our head, at its height, and below it.
+    for above in [500, 2, 1] {
+        let other = World::on(1, ESCROW).await;
+        let world = World::new(ESCROW).await;
+        world.anvil.mine(20).await;
+        let proxy = LyingRpc::before(&world.anvil).await;
+        proxy.other_chain(&other.anvil);
+        let mut replica = world.replica_with(&world.reached_by(&[&proxy.url])).await;
+        world.seal(256..258, 1000);
+        replica.step().await;
+        world.anvil.mine(1).await;
+        replica.step().await;
+        assert_eq!(world.states()[&256], RecordState::Paid);
+        // Only what it says of `safe` and `finalized` is of the other chain, whose finality is two blocks back.
+        let height = world.anvil.height().await + 1;
+        other
+            .anvil
+            .mine(height + above - other.anvil.height().await)
+            .await;
+        proxy.lie(
+            Lie::OtherChainsTags,
+            Some("eth_getBlockByNumber"),
+            usize::MAX,
+        );
+        world.anvil.mine(1).await;
+        for _ in 0..3 {
+            replica.try_step().await;
+            assert_eq!(world.states()[&256], RecordState::Paid, "{above}");
+        }
+        proxy.tell_the_truth();
+        until_final(&world, &mut replica).await;
+        world.everything_is_paid_once(ESCROW, 1000).await;
     }
-    proxy.tell_the_truth();
-    until_final(&world, &mut replica).await;
-    world.everything_is_paid_once(ESCROW, 1000).await;
 }
