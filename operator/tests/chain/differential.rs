@@ -112,7 +112,6 @@ impl Books {
     fn settle(&mut self, content: &Batch) -> (Outcome, BTreeMap<u64, SkipReason>) {
         let mut skipped = BTreeMap::new();
         let mut groups = Vec::new();
-        // Groups of one payload may say the same; which one a record means is told by the sums only, so they differ here.
         for (group, all) in content.groups.iter().zip(&content.units) {
             let own = || {
                 content
@@ -152,7 +151,7 @@ impl Books {
 }
 
 /// `settle` of `data` as batch `seq`, signed by the lane, and the chain hash after it.
-fn settle_call(world: &World, seq: u64, prev: B256, data: &[u8]) -> (Vec<u8>, B256) {
+pub fn settle_call(world: &World, seq: u64, prev: B256, data: &[u8]) -> (Vec<u8>, B256) {
     let data_hash = batch::data_hash(data);
     let message = typed::Batch {
         lane: LANE,

@@ -1,18 +1,21 @@
 //! Blocks are reorganised away, with what they held mined again or not; past what was final, everything stops.
 
 use alloy::hex;
+use gridstake_contracts::Settlement;
 use gridstake_crds::{
     closed_enum::ClosedEnum as _,
     settlement_batch::{BatchState, BlockedReason},
     usage_record::RecordState,
 };
+use gridstake_ledger::batch::{self, Entry};
 use serde_json::{Value, json};
 
 use crate::{
     anvil::ADMIN,
     api_server::ApiServer,
+    differential::settle_call,
     lying_rpc::LyingRpc,
-    world::{Replica, World, sealed},
+    world::{LANE, Replica, World, sealed},
 };
 
 const ESCROW: u64 = 1_000_000_000_000;
@@ -318,6 +321,27 @@ async fn another_batch_under_a_final_number_stops_everything() {
         world.anvil.mine(1).await;
     }
     assert_eq!(world.head().await, 1);
+    replica.step().await;
+    is_halted(&world, &proxy, &mut replica).await;
+}
+
+#[tokio::test]
+async fn a_batch_that_somebody_else_signed_with_the_lanes_key_stops_everything() {
+    let (world, proxy, mut replica) = with_a_final_batch().await;
+    let call = Settlement::headCall { lane: LANE };
+    let head = world.anvil.call(world.settlement, &call).await;
+    let theirs = Entry {
+        job_no: 900,
+        payer: 1,
+        provider: 1,
+        price: 1_000_000_000,
+        units: 5,
+    };
+    let data = batch::encode(&[theirs]).unwrap();
+    let (input, _) = settle_call(&world, head.seq + 1, head.chainHash, &data);
+    world.anvil.rpc("evm_setAutomine", json!([true])).await;
+    world.anvil.send(ADMIN, Some(world.settlement), input).await;
+    world.anvil.hold().await;
     replica.step().await;
     is_halted(&world, &proxy, &mut replica).await;
 }
