@@ -244,6 +244,10 @@ impl Settler {
                 log.extend(observe::batch(&self.context.client, &self.lane, number).await?);
             }
         }
+        // If the last one is not ours, the one before it may be: it is told what was found.
+        if seq > 1 && !log.iter().any(|batch| batch.spec.sequence + 1 >= seq) {
+            log.extend(observe::batch(&self.context.client, &self.lane, seq - 1).await?);
+        }
         let logged = log
             .iter()
             .map(observe::logged)
