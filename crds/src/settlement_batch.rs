@@ -262,6 +262,9 @@ closed_enum! {
         ContractMismatch,
         /// The batch before this one is not included yet.
         WaitingForPrevious,
+        /// The chain contradicts the log: everything on the lane has stopped, and a person must find out why. The event
+        /// `Halted` says what was found.
+        Halted,
     }
 }
 

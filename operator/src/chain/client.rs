@@ -2,7 +2,8 @@
 //!
 //! A failed request is asked once of each endpoint, in turn, and is then given up; who asked repeats the whole pass
 //! later. What one endpoint says is never mixed into what another says: a read names the block's hash, and an endpoint
-//! that does not have that block fails.
+//! that does not have that block fails. A transaction is handed to all of them: one that takes it and keeps it to itself
+//! holds nothing up.
 
 use std::{
     future::Future,
@@ -22,6 +23,7 @@ use alloy::{
     rpc::types::{Filter, Log, TransactionReceipt, TransactionRequest},
     sol_types::SolCall,
 };
+use futures::future::join_all;
 use reqwest::Url;
 
 use super::{metrics::ChainMetrics, rpc_error::RpcFailure, view::Block};
@@ -139,6 +141,36 @@ impl ChainClient {
         Err(ClientError { op, failure: last })
     }
 
+    /// How many endpoints there are.
+    #[must_use]
+    pub fn endpoints(&self) -> usize {
+        self.0.endpoints.len()
+    }
+
+    /// The highest of the newest blocks that the endpoints of the chain `chain_id` have, if it is above `height`. Its
+    /// endpoint is asked first from then on.
+    pub async fn newest_above(&self, chain_id: u64, height: u64) -> Option<Block> {
+        let mut best: Option<(usize, Block)> = None;
+        for (index, provider) in self.0.endpoints.iter().enumerate() {
+            let newest = async {
+                serves(provider, chain_id).await?;
+                block_at(provider, BlockNumberOrTag::Latest).await
+            };
+            match newest.await {
+                Ok(block) if block.number > best.map_or(height, |(_, block)| block.number) => {
+                    best = Some((index, block));
+                }
+                Ok(_) => {}
+                Err(failure) => self.0.metrics.failed(failure.category()),
+            }
+        }
+        let (index, block) = best?;
+        if self.0.preferred.swap(index, Ordering::Relaxed) != index {
+            tracing::info!(endpoint = index, "another endpoint is further");
+        }
+        Some(block)
+    }
+
     /// The chain's id.
     pub async fn chain_id(&self) -> Result<u64, ClientError> {
         self.ask("read the chain id", |provider| async move {
@@ -149,10 +181,23 @@ impl ChainClient {
 
     /// The block with this number or tag.
     pub async fn block(&self, number: BlockNumberOrTag) -> Result<Block, ClientError> {
+        self.block_if(number, |_| true).await
+    }
+
+    /// The block with this number or tag. An endpoint whose block cannot be, by `fits`, is passed over.
+    pub async fn block_if(
+        &self,
+        number: BlockNumberOrTag,
+        fits: impl Fn(&Block) -> bool + Send + Sync,
+    ) -> Result<Block, ClientError> {
+        let fits = &fits;
         self.ask("read a block", move |provider| async move {
-            let block = provider.get_block_by_number(number).await?;
-            let header = block.ok_or(RpcFailure::Missing("the block"))?.header;
-            Ok(block_of(&header))
+            let block = block_at(&provider, number).await?;
+            if fits(&block) {
+                Ok(block)
+            } else {
+                Err(RpcFailure::Contradicts("the block"))
+            }
         })
         .await
     }
@@ -300,14 +345,52 @@ impl ChainClient {
         .await
     }
 
-    /// Hands a signed transaction to the endpoint. An error is never proof that the transaction is not on its way.
-    pub async fn send_raw(&self, raw: Bytes) -> Result<TxHash, ClientError> {
-        self.ask("send a transaction", move |provider| {
-            let raw = raw.clone();
-            async move { Ok(*provider.send_raw_transaction(&raw).await?.tx_hash()) }
+    /// Hands a signed transaction to every endpoint that says that it serves the chain `chain_id`. It is an error if none
+    /// took it, and no proof that the transaction is not on its way.
+    pub async fn send_raw(&self, chain_id: u64, raw: Bytes) -> Result<TxHash, ClientError> {
+        let sent = join_all(self.0.endpoints.iter().map(|provider| {
+            let raw = &raw;
+            async move {
+                serves(provider, chain_id).await?;
+                Ok::<TxHash, RpcFailure>(*provider.send_raw_transaction(raw).await?.tx_hash())
+            }
+        }))
+        .await;
+        let mut last = RpcFailure::Missing("an endpoint");
+        for outcome in sent {
+            match outcome {
+                Ok(hash) => return Ok(hash),
+                Err(failure) => {
+                    self.0.metrics.failed(failure.category());
+                    // What a node says of the transaction tells more than that another one is away.
+                    if !matches!(last, RpcFailure::Refused { .. }) {
+                        last = failure;
+                    }
+                }
+            }
+        }
+        Err(ClientError {
+            op: "send a transaction",
+            failure: last,
         })
-        .await
     }
+}
+
+/// Whether the endpoint says that it serves the chain `chain_id`.
+async fn serves(provider: &DynProvider, chain_id: u64) -> Result<(), RpcFailure> {
+    let found = provider.get_chain_id().await?;
+    if found == chain_id {
+        Ok(())
+    } else {
+        Err(RpcFailure::OtherChain(found))
+    }
+}
+
+/// The block with this number or tag, at one endpoint.
+async fn block_at(provider: &DynProvider, number: BlockNumberOrTag) -> Result<Block, RpcFailure> {
+    let block = provider.get_block_by_number(number).await?;
+    let header = block.ok_or(RpcFailure::Missing("the block"))?.header;
+    Ok(block_of(&header))
 }
 
 fn block_of(header: &alloy::rpc::types::Header) -> Block {

@@ -27,6 +27,7 @@ use super::{
     lineage::{Lineage, Place},
     metrics::ChainMetrics,
     read::Reader,
+    rpc_error::RpcFailure,
     touched::Touched,
     view::{LaneState, LaneView},
 };
@@ -44,6 +45,9 @@ const FULL_READ: Duration = Duration::from_mins(30);
 /// How often the chain's id and the contracts' code are compared with what is configured.
 const COMPARE: Duration = Duration::from_mins(1);
 
+/// After so many looks at the same block the other endpoints are asked for a newer one.
+const LOOKS_AT_ONE_BLOCK: u32 = 10;
+
 /// Follows one chain.
 pub struct Follower {
     chain: Chain,
@@ -53,6 +57,8 @@ pub struct Follower {
     /// The address of our key for batches.
     lane_signer: Address,
     lineage: Lineage,
+    /// How often in a row the newest block was the one before.
+    unmoved: u32,
     read_all_at: Option<Instant>,
     compared_at: Option<Instant>,
 }
@@ -73,6 +79,7 @@ impl Follower {
             metrics,
             lane_signer,
             lineage: Lineage::default(),
+            unmoved: 0,
             read_all_at: None,
             compared_at: None,
         }
@@ -115,7 +122,7 @@ impl Follower {
     /// Looks once, and publishes what it sees.
     pub async fn look(&mut self, now: fn() -> Timestamp) -> Result<(), ClientError> {
         let interest = self.chain.interest().borrow().with_reward_account();
-        let tip = self.client.block(BlockNumberOrTag::Latest).await?;
+        let tip = self.newest().await?;
         let before = self.chain.view();
         let due = self.read_all_at.is_none_or(|at| at.elapsed() >= FULL_READ);
         let (Some(before), false) = (before, due) else {
@@ -155,6 +162,34 @@ impl Follower {
                 self.read_everything(&tip, &interest, now).await
             }
         }
+    }
+
+    /// The newest block. Where an endpoint lags behind, has stopped or serves another chain, another one is asked.
+    async fn newest(&mut self) -> Result<Block, ClientError> {
+        let tip = self.client.block(BlockNumberOrTag::Latest).await?;
+        if self.client.endpoints() == 1 {
+            return Ok(tip);
+        }
+        let chain_id = self.chain.config().chain_id;
+        let known = self.chain.view().map_or(0, |view| view.head.number);
+        let place = self.lineage.place(&tip);
+        self.unmoved = if place == Place::Head {
+            self.unmoved + 1
+        } else {
+            0
+        };
+        let above = match place {
+            Place::Next => return Ok(tip),
+            Place::Head if self.unmoved < LOOKS_AT_ONE_BLOCK => return Ok(tip),
+            Place::Head | Place::Behind => known,
+            Place::Ahead | Place::Fork if self.client.chain_id().await? == chain_id => {
+                return Ok(tip);
+            }
+            Place::Ahead | Place::Fork => 0,
+        };
+        self.unmoved = 0;
+        let better = self.client.newest_above(chain_id, above).await;
+        Ok(better.unwrap_or(tip))
     }
 
     /// Whether chain or contracts have ceased to be what is configured; looked at from time to time.
@@ -343,6 +378,41 @@ impl Follower {
         Ok(())
     }
 
+    /// A block that counts as safe or final when `tip` is the newest. What cannot be is not believed: everything rests on
+    /// it that cannot be undone.
+    async fn standing(
+        &self,
+        which: BlockNumberOrTag,
+        tip: &Block,
+        before: Option<&ChainView>,
+    ) -> Result<Block, ClientError> {
+        // Without a view, what is known is of the branch that was left.
+        let lineage = before.map(|_| &self.lineage);
+        let found = self
+            .client
+            .block_if(which, |block| {
+                block.number <= tip.number + MOST_LINKED
+                    && (block.number != tip.number || block.hash == tip.hash)
+                    && !lineage.is_some_and(|lineage| lineage.contradicts(block))
+            })
+            .await?;
+        let mut ancestor = found;
+        while ancestor.number > tip.number {
+            ancestor = self.client.block_by_hash(ancestor.parent).await?;
+        }
+        if found.number <= tip.number {
+            Ok(found)
+        } else if ancestor.hash == tip.hash {
+            // A newer one became final meanwhile.
+            Ok(*tip)
+        } else {
+            Err(ClientError {
+                op: "read a block",
+                failure: RpcFailure::Contradicts("the block"),
+            })
+        }
+    }
+
     /// The newest safe and final blocks when `tip` is the newest; never lower than before.
     async fn finality(
         &self,
@@ -358,8 +428,8 @@ impl Follower {
                 (below(depth.div_ceil(2)), below(depth))
             }
         };
-        let safe = self.client.block(safe).await?;
-        let finalized = self.client.block(finalized).await?;
+        let safe = self.standing(safe, tip, before).await?;
+        let finalized = self.standing(finalized, tip, before).await?;
         let newest = |found: Block, known: Option<Block>| match known {
             // A lower one comes from an endpoint that lags behind.
             Some(known) if known.number > found.number && known.number <= tip.number => known,

@@ -44,12 +44,22 @@ impl Lineage {
                 _ => Place::Ahead,
             };
         }
-        match self.known.get(&block.number) {
-            Some(known) if *known != block.hash => Place::Fork,
-            Some(_) if block.number == height => Place::Head,
+        if self.contradicts(block) {
+            Place::Fork
+        } else if block.number == height {
+            Place::Head
+        } else {
             // A lower block alone proves nothing: only another block at a known height does.
-            Some(_) | None => Place::Behind,
+            Place::Behind
         }
+    }
+
+    /// Whether another block is known at the height of `block`.
+    #[must_use]
+    pub fn contradicts(&self, block: &Block) -> bool {
+        self.known
+            .get(&block.number)
+            .is_some_and(|known| *known != block.hash)
     }
 
     /// Adds blocks, oldest first, each the parent of the next and the first a child of the newest known one.

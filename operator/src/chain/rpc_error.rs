@@ -38,6 +38,12 @@ pub enum RpcFailure {
     /// The endpoint does not have what was asked for, such as a block that it has not seen yet.
     #[error("the endpoint does not have {0}")]
     Missing(&'static str),
+    /// The endpoint serves the chain with this id, not ours.
+    #[error("the endpoint serves the chain {0}")]
+    OtherChain(u64),
+    /// What the endpoint says of a thing cannot be: it contradicts what is known.
+    #[error("what the endpoint says of {0} contradicts what is known")]
+    Contradicts(&'static str),
     /// The answer makes no sense.
     #[error("the answer cannot be read: {0}")]
     Unreadable(String),
@@ -57,6 +63,8 @@ impl RpcFailure {
             Self::Refused { .. } => "refused",
             Self::Reverted { .. } => "reverted",
             Self::Missing(_) => "missing",
+            Self::OtherChain(_) => "other_chain",
+            Self::Contradicts(_) => "contradicts",
             Self::Unreadable(_) => "unreadable",
             Self::Other(_) => "other",
         }

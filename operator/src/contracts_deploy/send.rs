@@ -283,7 +283,8 @@ impl Sender<'_> {
         let mut taken = false;
         loop {
             // A refusal proves nothing: it may say that the transaction is there already.
-            let mut last = self.client.send_raw(raw.clone()).await.err();
+            let sent = self.client.send_raw(self.chain_id, raw.clone()).await;
+            let mut last = sent.err();
             match self.look(hash, nonce).await {
                 Ok(Nonce::Ours(block, true)) => return Ok(block),
                 Ok(Nonce::Ours(_, false)) => {

@@ -1,7 +1,7 @@
 //! Signs, stores, sends; builds the next batch.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -486,6 +486,7 @@ impl Settler {
         let reader = self.lane.reader();
         let mut payable = BTreeMap::new();
         let mut balances: BTreeMap<u32, u128> = BTreeMap::new();
+        let mut active: BTreeMap<u32, bool> = BTreeMap::new();
         for record in records {
             let skipped = record
                 .status
@@ -503,28 +504,27 @@ impl Settler {
             let mut numbers = BTreeSet::new();
             for candidate in owed {
                 let entry = candidate.entry;
-                if reader.is_paid(entry.job_no, view.head.hash).await? {
-                    continue;
+                // Accounts are read once, however many records they keep waiting.
+                if let Entry::Vacant(place) = active.entry(entry.provider) {
+                    place.insert(reader.is_active(entry.provider, view.head.hash).await?);
                 }
-                if !reader.is_active(entry.provider, view.head.hash).await? {
-                    continue;
+                if let Entry::Vacant(place) = balances.entry(entry.payer) {
+                    let payers = reader.payers([entry.payer], view.head.hash).await?;
+                    let payer = payers.into_values().next().flatten();
+                    place.insert(payer.map_or(0, |payer| payer.balance.into()));
                 }
                 let amount = u128::from(entry.units) * u128::from(entry.price) / 1_000_000_000;
-                let balance = match balances.get(&entry.payer) {
-                    Some(balance) => *balance,
-                    None => reader
-                        .payers([entry.payer], view.head.hash)
-                        .await?
-                        .remove(&entry.payer)
-                        .flatten()
-                        .map_or(0, |payer| payer.balance.into()),
+                let balance = balances.get(&entry.payer).copied().unwrap_or(0);
+                let Some(rest) = balance.checked_sub(amount).filter(|_| balance > 0) else {
+                    continue;
                 };
-                if let Some(rest) = balance.checked_sub(amount).filter(|_| balance > 0) {
-                    balances.insert(entry.payer, rest);
-                    numbers.insert(entry.job_no);
-                } else {
-                    balances.insert(entry.payer, balance);
+                if active.get(&entry.provider) != Some(&true)
+                    || reader.is_paid(entry.job_no, view.head.hash).await?
+                {
+                    continue;
                 }
+                balances.insert(entry.payer, rest);
+                numbers.insert(entry.job_no);
             }
             if !numbers.is_empty() {
                 tracing::info!(

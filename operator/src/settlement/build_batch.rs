@@ -3,7 +3,7 @@
 use alloy::primitives::{Address, B256};
 use gridstake_crds::{SettlementBatchSpec, TokenAmount};
 use gridstake_ledger::{
-    amount::AmountError,
+    amount,
     batch::{self, EncodeError, Entry},
     merkle,
 };
@@ -60,9 +60,6 @@ pub enum BuildError {
     /// The payload is not what was encoded: an error of this program, found before anything is signed.
     #[error("read back the encoded batch: it does not say what was put into it")]
     ReadBack,
-    /// A group pays more than an account can hold.
-    #[error("add up the batch")]
-    Amount(#[source] AmountError),
 }
 
 /// Chooses the lowest numbers, as many as fit.
@@ -126,8 +123,12 @@ pub fn build(place: &Place, chosen: &[Candidate]) -> Result<SettlementBatchSpec,
     if read.entries != entries {
         return Err(BuildError::ReadBack);
     }
-    let amounts = read.amounts().map_err(BuildError::Amount)?;
-    let total = amounts.iter().map(|amount| u128::from(*amount)).sum();
+    // A group that no account can hold is left out by the contract, as any that its payer cannot cover.
+    let amounts = read.groups.iter().zip(&read.units);
+    let total = amounts
+        .filter_map(|(group, units)| amount::group_amount(*units, group.price).ok())
+        .map(u128::from)
+        .sum();
     let leaves: Vec<B256> = chosen.iter().map(|candidate| candidate.leaf).collect();
     let usage_root = merkle::usage_root(&leaves, place.decision_head);
     let data_hash = batch::data_hash(&data);
@@ -256,6 +257,14 @@ mod tests {
         ]);
         assert_eq!(selection.chosen, [candidate(1, 1, 5)]);
         assert_eq!(selection.left, 2);
+    }
+
+    #[test]
+    fn an_amount_that_no_account_can_hold_does_not_hold_up_the_rest() {
+        let mut beyond = candidate(2, 2, 1 << 40);
+        beyond.entry.price = u64::MAX;
+        let spec = build(&place(), &[candidate(1, 1, 5), beyond]).unwrap();
+        assert_eq!((spec.record_count, spec.total.nano()), (2, 5));
     }
 
     proptest! {

@@ -33,6 +33,8 @@ pub struct Logged {
     pub attempts: usize,
     /// Whether the contract cannot read it.
     pub refused: bool,
+    /// The height at which it was last found on the chain.
+    pub found_at: Option<u64>,
 }
 
 /// What the chain says.
@@ -96,7 +98,15 @@ pub struct Plan {
     pub build: Option<u64>,
 }
 
-/// What follows for the batches of the log: all that are not final, and the one with the lane's last number.
+/// The batch of the log that was found higher than the newest block, `head`: whoever says so lags behind, and what it
+/// says of the lane proves nothing.
+#[must_use]
+pub fn ahead_of(log: &[Logged], head: u64) -> Option<&Logged> {
+    log.iter().find(|batch| batch.found_at > Some(head))
+}
+
+/// What follows for the batches of the log: all that are not final, and those with
+/// the lane's last number and the one after it.
 pub fn plan(log: &[Logged], chain: &ChainFacts) -> Result<Plan, Halt> {
     let mut log: Vec<&Logged> = log
         .iter()
@@ -277,6 +287,7 @@ mod tests {
             authorizations: vec![],
             attempts: 0,
             refused: false,
+            found_at: None,
         }
     }
 
@@ -433,6 +444,18 @@ mod tests {
         let mut unlinked = [logged(1, None), logged(2, None)];
         unlinked[1].previous = hash(99);
         assert_eq!(plan(&unlinked, &chain(0)), Err(Halt::Forked { seq: 2 }));
+    }
+
+    #[test]
+    fn a_head_below_a_block_in_which_a_batch_was_found_lags_behind() {
+        let found = |sequence, height| Logged {
+            found_at: height,
+            ..logged(sequence, Some(BatchState::Final))
+        };
+        let log = [found(1, Some(40)), found(2, Some(50)), found(3, None)];
+        assert_eq!(ahead_of(&log, 49), Some(&log[1]));
+        assert_eq!(ahead_of(&log, 50), None);
+        assert_eq!(ahead_of(&[], 0), None);
     }
 
     #[test]

@@ -299,6 +299,9 @@ pub fn logged(batch: &SettlementBatch) -> Result<Logged, ObserveError> {
             .unwrap_or_default(),
         attempts: status.map_or(0, |status| status.attempts.len()),
         refused: status.is_some_and(|s| s.blocked == Some(BlockedReason::EncodingRefused)),
+        found_at: status
+            .and_then(|status| status.inclusion.as_ref())
+            .map(|inclusion| inclusion.block.number),
     })
 }
 

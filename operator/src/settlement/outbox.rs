@@ -204,7 +204,8 @@ impl Outbox {
                 let attempt = &errand.attempts[index];
                 if let Some(call) = (errand.call_of)(attempt) {
                     let raw = transaction::raw(config.chain_id, &call, attempt)?;
-                    self.hand_over(client, &attempt.hash, raw).await;
+                    self.hand_over(client, config.chain_id, &attempt.hash, raw)
+                        .await;
                 }
                 Ok(sent(&attempt.hash, false, obstacle))
             }
@@ -217,7 +218,7 @@ impl Outbox {
                 self.hold(errand.name, terms.nonce, &hash, at.number);
                 store(attempt).await.map_err(PursueError::Store)?;
                 drop(turn);
-                self.hand_over(client, &hash, raw).await;
+                self.hand_over(client, config.chain_id, &hash, raw).await;
                 Ok(sent(&hash, true, None))
             }
         }
@@ -292,9 +293,9 @@ impl Outbox {
         Ok(gone)
     }
 
-    /// Hands a stored transaction to an endpoint. No answer counts: only the chain's head does.
-    async fn hand_over(&self, client: &ChainClient, hash: &str, raw: Bytes) {
-        let Err(error) = client.send_raw(raw).await else {
+    /// Hands a stored transaction to the endpoints. No answer counts: only the chain's head does.
+    async fn hand_over(&self, client: &ChainClient, chain_id: u64, hash: &str, raw: Bytes) {
+        let Err(error) = client.send_raw(chain_id, raw).await else {
             return;
         };
         let words = match &error.failure {

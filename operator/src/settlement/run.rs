@@ -51,6 +51,18 @@ pub enum PassError {
     /// A batch could not be brought further.
     #[error("act for the lane")]
     Act(#[from] ActError),
+    /// The chain's endpoint lags behind: nothing follows from what it says.
+    #[error(
+        "the newest block is {head}, below block {found_at} in which batch {sequence} was found: the endpoint lags behind"
+    )]
+    Behind {
+        /// The batch.
+        sequence: u64,
+        /// Where it was found.
+        found_at: u64,
+        /// The newest block.
+        head: u64,
+    },
     /// A status could not be written.
     #[error("write a status of the lane")]
     Status(#[from] StatusError),
@@ -63,6 +75,7 @@ impl PassError {
         match self {
             Self::Observe(error) => error.category(),
             Self::Act(error) => error.category(),
+            Self::Behind { .. } => "behind",
             Self::Status(_) => "apply_status",
         }
     }
@@ -228,8 +241,27 @@ impl Settler {
         let open = observe::open_batches(&self.context.client, &self.lane).await?;
         let (seq, chain_hash) = self.lane.head(view).await.map_err(ObserveError::Chain)?;
         let mut log = open.clone();
-        if seq > 0 && !log.iter().any(|batch| batch.spec.sequence == seq) {
-            log.extend(observe::batch(&self.context.client, &self.lane, seq).await?);
+        // The one after the last may be final in the log: then final blocks are gone.
+        for number in [seq, seq + 1] {
+            if number > 0 && !log.iter().any(|batch| batch.spec.sequence == number) {
+                log.extend(observe::batch(&self.context.client, &self.lane, number).await?);
+            }
+        }
+        // If the last one is not ours, the one before it may be: it is told what was found.
+        if seq > 1 && !log.iter().any(|batch| batch.spec.sequence + 1 >= seq) {
+            log.extend(observe::batch(&self.context.client, &self.lane, seq - 1).await?);
+        }
+        let logged = log
+            .iter()
+            .map(observe::logged)
+            .collect::<Result<Vec<_>, _>>()?;
+        let head = view.head.number;
+        if let Some(batch) = decide::ahead_of(&logged, head) {
+            return Err(PassError::Behind {
+                sequence: batch.sequence,
+                found_at: batch.found_at.unwrap_or(head),
+                head,
+            });
         }
         let found = self.found(&open, seq, view).await?;
         let facts = ChainFacts {
@@ -243,10 +275,6 @@ impl Settler {
                 .map(|(seq, found)| (*seq, found.inclusion.block.number))
                 .collect(),
         };
-        let logged = log
-            .iter()
-            .map(observe::logged)
-            .collect::<Result<Vec<_>, _>>()?;
         let plan = match decide::plan(&logged, &facts) {
             Ok(plan) => plan,
             Err(halt @ (Halt::UnknownSettlement { .. } | Halt::Forked { .. })) => {
@@ -262,6 +290,13 @@ impl Settler {
         };
         self.metrics.halted.set(0);
         self.halted = None;
+        for batch in log.iter().filter(|batch| !open.contains(batch)) {
+            if batch.status.as_ref().and_then(|status| status.blocked)
+                == Some(BlockedReason::Halted)
+            {
+                self.write(batch, |status| status.blocked = None).await?;
+            }
+        }
         self.look_at_doubts().await?;
         self.follow(&plan, open, &found, view).await
     }
@@ -464,7 +499,10 @@ impl Settler {
                     status.blocked = Some(BlockedReason::WaitingForPrevious);
                 } else if on_chain
                     || state == BatchState::Superseded
-                    || status.blocked == Some(BlockedReason::WaitingForPrevious)
+                    || matches!(
+                        status.blocked,
+                        Some(BlockedReason::WaitingForPrevious | BlockedReason::Halted)
+                    )
                 {
                     status.blocked = None;
                 }
@@ -583,16 +621,22 @@ impl Settler {
         }
         let newest = log.iter().max_by_key(|batch| batch.spec.sequence);
         let concerned = match &halt {
-            Halt::Forked { seq } => log.iter().find(|batch| batch.spec.sequence == *seq),
-            _ => newest,
+            Halt::Forked { seq } | Halt::FinalReversed { seq, .. } => {
+                log.iter().find(|batch| batch.spec.sequence == *seq)
+            }
+            Halt::UnknownSettlement { .. } => newest,
         };
         if let Some(batch) = concerned {
             let settled =
                 batch.status.as_ref().and_then(|status| status.state) == Some(BatchState::Final);
-            if matches!(halt, Halt::Forked { .. }) && !settled {
-                self.write(batch, |status| status.state = Some(BatchState::Forked))
-                    .await?;
-            }
+            let forked = matches!(halt, Halt::Forked { .. }) && !settled;
+            self.write(batch, |status| {
+                status.blocked = Some(BlockedReason::Halted);
+                if forked {
+                    status.state = Some(BatchState::Forked);
+                }
+            })
+            .await?;
             if news {
                 self.context
                     .events

@@ -204,6 +204,9 @@ pub const fn words(blocked: BlockedReason) -> &'static str {
         BlockedReason::ContractMismatch => {
             "the chain or a contract is not what is configured; correct the chains file"
         }
+        BlockedReason::Halted => {
+            "the chain contradicts the log: nothing is sent on this lane until a person has found out why"
+        }
         BlockedReason::WaitingForPrevious => "the batch before it is in no block yet",
     }
 }

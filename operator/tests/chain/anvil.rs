@@ -146,6 +146,27 @@ impl Anvil {
         self.rpc("anvil_reorg", json!([depth, []])).await;
     }
 
+    /// Replaces the newest blocks; the new ones hold these transactions, each in the block of its number, counted from 0.
+    pub async fn reorg_with(&self, depth: u64, transactions: &[(Value, u64)]) {
+        self.rpc("anvil_reorg", json!([depth, transactions])).await;
+    }
+
+    /// The transactions of the newest blocks as they were sent, oldest first, each with the number of its block, counted
+    /// from 0.
+    pub async fn newest_transactions(&self, blocks: u64) -> Vec<(Value, u64)> {
+        let first = self.height().await + 1 - blocks;
+        let mut found = Vec::new();
+        for block in 0..blocks {
+            let tag = format!("{:#x}", first + block);
+            let content = self.rpc("eth_getBlockByNumber", json!([tag, false])).await;
+            for hash in content["transactions"].as_array().unwrap() {
+                let raw = self.rpc("eth_getRawTransactionByHash", json!([hash])).await;
+                found.push((raw, block));
+            }
+        }
+        found
+    }
+
     /// Takes every transaction out of the pool.
     pub async fn drop_pending(&self) -> usize {
         let pool = self.rpc("txpool_content", json!([])).await;
@@ -179,6 +200,16 @@ impl Anvil {
         };
         assert_eq!(receipt["status"], "0x1", "{receipt}");
         receipt
+    }
+
+    /// Puts a transaction of one of anvil's accounts into the pool, to be mined before all others.
+    pub async fn queue(&self, from: &str, to: Address, call: &impl SolCall) {
+        let tip = format!("{:#x}", 300_000_000_000_u64);
+        let transaction = json!({
+            "from": from, "to": to.to_string(), "gas": "0x7a120", "data": hex::encode_prefixed(call.abi_encode()),
+            "maxFeePerGas": tip, "maxPriorityFeePerGas": tip,
+        });
+        self.rpc("eth_sendTransaction", json!([transaction])).await;
     }
 
     pub async fn transact(&self, from: &str, to: Address, call: &impl SolCall) -> Value {

@@ -28,6 +28,7 @@ use gridstake_operator::{
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use prometheus::Registry;
+use reqwest::Url;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -57,6 +58,7 @@ pub struct Replica {
     pub settler: Settler,
     pub follower: Follower,
     pub lane: Lane,
+    now: fn() -> Timestamp,
 }
 
 fn key(byte: u8) -> Key {
@@ -67,7 +69,12 @@ fn key(byte: u8) -> Key {
 impl World {
     /// Deploys everything, registers provider 1 and payer 1 with a deposit of `escrow` nano-tokens, and stops mining.
     pub async fn new(escrow: u64) -> Self {
-        let anvil = Anvil::start(31337);
+        Self::on(31337, escrow).await
+    }
+
+    /// The same on a chain with this id. All addresses are the same whatever the id.
+    pub async fn on(chain_id: u64, escrow: u64) -> Self {
+        let anvil = Anvil::start(chain_id);
         let admin: Address = ADMIN.parse().unwrap();
         let token = anvil.deploy(code::token()).await;
         let vault = anvil.deploy(code::vault(token, admin, admin)).await;
@@ -115,7 +122,7 @@ impl World {
         let chains_file = format!(
             "chains:
 - name: anvil
-  chainId: 31337
+  chainId: {chain_id}
   rpc: [{url}]
   lane: {LANE}
   settlement: {{address: '{settlement}', codeHash: '{settlement_hash}'}}
@@ -206,8 +213,12 @@ impl World {
     }
 
     pub async fn replica_with(&self, chains_file: &str) -> Replica {
-        let client = self.api.client().await;
-        Replica::new(client, chains_file, |chain, registry| {
+        self.replica_of(&self.api, chains_file).await
+    }
+
+    /// A replica of a cluster with this API server.
+    pub async fn replica_of(&self, api: &ApiServer, chains_file: &str) -> Replica {
+        Replica::new(api.client().await, chains_file, |chain, registry| {
             Lane::with_keys(chain, self.keys.clone(), registry)
         })
     }
@@ -241,6 +252,43 @@ impl World {
             Some((number, status.settlement.as_ref()?.state))
         };
         self.api.records().iter().filter_map(state).collect()
+    }
+
+    /// The chains file with these endpoints instead of the chain's own.
+    pub fn reached_by(&self, urls: &[&Url]) -> String {
+        let urls: Vec<&str> = urls.iter().map(|url| url.as_str()).collect();
+        let own = format!("[{}]", self.anvil.url);
+        assert!(self.chains_file.contains(&own));
+        self.chains_file
+            .replace(&own, &format!("[{}]", urls.join(", ")))
+    }
+
+    /// What payer `payer` has, in nano-tokens.
+    pub async fn escrow(&self, payer: u32) -> u64 {
+        let call = Settlement::balanceOfCall { lane: LANE, payer };
+        self.anvil.call(self.settlement, &call).await
+    }
+
+    /// Every record of `millis` is final and was paid once out of what payer 1 had, and log and chain agree.
+    pub async fn everything_is_paid_once(&self, had: u64, millis: u64) {
+        assert!(self.all_final(), "{:?}", self.states());
+        let records = self.api.records().len() as u64;
+        let owed = records * millis * u64::try_from(PRICE).unwrap() / 1000;
+        assert_eq!(self.credit().await, owed, "credited for {records} records");
+        assert_eq!(self.escrow(1).await, had - owed, "left of the escrow");
+        self.the_log_is_the_chain().await;
+    }
+
+    /// The log ends where the lane does, in the same content.
+    pub async fn the_log_is_the_chain(&self) {
+        let call = Settlement::headCall { lane: LANE };
+        let head = self.anvil.call(self.settlement, &call).await;
+        let batches = self.api.batches();
+        assert_eq!(batches.len() as u64, head.seq, "batches");
+        if let Some(last) = batches.iter().max_by_key(|batch| batch.spec.sequence) {
+            assert_eq!(last.spec.sequence, head.seq);
+            assert_eq!(last.spec.chain_hash, head.chainHash.to_string());
+        }
     }
 
     /// Whether every record's payment is final.
@@ -295,6 +343,16 @@ impl Replica {
         chains_file: &str,
         open: impl FnOnce(Chain, &Registry) -> Result<Lane, OpenError>,
     ) -> Self {
+        Self::by_the_clock(Timestamp::now, client, chains_file, open)
+    }
+
+    /// The same, by the clock `now`.
+    pub fn by_the_clock(
+        now: fn() -> Timestamp,
+        client: Client,
+        chains_file: &str,
+        open: impl FnOnce(Chain, &Registry) -> Result<Lane, OpenError>,
+    ) -> Self {
         let config = ChainsFile::parse(chains_file, Path::new("test"))
             .unwrap()
             .chains
@@ -318,19 +376,30 @@ impl Replica {
             metrics,
             health,
             leadership: Leadership::uncontested(),
-            now: Timestamp::now,
+            now,
         };
         Self {
             follower: lane.follower(),
             settler: Settler::new(context, lane.clone()),
             lane,
+            now,
         }
+    }
+
+    pub fn is_halted(&self) -> bool {
+        self.lane.metrics().halted.get() == 1
+    }
+
+    /// The same as [`step`](Self::step) where the look may fail. Returns whether it did not.
+    pub async fn try_step(&mut self) -> bool {
+        let looked = self.follower.look(self.now).await;
+        self.settler.records_announced(1);
+        self.settler.one_pass().await;
+        looked.is_ok()
     }
 
     /// One look at the chain and one pass over the lane.
     pub async fn step(&mut self) {
-        self.follower.look(Timestamp::now).await.unwrap();
-        self.settler.records_announced(1);
-        self.settler.one_pass().await;
+        assert!(self.try_step().await, "the chain cannot be followed");
     }
 }
