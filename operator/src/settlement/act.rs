@@ -402,7 +402,7 @@ impl Settler {
             full,
             gas: planner::expected_gas(&entries, &spec.data.0),
         };
-        let now_ms = u64::try_from((self.context.now)().as_millisecond()).unwrap_or(0);
+        let now_ms = self.now_ms();
         if let Some(why) = planner::at_any_price(&config.planner, &offer, now_ms) {
             return Ok(Some(why));
         }

@@ -96,7 +96,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
                 let count = *sealed.borrow_and_update();
                 settler.records_announced(count);
             }
-            () = tokio::time::sleep(LONGEST_PAUSE.min(settler.until_due())) => {}
+            () = tokio::time::sleep(settler.pause()) => {}
         }
     }
     tracing::info!("settlement ends");
@@ -189,15 +189,17 @@ impl Settler {
         }
     }
 
-    fn now_ms(&self) -> u64 {
+    /// The time, in Unix milliseconds.
+    pub(super) fn now_ms(&self) -> u64 {
         u64::try_from((self.context.now)().as_millisecond()).unwrap_or(0)
     }
 
-    /// How long nothing has to be built whatever it costs.
-    fn until_due(&self) -> Duration {
-        self.due_ms.map_or(Duration::MAX, |due| {
+    /// How long to wait for news at most: until what waits has waited long enough. While the chain is away that may be over.
+    fn pause(&self) -> Duration {
+        let left = self.due_ms.map_or(LONGEST_PAUSE, |due| {
             Duration::from_millis(due.saturating_sub(self.now_ms()))
-        })
+        });
+        left.max(self.lane.chain().config().poll).min(LONGEST_PAUSE)
     }
 
     /// Whether records are to be looked for now.
