@@ -403,7 +403,7 @@ pub struct RecordSettlement {
     /// The block that holds the transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<BlockReference>,
-    /// Why the contract left the record out, if it did.
+    /// Why the contract left the record out, or would leave it out; then `batch` is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<SkipReason>,
     /// The hash of the archived record, once it is in the archive.
@@ -423,7 +423,7 @@ closed_enum! {
         Paid,
         /// The block is final.
         Final,
-        /// The contract left the record out; it can be paid later. See `skipped`.
+        /// The contract left the record out, or would leave it out. It is paid once the cause is gone; see `skipped`.
         Skipped,
         /// Nothing is owed: no chain is configured.
         NothingOwed,
@@ -433,7 +433,7 @@ closed_enum! {
 }
 
 closed_enum! {
-    /// Why the contract left an entry of a batch out. The rest of the batch is paid.
+    /// Why the contract left an entry of a batch out, or would leave it out. The rest is paid.
     pub enum SkipReason {
         /// There is no such provider account.
         UnknownProvider,
@@ -497,7 +497,7 @@ closed_enum! {
         Final,
         /// No chain is configured, so nothing is owed.
         NothingOwed,
-        /// The contract left the record out; see `status.settlement.skipped`.
+        /// The contract left the record out, or would leave it out; see `status.settlement.skipped`.
         Skipped,
         /// A person must decide; the message says what.
         NeedsDecision,

@@ -70,6 +70,9 @@ pub struct ChainConfig {
     /// What a transaction may cost.
     #[serde(default)]
     pub fees: FeeConfig,
+    /// When a batch is worth its fee.
+    #[serde(default)]
+    pub planner: PlannerConfig,
     /// What is paid from the lane's reward account. Absent: nothing.
     #[serde(default)]
     pub emissions: Option<EmissionsConfig>,
@@ -145,6 +148,29 @@ impl Default for FeeConfig {
             replace_after_blocks: 3,
             // EIP-7825: no transaction may have a higher limit.
             max_gas: 16_777_216,
+        }
+    }
+}
+
+/// When a batch is worth its fee.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PlannerConfig {
+    /// What a whole token is worth, in wei of the chain's own coin. Absent: no batch waits for more than `window`.
+    pub wei_per_token: Option<Wei>,
+    /// How many times its expected fee a batch must pay.
+    pub min_gain_multiple: u32,
+    /// How long after its end a slice may wait at most for a batch that pays as much.
+    #[serde(with = "duration")]
+    pub max_age: Duration,
+}
+
+impl Default for PlannerConfig {
+    fn default() -> Self {
+        Self {
+            wei_per_token: None,
+            min_gain_multiple: 10,
+            max_age: Duration::from_hours(1),
         }
     }
 }
@@ -309,7 +335,8 @@ impl ChainConfig {
         })?;
         self.check_finality()?;
         self.check_durations()?;
-        self.check_fees()
+        self.check_fees()?;
+        self.check_planner()
     }
 
     fn check_finality(&self) -> Result<(), Problem> {
@@ -361,6 +388,12 @@ impl ChainConfig {
                 Duration::from_mins(1),
                 hour * 24 * 30,
             ),
+            (
+                "planner.maxAge",
+                self.planner.max_age,
+                Duration::from_mins(1),
+                hour * 24 * 7,
+            ),
         ] {
             require((least..=most).contains(&value), field, || {
                 format!(
@@ -392,6 +425,30 @@ impl ChainConfig {
         )?;
         require(fees.max_gas >= 100_000, "fees.maxGas", || {
             "is below 100000: not even an empty batch fits".to_owned()
+        })
+    }
+
+    fn check_planner(&self) -> Result<(), Problem> {
+        let planner = &self.planner;
+        let worthless = planner.wei_per_token.is_some_and(|wei| wei.get() == 0);
+        require(!worthless, "planner.weiPerToken", || {
+            "is 0: no batch would ever be worth its fee; write what a whole token is worth, such as 50000gwei, or leave it out"
+                .to_owned()
+        })?;
+        require(
+            planner.min_gain_multiple > 0,
+            "planner.minGainMultiple",
+            || {
+                "must be at least 1; to send whatever is gathered, leave planner.weiPerToken out"
+                    .to_owned()
+            },
+        )?;
+        let in_time = planner.wei_per_token.is_none() || planner.max_age >= self.window;
+        require(in_time, "planner.maxAge", || {
+            format!(
+                "is shorter than window, {:?}: nothing is sent before that is over",
+                self.window
+            )
         })
     }
 }
@@ -516,6 +573,22 @@ chains:
     }
 
     #[test]
+    fn without_a_price_of_the_token_no_batch_waits() {
+        let planner = |text: &str| {
+            let mut file = parse(&format!("{GOOD}{text}")).unwrap();
+            file.chains.remove(0).planner
+        };
+        let absent = planner("");
+        assert_eq!((absent.wei_per_token, absent.min_gain_multiple), (None, 10));
+        assert_eq!(absent.max_age, Duration::from_hours(1));
+        let present =
+            planner("    planner: {weiPerToken: 50000gwei, minGainMultiple: 3, maxAge: 30m}\n");
+        assert_eq!(present.wei_per_token, Some(Wei::from_gwei(50_000)));
+        assert_eq!(present.min_gain_multiple, 3);
+        assert_eq!(present.max_age, Duration::from_mins(30));
+    }
+
+    #[test]
     fn a_wrong_value_is_refused_with_its_field_and_what_would_be_right() {
         for (from, to, words) in [
             (
@@ -560,6 +633,26 @@ chains:
                 "lane: 7",
                 "lane: 7\n    fees: {maxFeePerGas: lots}",
                 "such as 500gwei",
+            ),
+            (
+                "lane: 7",
+                "lane: 7\n    planner: {weiPerToken: 0}",
+                "planner.weiPerToken is 0",
+            ),
+            (
+                "lane: 7",
+                "lane: 7\n    planner: {minGainMultiple: 0}",
+                "planner.minGainMultiple must be at least 1",
+            ),
+            (
+                "lane: 7",
+                "lane: 7\n    planner: {maxAge: 1s}",
+                "chains[0].planner.maxAge is 1s",
+            ),
+            (
+                "lane: 7",
+                "lane: 7\n    window: 2h\n    planner: {weiPerToken: 1}",
+                "planner.maxAge is shorter than window",
             ),
             ("lane: 7", "lane: 7\n    colour: red", "colour"),
             ("    lane: 7\n", "", "lane"),

@@ -1,6 +1,10 @@
 //! Reads lane, parameters and accounts in one block.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use alloy::{
     primitives::{B256, U256},
@@ -254,6 +258,44 @@ impl Reader {
         .await
     }
 
+    /// How many providers there are: each number from 1 to this one is an account.
+    pub async fn provider_count(&self, at: B256) -> Result<u32, ClientError> {
+        self.vault(
+            "read how many providers there are",
+            StakeVault::providerCountCall {},
+            at,
+        )
+        .await
+    }
+
+    /// Those of `providers` that `Settlement` pays.
+    pub async fn active(
+        &self,
+        providers: impl IntoIterator<Item = u32>,
+        at: B256,
+    ) -> Result<BTreeSet<u32>, ClientError> {
+        let active = stream::iter(providers)
+            .map(|id| async move { Ok((id, self.is_active(id, at).await?)) })
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<BTreeMap<_, _>>()
+            .await?;
+        Ok(holding(active))
+    }
+
+    /// Those of `numbers` that the lane has paid.
+    pub async fn paid(
+        &self,
+        numbers: impl IntoIterator<Item = u64>,
+        at: B256,
+    ) -> Result<BTreeSet<u64>, ClientError> {
+        let paid = stream::iter(numbers)
+            .map(|number| async move { Ok((number, self.is_paid(number, at).await?)) })
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<BTreeMap<_, _>>()
+            .await?;
+        Ok(holding(paid))
+    }
+
     /// Whether the lane has paid this number.
     pub async fn is_paid(&self, job_no: u64, at: B256) -> Result<bool, ClientError> {
         let lane = self.config.lane;
@@ -358,6 +400,14 @@ impl Reader {
             cancelled: cancel_reason(slash.why),
         }))
     }
+}
+
+/// The keys whose value holds.
+fn holding<K: Ord>(answers: BTreeMap<K, bool>) -> BTreeSet<K> {
+    answers
+        .into_iter()
+        .filter_map(|(key, holds)| holds.then_some(key))
+        .collect()
 }
 
 /// `SlashState` of IStakeVault.sol, by its number.

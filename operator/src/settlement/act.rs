@@ -1,7 +1,7 @@
 //! Signs, stores, sends; builds the next batch.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -10,14 +10,12 @@ use alloy::{
     sol_types::SolCall as _,
 };
 use gridstake_crds::{
-    SettlementBatch, UsageRecord,
-    closed_enum::ClosedEnum as _,
-    names,
+    SettlementBatch, SettlementBatchSpec, UsageRecord, names,
     settlement_batch::{BatchState, BlockedReason},
     transaction::{Authorization, TransactionAttempt},
-    usage_record::{RecordSettlement, RecordState, SkipReason},
+    usage_record::{RecordSettlement, RecordState},
 };
-use gridstake_ledger::{signature, typed};
+use gridstake_ledger::{batch::Entry, signature, typed};
 use kube::{Api, ResourceExt, api::PostParams};
 
 use super::{
@@ -25,6 +23,8 @@ use super::{
     decide::{self, Refusal},
     observe::{self, ObserveError},
     outbox::{Errand, Progress, PursueError},
+    payable::{self, Due},
+    planner::{self, Decision, Offer, Why},
     records,
     run::Settler,
     signer::SignError,
@@ -35,11 +35,11 @@ use crate::{
     caches::parsed,
     chain::{ChainView, client::ClientError, contracts::Settlement},
     controllers::{placement::log::DecisionLog, usage_record::numbers::NumbersError},
-    status::StatusError,
+    status::{Guard, StatusError},
 };
 
-/// After how long a record that was left out is tried again at the earliest.
-const RETRY: Duration = Duration::from_mins(10);
+/// After how long a record that the contract has left out is tried again at the earliest.
+pub(super) const RETRY: Duration = Duration::from_mins(10);
 
 /// Why a batch was not brought further.
 #[derive(Debug, thiserror::Error)]
@@ -299,8 +299,8 @@ fn hash(batch: &SettlementBatch, field: &'static str, text: &str) -> Result<B256
 }
 
 impl Settler {
-    /// Builds the batch `sequence` of what is owed and in no batch. Returns how many entries are left for
-    /// the next one, if one was built.
+    /// Builds the batch `sequence` of what is owed and would be paid, if that is worth its fee. Returns how many entries are
+    /// left for the next one, if one was built.
     pub(super) async fn build(
         &mut self,
         sequence: u64,
@@ -309,48 +309,26 @@ impl Settler {
         records: Vec<UsageRecord>,
     ) -> Result<Option<usize>, ActError> {
         let config = self.lane.chain().config().clone();
-        let mut candidates: Vec<Candidate> = Vec::new();
-        let payable = self.payable_again(&records, view).await?;
-        for record in &records {
-            let state = record
-                .status
-                .as_ref()
-                .and_then(|status| status.settlement.as_ref())
-                .map(|settlement| settlement.state);
-            let wanted = match state {
-                Some(RecordState::Skipped) => match payable.get(&record.name_any()) {
-                    Some(numbers) => Some(numbers),
-                    None => continue,
-                },
-                // The batch of one may have been superseded; what a batch in force holds is left out below.
-                None | Some(RecordState::Sealed | RecordState::Batched | RecordState::Paid) => None,
-                _ => continue,
-            };
-            match records::owed(record, &config.name, config.lane) {
-                Ok(owed) => candidates.extend(owed.into_iter().filter(|candidate| {
-                    let number = candidate.entry.job_no;
-                    !held.contains(&number) && wanted.is_none_or(|wanted| wanted.contains(&number))
-                })),
-                Err(reason) => self.needs_decision(record, &reason.to_string()).await?,
-            }
-        }
+        self.due_ms = None;
+        self.metrics.planner_waits.set(0);
+        let dues = self.payable(&records, held, view).await?;
         self.metrics
             .waiting
-            .set(i64::try_from(candidates.len()).unwrap_or(i64::MAX));
-        if candidates.is_empty() {
+            .set(i64::try_from(dues.len()).unwrap_or(i64::MAX));
+        if dues.is_empty() {
             return Ok(None);
         }
         let superseded = observe::revisions(&self.context.client, &self.lane, sequence)
             .await?
             .superseded;
+        let mut candidates: Vec<Candidate> = dues.iter().map(|due| due.candidate).collect();
         if let Some(newest) = superseded.last() {
             let numbers = observe::content(newest)?.entries;
             let suspects = decide::suspects(&numbers.iter().map(|entry| entry.job_no).collect());
-            if candidates
-                .iter()
-                .any(|c| suspects.contains(&c.entry.job_no))
-            {
-                candidates.retain(|c| suspects.contains(&c.entry.job_no));
+            let mut suspected = candidates.clone();
+            suspected.retain(|candidate| suspects.contains(&candidate.entry.job_no));
+            if !payable::with_their_use(suspected.clone(), &dues).is_empty() {
+                candidates = suspected;
             }
         }
         let selection = build_batch::select(candidates);
@@ -362,7 +340,8 @@ impl Settler {
                 self.needs_decision(record, &error.to_string()).await?;
             }
         }
-        if selection.chosen.is_empty() {
+        let chosen = payable::with_their_use(selection.chosen, &dues);
+        if chosen.is_empty() {
             return Ok(None);
         }
         let (_, previous) = self.lane.head(view).await?;
@@ -375,22 +354,98 @@ impl Settler {
             previous,
             decision_head: self.decision_head(),
         };
-        let mut spec = build_batch::build(&place, &selection.chosen)?;
+        let mut spec = build_batch::build(&place, &chosen)?;
+        let Some(why) = self
+            .weigh(&spec, &chosen, &dues, selection.left > 0)
+            .await?
+        else {
+            return Ok(None);
+        };
         let name = match superseded.len() {
             0 => names::settlement_batch(config.lane, sequence),
             revision => names::settlement_batch_revision(config.lane, sequence, revision),
         };
         spec.supersedes = superseded.last().map(ResourceExt::name_any);
         self.create(SettlementBatch::new(&name, spec)).await?;
+        self.metrics.built(why);
+        self.remember_what_is_tried_again(&chosen, &records);
         if let Some(before) = superseded.last() {
             self.write(before, |status| status.superseded_by = Some(name))
                 .await?;
         }
-        let waiting = selection.left;
+        let waiting = dues.len() - chosen.len();
         self.metrics
             .waiting
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));
         Ok(Some(waiting))
+    }
+
+    /// Why the batch `spec` of `chosen` is to be built; `None` if more is to be gathered first. `full`: more is waiting than
+    /// fits.
+    async fn weigh(
+        &mut self,
+        spec: &SettlementBatchSpec,
+        chosen: &[Candidate],
+        dues: &[Due],
+        full: bool,
+    ) -> Result<Option<Why>, ActError> {
+        let config = self.lane.chain().config().clone();
+        let entries: Vec<Entry> = chosen.iter().map(|candidate| candidate.entry).collect();
+        let numbers: BTreeSet<u64> = entries.iter().map(|entry| entry.job_no).collect();
+        let ended = dues
+            .iter()
+            .filter(|due| numbers.contains(&due.number()))
+            .map(|due| due.ended_ms);
+        let offer = Offer {
+            total: spec.total.nano(),
+            oldest_ms: ended.min().unwrap_or(0),
+            full,
+            gas: planner::expected_gas(&entries, &spec.data.0),
+        };
+        let now_ms = self.now_ms();
+        if let Some(why) = planner::at_any_price(&config.planner, &offer, now_ms) {
+            return Ok(Some(why));
+        }
+        let client = self.lane.client();
+        let tip = client
+            .suggested_tip()
+            .await?
+            .max(config.fees.min_priority_fee_per_gas.get());
+        let wei_per_gas = client.base_fee().await?.saturating_add(tip);
+        match planner::decide(&config.planner, &offer, wei_per_gas, now_ms) {
+            Decision::Build(why) => Ok(Some(why)),
+            Decision::Wait { until_ms } => {
+                tracing::debug!(
+                    entries = entries.len(),
+                    total = %spec.total,
+                    worth_wei = %planner::worth(&config.planner, &offer),
+                    fee_wei = %planner::fee(&offer, wei_per_gas),
+                    multiple = config.planner.min_gain_multiple,
+                    until_ms,
+                    "a batch waits: it would pay too little for its fee"
+                );
+                self.metrics.planner_waits.set(1);
+                self.due_ms = Some(until_ms);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Of what goes into a batch: that which the contract has left out before is not tried again for a while.
+    fn remember_what_is_tried_again(&mut self, chosen: &[Candidate], records: &[UsageRecord]) {
+        let numbers: BTreeSet<u64> = chosen.iter().map(|c| c.entry.job_no).collect();
+        for record in records {
+            let settlement = record.status.as_ref().and_then(|s| s.settlement.as_ref());
+            let tried = settlement.is_some_and(records::was_left_out_on_chain);
+            let in_it = super::run::numbers_of(record)
+                .iter()
+                .any(|number| numbers.contains(number));
+            if tried && in_it {
+                let name = record.name_any();
+                tracing::info!(record = name, "a record that was left out is tried again");
+                self.retried.insert(name, Instant::now());
+            }
+        }
     }
 
     /// The head of the decision log, as the stored jobs show it.
@@ -460,6 +515,7 @@ impl Settler {
             &self.context.metrics,
             record,
             settlement,
+            Guard::None,
         )
         .await?;
         self.context
@@ -473,69 +529,5 @@ impl Settler {
             )
             .await;
         Ok(())
-    }
-
-    /// Of the records that were left out: those that would be paid now, with their numbers that are not paid yet.
-    async fn payable_again(
-        &mut self,
-        records: &[UsageRecord],
-        view: &ChainView,
-    ) -> Result<BTreeMap<String, BTreeSet<u64>>, ActError> {
-        self.retried.retain(|_, at| at.elapsed() < RETRY);
-        let config = self.lane.chain().config().clone();
-        let reader = self.lane.reader();
-        let mut payable = BTreeMap::new();
-        let mut balances: BTreeMap<u32, u128> = BTreeMap::new();
-        let mut active: BTreeMap<u32, bool> = BTreeMap::new();
-        for record in records {
-            let skipped = record
-                .status
-                .as_ref()
-                .and_then(|status| status.settlement.as_ref())
-                .filter(|settlement| settlement.state == RecordState::Skipped)
-                .and_then(|settlement| settlement.skipped);
-            let name = record.name_any();
-            if skipped.is_none() || self.retried.contains_key(&name) {
-                continue;
-            }
-            let Ok(owed) = records::owed(record, &config.name, config.lane) else {
-                continue;
-            };
-            let mut numbers = BTreeSet::new();
-            for candidate in owed {
-                let entry = candidate.entry;
-                // Accounts are read once, however many records they keep waiting.
-                if let Entry::Vacant(place) = active.entry(entry.provider) {
-                    place.insert(reader.is_active(entry.provider, view.head.hash).await?);
-                }
-                if let Entry::Vacant(place) = balances.entry(entry.payer) {
-                    let payers = reader.payers([entry.payer], view.head.hash).await?;
-                    let payer = payers.into_values().next().flatten();
-                    place.insert(payer.map_or(0, |payer| payer.balance.into()));
-                }
-                let amount = u128::from(entry.units) * u128::from(entry.price) / 1_000_000_000;
-                let balance = balances.get(&entry.payer).copied().unwrap_or(0);
-                let Some(rest) = balance.checked_sub(amount).filter(|_| balance > 0) else {
-                    continue;
-                };
-                if active.get(&entry.provider) != Some(&true)
-                    || reader.is_paid(entry.job_no, view.head.hash).await?
-                {
-                    continue;
-                }
-                balances.insert(entry.payer, rest);
-                numbers.insert(entry.job_no);
-            }
-            if !numbers.is_empty() {
-                tracing::info!(
-                    record = name,
-                    reason = skipped.map(SkipReason::as_str),
-                    "a record that was left out can be paid"
-                );
-                self.retried.insert(name.clone(), Instant::now());
-                payable.insert(name, numbers);
-            }
-        }
-        Ok(payable)
     }
 }

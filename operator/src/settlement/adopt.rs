@@ -22,7 +22,7 @@ use super::{
     act::ActError,
     decide::{Halt, Plan},
     observe::{self, SettledOnChain},
-    run::{PassError, Settler},
+    run::{Elsewhere, PassError, Settler},
 };
 use crate::{
     chain::{ChainConfig, ChainView, contracts::Settlement::settleCall},
@@ -182,7 +182,8 @@ impl Settler {
         let records = observe::unsettled(&self.context.client, &self.context.namespace).await?;
         let above = |batch: &&SettlementBatch| batch.spec.sequence >= lowest;
         for batch in open.iter().filter(above) {
-            self.stamp(batch, BatchState::Superseded, None, &records)
+            let elsewhere = Elsewhere::default();
+            self.stamp(batch, BatchState::Superseded, None, &records, &elsewhere)
                 .await?;
             self.advance(batch, BatchState::Superseded, None, &Plan::default())
                 .await?;

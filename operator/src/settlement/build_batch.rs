@@ -62,6 +62,12 @@ pub enum BuildError {
     ReadBack,
 }
 
+/// Why no batch can hold the candidate, if none can.
+#[must_use]
+pub fn unfit(candidate: &Candidate) -> Option<EncodeError> {
+    batch::encoded_len(std::slice::from_ref(&candidate.entry)).err()
+}
+
 /// Chooses the lowest numbers, as many as fit.
 #[must_use]
 pub fn select(mut candidates: Vec<Candidate>) -> Selection {
@@ -239,6 +245,15 @@ mod tests {
         let spec = build(&place(), &selection.chosen).unwrap();
         assert!(spec.data.0.len() <= batch::MAX_BYTES);
         assert_eq!(selection.chosen.len() + selection.left, 1000);
+    }
+
+    #[test]
+    fn what_no_batch_can_hold_is_seen_by_itself() {
+        assert_eq!(unfit(&candidate(1, 1, 1 << 47)), None);
+        assert!(matches!(
+            unfit(&candidate(1, 1, 1 << 48)),
+            Some(EncodeError::UnitsTooLarge { job_no: 1, .. })
+        ));
     }
 
     #[test]

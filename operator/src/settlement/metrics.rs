@@ -3,10 +3,12 @@
 use gridstake_crds::{closed_enum::ClosedEnum as _, settlement_batch::BatchState};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use super::planner::Why;
+
 /// The metrics of settlement. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct SettlementMetrics {
-    /// Sealed records that no batch holds.
+    /// Entries that the contract would pay and no batch holds.
     pub waiting: IntGauge,
     /// How long ago the oldest record that is not final was sealed.
     pub oldest_seconds: IntGauge,
@@ -22,6 +24,9 @@ pub struct SettlementMetrics {
     pub gas_used: IntCounter,
     /// What included batches have paid for gas, in gwei.
     pub fees_gwei: IntCounter,
+    /// 1 while a batch is held back because it would pay too little for its fee.
+    pub planner_waits: IntGauge,
+    built: IntCounterVec,
     open: IntGaugeVec,
     errors: IntCounterVec,
     transactions: IntCounterVec,
@@ -56,7 +61,7 @@ impl SettlementMetrics {
         Ok(Self {
             waiting: gauge(
                 "gridstake_settlement_sealed_waiting",
-                "Sealed records that wait for a batch.",
+                "Entries of sealed records that could be paid and wait for a batch.",
             )?,
             oldest_seconds: gauge(
                 "gridstake_settlement_oldest_unsettled_seconds",
@@ -86,6 +91,15 @@ impl SettlementMetrics {
                 "gridstake_settlement_fees_gwei_total",
                 "Fees paid for batches that are final.",
             )?,
+            planner_waits: gauge(
+                "gridstake_settlement_planner_waits",
+                "1 while records wait because a batch of them would pay less than the configured multiple of its fee.",
+            )?,
+            built: counters(
+                "gridstake_settlement_batches_built_total",
+                "Batches that were built, by why: the price of the token is not configured (Unpriced), no more fits (Full), a slice has waited for maxAge (Aged), it pays enough for its fee (Worthwhile).",
+                "why",
+            )?,
             errors: counters(
                 "gridstake_settlement_errors_total",
                 "Passes over the lane that failed, by what failed.",
@@ -106,6 +120,11 @@ impl SettlementMetrics {
         for state in states {
             self.open.with_label_values(&[state.as_str()]).inc();
         }
+    }
+
+    /// A batch was built.
+    pub fn built(&self, why: Why) {
+        self.built.with_label_values(&[why.as_str()]).inc();
     }
 
     /// A pass failed.

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`run`] | the loop on the leader |
 //! | [`observe`] | reads the log, the records and the chain |
-//! | [`decide`], [`send`], [`build_batch`], [`records`], [`outcome`] | what follows from what was read; pure |
+//! | [`decide`], [`payable`], [`planner`], [`build_batch`], [`send`], [`records`], [`outcome`] | what follows from what was read; pure |
+//! | [`gather`] | what is owed, and what of it the contract would pay |
 //! | [`act`], [`outbox`], [`transaction`], [`signer`] | signs, stores, sends |
 //! | [`adopt`] | takes into the log what only the chain holds, after the API server was restored |
 //! | [`doubt`] | which slices may have been paid without the cluster knowing, after that |
@@ -16,10 +17,13 @@ pub mod adopt;
 pub mod build_batch;
 pub mod decide;
 pub mod doubt;
+pub mod gather;
 pub mod metrics;
 pub mod observe;
 pub mod outbox;
 pub mod outcome;
+pub mod payable;
+pub mod planner;
 pub mod records;
 pub mod run;
 pub mod send;

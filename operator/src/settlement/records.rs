@@ -121,6 +121,17 @@ pub struct BatchStanding<'a> {
     pub skipped: &'a BTreeMap<u64, SkipReason>,
 }
 
+/// Of a record of which a batch holds a part: where the rest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// There is none, or it has been paid by a batch that is final.
+    Paid,
+    /// Another batch holds it.
+    Batched,
+    /// No batch holds it yet.
+    Waiting,
+}
+
 /// What a batch's state means for its records.
 #[must_use]
 pub const fn record_state(state: BatchState) -> RecordState {
@@ -134,14 +145,16 @@ pub const fn record_state(state: BatchState) -> RecordState {
     }
 }
 
-/// How far the payment of `record` is, some of whose `numbers` are in a batch.
+/// How far the payment of `record` is, whose `numbers` are in a batch, and the `rest` of whose numbers is elsewhere.
 ///
-/// What was left out is told once it is final: until then a reorganisation may pay it after all.
+/// What was left out is told once it is final: until then a reorganisation may pay it after all. A record is final when
+/// all of it is.
 #[must_use]
 pub fn settlement(
     record: &UsageRecord,
     numbers: &[u64],
     standing: &BatchStanding<'_>,
+    rest: Rest,
 ) -> RecordSettlement {
     // A number that was paid before is paid.
     let left_out = |number: &u64| {
@@ -155,6 +168,8 @@ pub fn settlement(
     let state = match (record_state(standing.state), skipped) {
         (RecordState::Final, Some(_)) => RecordState::Skipped,
         (RecordState::Paid, Some(_)) => RecordState::Batched,
+        (RecordState::Final, None) if rest == Rest::Batched => RecordState::Paid,
+        (RecordState::Final, None) if rest == Rest::Waiting => RecordState::Sealed,
         (state, _) => state,
     };
     let present = record.status.as_ref().and_then(|s| s.settlement.as_ref());
@@ -172,6 +187,33 @@ pub fn settlement(
         skipped: skipped.filter(|_| state == RecordState::Skipped),
         archive_hash: present.and_then(|present| present.archive_hash.clone()),
     }
+}
+
+/// That `record`, which no batch holds, is left out for this reason. What a batch has told of it stays told.
+#[must_use]
+pub fn left_out(record: &UsageRecord, reason: SkipReason) -> RecordSettlement {
+    let present = record.status.as_ref().and_then(|s| s.settlement.clone());
+    let told = present.filter(|present| present.state == RecordState::Skipped);
+    RecordSettlement {
+        state: RecordState::Skipped,
+        skipped: Some(reason),
+        amount: amount_of(record),
+        ..told.unwrap_or(RecordSettlement {
+            state: RecordState::Skipped,
+            batch: None,
+            amount: None,
+            transaction: None,
+            block: None,
+            skipped: None,
+            archive_hash: None,
+        })
+    }
+}
+
+/// Whether it was the contract that left the record out, in a batch that was mined.
+#[must_use]
+pub fn was_left_out_on_chain(settlement: &RecordSettlement) -> bool {
+    settlement.state == RecordState::Skipped && settlement.batch.is_some()
 }
 
 #[cfg(test)]
@@ -275,7 +317,7 @@ status:
                 inclusion: Some(&inclusion),
                 skipped,
             };
-            let settled = settlement(&record(EMISSION), &[256, 257], &standing);
+            let settled = settlement(&record(EMISSION), &[256, 257], &standing, Rest::Paid);
             assert_eq!(
                 (settled.state, settled.skipped),
                 (expected, reason),
@@ -285,8 +327,65 @@ status:
             assert_eq!(settled.transaction.is_some(), told);
             assert_eq!(settled.batch.is_some(), expected != RecordState::Sealed);
             // Skipped entries of other records change nothing.
-            let other = settlement(&record(""), &[1], &standing);
+            let other = settlement(&record(""), &[1], &standing, Rest::Paid);
             assert_eq!(other.state, record_state(state));
         }
+    }
+
+    #[test]
+    fn a_record_is_final_when_all_of_it_is() {
+        let none = BTreeMap::new();
+        let poor = BTreeMap::from([(256, SkipReason::InsufficientEscrow)]);
+        for (state, skipped, rest, expected) in [
+            (BatchState::Final, &none, Rest::Paid, RecordState::Final),
+            (BatchState::Final, &none, Rest::Batched, RecordState::Paid),
+            (BatchState::Final, &none, Rest::Waiting, RecordState::Sealed),
+            (
+                BatchState::Final,
+                &poor,
+                Rest::Waiting,
+                RecordState::Skipped,
+            ),
+            (BatchState::Safe, &none, Rest::Waiting, RecordState::Paid),
+        ] {
+            let standing = BatchStanding {
+                batch: "lane-7-1",
+                state,
+                inclusion: None,
+                skipped,
+            };
+            let settled = settlement(&record(EMISSION), &[256], &standing, rest);
+            assert_eq!(settled.state, expected, "{state:?} {rest:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_batch_names_none_unless_one_has_left_it_out() {
+        let mut record = record("");
+        let own = left_out(&record, SkipReason::ProviderCooling);
+        assert_eq!(
+            (own.state, own.skipped, own.batch.clone()),
+            (
+                RecordState::Skipped,
+                Some(SkipReason::ProviderCooling),
+                None
+            )
+        );
+        assert!(!was_left_out_on_chain(&own));
+        let on_chain = RecordSettlement {
+            batch: Some("lane-7-1".into()),
+            transaction: Some("0x1".into()),
+            ..own
+        };
+        assert!(was_left_out_on_chain(&on_chain));
+        record.status.as_mut().unwrap().settlement = Some(on_chain.clone());
+        let again = left_out(&record, SkipReason::InsufficientEscrow);
+        assert_eq!(
+            again,
+            RecordSettlement {
+                skipped: Some(SkipReason::InsufficientEscrow),
+                ..on_chain
+            }
+        );
     }
 }

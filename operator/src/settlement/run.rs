@@ -25,18 +25,18 @@ use super::{
     decide::{self, ChainFacts, Halt, Plan},
     metrics::SettlementMetrics,
     observe::{self, Found, ObserveError},
-    records::{self, BatchStanding},
+    records::{self, BatchStanding, Rest},
     status,
 };
 use crate::{
     Context,
     chain::{Block, ChainView, Standing},
     error::chain as causes,
-    status::StatusError,
+    status::{Guard, StatusError},
 };
 
 /// How many records are written at once.
-const WRITES: usize = 8;
+pub(super) const WRITES: usize = 8;
 /// How often records are looked for although nobody announced one.
 const LOOK_AROUND: Duration = Duration::from_mins(1);
 /// The longest pause between two passes.
@@ -109,7 +109,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
                 let count = *sealed.borrow_and_update();
                 settler.records_announced(count);
             }
-            () = tokio::time::sleep(LONGEST_PAUSE) => {}
+            () = tokio::time::sleep(settler.pause()) => {}
         }
     }
     tracing::info!("settlement ends");
@@ -131,7 +131,9 @@ pub struct Settler {
     /// How many of them when the last batch was built.
     announced_before: u64,
     looked_around: Option<Instant>,
-    /// When records that were left out were last put into a batch again.
+    /// Until when what waits may wait for a batch that is worth its fee, in Unix milliseconds.
+    pub(super) due_ms: Option<u64>,
+    /// When records that the contract had left out were last put into a batch again.
     pub(super) retried: HashMap<String, Instant>,
     /// When the newest final batch was sealed; of the oldest record that is not final.
     oldest_ms: Option<u64>,
@@ -155,6 +157,7 @@ impl Settler {
             announced: 0,
             announced_before: 0,
             looked_around: None,
+            due_ms: None,
             retried: HashMap::new(),
             oldest_ms: None,
             activation: super::activation::Activation::default(),
@@ -199,14 +202,29 @@ impl Settler {
         }
     }
 
+    /// The time, in Unix milliseconds.
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from((self.context.now)().as_millisecond()).unwrap_or(0)
+    }
+
+    /// How long to wait for news at most: until what waits has waited long enough. While the chain is away that may be over.
+    fn pause(&self) -> Duration {
+        let left = self.due_ms.map_or(LONGEST_PAUSE, |due| {
+            Duration::from_millis(due.saturating_sub(self.now_ms()))
+        });
+        left.max(self.lane.chain().config().poll).min(LONGEST_PAUSE)
+    }
+
     /// Whether records are to be looked for now.
     fn is_gathered(&self) -> bool {
         let window = self.lane.chain().config().window;
         let news = self.announced.saturating_sub(self.announced_before);
         let full = news >= super::build_batch::MOST_RECORDS as u64;
-        full || self
-            .waiting_since
-            .is_some_and(|since| since.elapsed() >= window)
+        let due = self.due_ms.is_some_and(|due| self.now_ms() >= due);
+        full || due
+            || self
+                .waiting_since
+                .is_some_and(|since| since.elapsed() >= window)
             || self
                 .looked_around
                 .is_none_or(|at| at.elapsed() >= LOOK_AROUND)
@@ -354,7 +372,12 @@ impl Settler {
             };
             let place = found.get(&batch.spec.sequence);
             if let Some(records) = records.as_ref().filter(|_| moves(batch)) {
-                self.stamp(batch, state, place, records).await?;
+                let elsewhere = if state == BatchState::Final {
+                    self.elsewhere(batch, &open, records, view).await?
+                } else {
+                    Elsewhere::default()
+                };
+                self.stamp(batch, state, place, records, &elsewhere).await?;
             }
             let written = self.advance(batch, state, place, plan).await?;
             let batch = written.as_ref().unwrap_or(batch);
@@ -370,14 +393,7 @@ impl Settler {
         self.metrics.open(states);
         if let (Some(sequence), Some(records)) = (plan.build.filter(|_| gathered), records) {
             // Of what has become final just now the records were read before they were stamped.
-            let held: BTreeSet<u64> = open
-                .iter()
-                .map(observe::content)
-                .collect::<Result<Vec<_>, _>>()?
-                .into_iter()
-                .flat_map(|content| content.entries)
-                .map(|entry| entry.job_no)
-                .collect();
+            let held = held_by(&open)?;
             let config = self.lane.chain().config().clone();
             self.oldest_ms = records
                 .iter()
@@ -400,6 +416,40 @@ impl Settler {
         Ok(false)
     }
 
+    /// Where the numbers of the batch's records are that are not in it, such as that of an emission that the reward account
+    /// did not cover.
+    async fn elsewhere(
+        &self,
+        batch: &SettlementBatch,
+        open: &[SettlementBatch],
+        records: &[UsageRecord],
+        view: &ChainView,
+    ) -> Result<Elsewhere, PassError> {
+        let own = held_by([batch])?;
+        let others: BTreeSet<u64> = records
+            .iter()
+            .map(numbers_of)
+            .filter(|numbers| numbers.iter().any(|number| own.contains(number)))
+            .flatten()
+            .filter(|number| !own.contains(number))
+            .collect();
+        if others.is_empty() {
+            return Ok(Elsewhere::default());
+        }
+        let rest = open
+            .iter()
+            .filter(|other| other.spec.sequence != batch.spec.sequence);
+        let held = held_by(rest)?;
+        let ask = others.difference(&held).copied();
+        let paid = self
+            .lane
+            .reader()
+            .paid(ask.collect::<Vec<_>>(), view.head.hash)
+            .await
+            .map_err(ObserveError::Chain)?;
+        Ok(Elsewhere { held, paid })
+    }
+
     /// Writes into the records of a batch how far their payment is.
     pub(super) async fn stamp(
         &self,
@@ -407,6 +457,7 @@ impl Settler {
         state: BatchState,
         found: Option<&Found>,
         records: &[UsageRecord],
+        elsewhere: &Elsewhere,
     ) -> Result<(), PassError> {
         let numbers: BTreeSet<u64> = observe::content(batch)?
             .entries
@@ -438,12 +489,12 @@ impl Settler {
             return Ok(());
         }
         let writes = records.iter().filter_map(|record| {
-            let own: Vec<u64> = numbers_of(record)
+            let (own, others): (Vec<u64>, Vec<u64>) = numbers_of(record)
                 .into_iter()
-                .filter(|number| numbers.contains(number))
-                .collect();
+                .partition(|number| numbers.contains(number));
             (!own.is_empty()).then(|| {
-                let settlement = records::settlement(record, &own, &standing);
+                let rest = elsewhere.of(&others);
+                let settlement = records::settlement(record, &own, &standing, rest);
                 self.stamp_one(record.clone(), settlement).boxed()
             })
         });
@@ -461,7 +512,7 @@ impl Settler {
         settlement: RecordSettlement,
     ) -> Result<(), StatusError> {
         let (client, metrics) = (&self.context.client, &self.context.metrics);
-        match status::write_record(client, metrics, &record, settlement).await {
+        match status::write_record(client, metrics, &record, settlement, Guard::None).await {
             // A record that somebody deleted needs no stamp.
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
             Err(error) => Err(error),
@@ -679,6 +730,39 @@ impl Settler {
         }
         Ok(())
     }
+}
+
+/// Where numbers are that a batch does not hold.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Elsewhere {
+    /// Those that other batches hold.
+    held: BTreeSet<u64>,
+    /// Those that were paid before.
+    paid: BTreeSet<u64>,
+}
+
+impl Elsewhere {
+    fn of(&self, numbers: &[u64]) -> Rest {
+        if numbers.iter().all(|number| self.paid.contains(number)) {
+            Rest::Paid
+        } else if numbers.iter().any(|number| self.held.contains(number)) {
+            Rest::Batched
+        } else {
+            Rest::Waiting
+        }
+    }
+}
+
+/// The numbers that batches hold.
+fn held_by<'a>(
+    batches: impl IntoIterator<Item = &'a SettlementBatch>,
+) -> Result<BTreeSet<u64>, ObserveError> {
+    let mut held = BTreeSet::new();
+    for batch in batches {
+        let entries = observe::content(batch)?.entries;
+        held.extend(entries.iter().map(|entry| entry.job_no));
+    }
+    Ok(held)
 }
 
 /// The numbers under which a record is paid.

@@ -78,6 +78,7 @@ pub async fn write_record(
     metrics: &Metrics,
     record: &UsageRecord,
     settlement: gridstake_crds::usage_record::RecordSettlement,
+    guard: Guard,
 ) -> Result<bool, StatusError> {
     let desired = gridstake_crds::UsageRecordStatus {
         settlement: Some(settlement),
@@ -90,7 +91,7 @@ pub async fn write_record(
             record,
             record.status.as_ref(),
             &desired,
-            Guard::None,
+            guard,
         )
         .await
         .map(|written| written.is_applied())

@@ -2,13 +2,15 @@ use alloy::{hex, primitives::U256};
 use gridstake_contracts::Settlement;
 use gridstake_crds::{
     settlement_batch::{BatchState, BlockedReason},
-    usage_record::{RecordState, SkipReason},
+    usage_record::{RecordSettlement, RecordState, SkipReason},
 };
+use gridstake_operator::settlement::planner;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
 use crate::{
-    anvil::{ADMIN, Anvil},
-    world::{Replica, World},
+    anvil::{ADMIN, Anvil, PAYER},
+    world::{LANE, Replica, World, sealed},
 };
 
 const ESCROW: u64 = 1_000_000_000_000;
@@ -224,66 +226,220 @@ async fn two_leaders_pay_once() {
     assert_eq!((world.head().await, world.credit().await), (1, 14 * SECOND));
 }
 
+/// What a record has been told of its payment.
+fn told(world: &World, number: u64) -> RecordSettlement {
+    let records = world.api.records();
+    let name = Some(format!("job-{number}-1-0-0"));
+    let found = records.iter().find(|record| record.metadata.name == name);
+    found.unwrap().status.clone().unwrap().settlement.unwrap()
+}
+
+fn told_states(world: &World, numbers: std::ops::Range<u64>) -> Vec<RecordState> {
+    numbers.map(|number| told(world, number).state).collect()
+}
+
+async fn steps(world: &World, replica: &mut Replica, count: usize) {
+    for _ in 0..count {
+        replica.step().await;
+        world.anvil.mine(1).await;
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_paid_is_left_out_and_paid_as_far_as_the_escrow_goes() {
     let world = World::new(3 * SECOND).await;
     let mut replica = world.replica().await;
-    // One group of five seconds does not fit three; the provider that does not exist is another group.
+    // Of five seconds three fit the escrow; one more is owed to a provider that does not exist.
     world.seal(256..261, 1000);
     world.seal_one(300, 1, 99, 1000);
-    let record = |number: u64| {
-        let records = world.api.records();
-        let found = records
-            .iter()
-            .find(|record| record.metadata.name == Some(format!("job-{number}-1-0-0")));
-        found.unwrap().status.clone().unwrap().settlement
-    };
-    for _ in 0..10 {
-        replica.step().await;
-        let left_out = record(256).and_then(|settlement| settlement.skipped);
-        if left_out.is_some() {
-            break;
-        }
-        world.anvil.mine(1).await;
-    }
+    replica.step().await;
+    let batch = world.batch(1);
+    assert_eq!(
+        (batch.spec.first_job_no, batch.spec.last_job_no),
+        (256, 258)
+    );
     for (number, reason) in [
-        (256, SkipReason::InsufficientEscrow),
+        (259, SkipReason::InsufficientEscrow),
+        (260, SkipReason::InsufficientEscrow),
         (300, SkipReason::UnknownProvider),
     ] {
-        let settlement = record(number).unwrap();
-        // It may be in the next batch already.
-        assert!(matches!(
-            settlement.state,
-            RecordState::Skipped | RecordState::Batched
-        ));
-        assert!(settlement.state == RecordState::Batched || settlement.skipped == Some(reason));
+        let told = told(&world, number);
+        assert_eq!(
+            (told.state, told.skipped, told.batch),
+            (RecordState::Skipped, Some(reason), None)
+        );
     }
-    assert_eq!(world.credit().await, 0);
+    world.anvil.mine(1).await;
+    steps(&world, &mut replica, 6).await;
+    assert_eq!(told_states(&world, 256..259), [RecordState::Final; 3]);
+    assert_eq!(told_states(&world, 259..261), [RecordState::Skipped; 2]);
+    assert_eq!((world.head().await, world.credit().await), (1, 3 * SECOND));
+    assert_eq!(world.batch(1).status.unwrap().outcome.unwrap().skipped, 0);
 
-    // Each by itself, three of the five fit.
-    for _ in 0..8 {
-        replica.step().await;
-        world.anvil.mine(1).await;
-    }
-    let states = |numbers: std::ops::Range<u64>| -> Vec<RecordState> {
-        numbers
-            .map(|number| record(number).unwrap().state)
-            .collect()
-    };
-    assert_eq!(states(256..259), [RecordState::Final; 3]);
-    assert_eq!(states(259..261), [RecordState::Skipped; 2]);
-    assert_eq!(world.credit().await, 3 * SECOND);
+    // Nothing is sent for what cannot be paid, and nothing is written again.
+    let writes = world.api.writes();
+    steps(&world, &mut replica, 2).await;
+    assert_eq!(world.api.writes(), writes);
 
     world.anvil.rpc("evm_setAutomine", json!([true])).await;
     world.deposit(1, 10 * SECOND).await;
     world.anvil.hold().await;
-    for _ in 0..10 {
-        replica.step().await;
-        world.anvil.mine(1).await;
+    steps(&world, &mut replica, 5).await;
+    assert_eq!(told_states(&world, 256..261), [RecordState::Final; 5]);
+    assert_eq!(told(&world, 300).state, RecordState::Skipped);
+    assert_eq!((world.head().await, world.credit().await), (2, 5 * SECOND));
+}
+
+#[tokio::test]
+async fn what_the_contract_itself_leaves_out_is_told_and_paid_after_a_deposit() {
+    let world = World::new(3 * SECOND).await;
+    let mut replica = world.replica().await;
+    world.anvil.rpc("evm_setAutomine", json!([true])).await;
+    let thaw = Settlement::thawCall {
+        lane: LANE,
+        payer: 1,
+        amount: 3 * SECOND,
+    };
+    world.anvil.transact(PAYER, world.settlement, &thaw).await;
+    world.anvil.pass_time(7 * 24 * 3600).await;
+    world.anvil.hold().await;
+    world.seal(256..258, 1000);
+    replica.step().await;
+    assert_eq!(state(&world, 1), BatchState::InFlight);
+
+    // While the batch is under way, the payer takes everything back.
+    world.anvil.drop_pending().await;
+    world.anvil.rpc("evm_setAutomine", json!([true])).await;
+    let withdraw = Settlement::withdrawCall {
+        lane: LANE,
+        payer: 1,
+    };
+    world
+        .anvil
+        .transact(PAYER, world.settlement, &withdraw)
+        .await;
+    world.anvil.hold().await;
+    steps(&world, &mut replica, 5).await;
+    for number in 256..258 {
+        let told = told(&world, number);
+        assert_eq!(
+            (told.state, told.skipped),
+            (RecordState::Skipped, Some(SkipReason::InsufficientEscrow))
+        );
+        assert_eq!(told.batch.as_deref(), Some("lane-7-00000000000000000001"));
     }
-    assert_eq!(states(256..261), [RecordState::Final; 5]);
-    assert_eq!(record(300).unwrap().state, RecordState::Skipped);
-    assert_eq!(world.credit().await, 5 * SECOND);
+    let outcome = world.batch(1).status.unwrap().outcome.unwrap();
+    assert_eq!((outcome.paid, outcome.skipped), (0, 2));
+    assert_eq!((world.head().await, world.credit().await), (1, 0));
+
+    world.anvil.rpc("evm_setAutomine", json!([true])).await;
+    world.deposit(1, 2 * SECOND).await;
+    world.anvil.hold().await;
+    settle(&world, &mut replica).await;
+    assert_eq!((world.head().await, world.credit().await), (2, 2 * SECOND));
+}
+
+#[tokio::test]
+async fn an_emission_that_the_reward_account_does_not_cover_holds_up_no_use() {
+    const EMISSION: u64 = 100;
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let mut rewarded = sealed(256, 1, 1, 1000);
+    rewarded["status"]["sealed"]["emission"] = json!({"jobNo": 257, "amount": "0.0000001"});
+    world.api.seal(&rewarded);
+    steps(&world, &mut replica, 6).await;
+    let told_of = told(&world, 256);
+    assert_eq!(
+        (told_of.state, told_of.skipped),
+        (RecordState::Skipped, Some(SkipReason::InsufficientEscrow))
+    );
+    assert_eq!((world.head().await, world.credit().await), (1, SECOND));
+
+    world.anvil.rpc("evm_setAutomine", json!([true])).await;
+    world.deposit(0, EMISSION).await;
+    world.anvil.hold().await;
+    settle(&world, &mut replica).await;
+    assert_eq!(world.batch(2).spec.first_job_no, 257);
+    assert_eq!(
+        (world.head().await, world.credit().await),
+        (2, SECOND + EMISSION)
+    );
+}
+
+#[tokio::test]
+async fn a_record_that_was_not_told_the_end_of_its_batch_is_told_later() {
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    world.seal(256..258, 1000);
+    settle(&world, &mut replica).await;
+    let mut record = serde_json::to_value(&world.api.records()[0]).unwrap();
+    record["status"]["settlement"]["state"] = json!("Paid");
+    world.api.seal(&record);
+    replica.step().await;
+    assert_eq!(told_states(&world, 256..258), [RecordState::Final; 2]);
+    assert_eq!(world.api.batches().len(), 1);
+}
+
+/// A record of one GPU for `millis` that ended `ago` seconds ago.
+fn sealed_ago(number: u64, millis: u64, ago: i64) -> serde_json::Value {
+    let mut record = sealed(number, 1, 1, millis);
+    let ended = Timestamp::now().as_millisecond() - 1000 * ago;
+    record["status"]["sealed"]["endMs"] = json!(ended);
+    record
+}
+
+#[tokio::test]
+async fn what_is_not_worth_its_fee_waits_for_more_or_until_it_is_old() {
+    let world = World::new(ESCROW).await;
+    // At a tip of a gwei a batch costs about a ten-thousandth of a coin, which is what a token is worth here.
+    let planned = format!(
+        "{}  planner: {{weiPerToken: 1000000000gwei, minGainMultiple: 10, maxAge: 1h}}\n",
+        world.chains_file.replace(
+            "replaceAfterBlocks: 3",
+            "replaceAfterBlocks: 3, minPriorityFeePerGas: 1gwei"
+        )
+    );
+    let mut replica = world.replica_with(&planned).await;
+    world.api.seal(&sealed_ago(256, 1, 60));
+    steps(&world, &mut replica, 2).await;
+    assert!(world.api.batches().is_empty());
+    let metrics = replica.lane.metrics();
+    assert_eq!((metrics.planner_waits.get(), metrics.waiting.get()), (1, 1));
+
+    // A million times as much.
+    world.api.seal(&sealed_ago(257, 1_000_000, 60));
+    settle(&world, &mut replica).await;
+    assert_eq!(world.batch(1).spec.record_count, 2);
+    assert_eq!(replica.lane.metrics().planner_waits.get(), 0);
+
+    world.api.seal(&sealed_ago(258, 1, 3601));
+    settle(&world, &mut replica).await;
+    assert_eq!(world.batch(2).spec.record_count, 1);
+}
+
+#[tokio::test]
+async fn the_gas_that_is_expected_is_near_what_a_chain_charges() {
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    // So that all accounts have been used before.
+    world.seal(256..257, 1000);
+    settle(&world, &mut replica).await;
+    let mut next = 257;
+    for count in [1, 20, 200, 1000] {
+        world.seal(next..next + count, 1000 + 97 * count);
+        next += count;
+        settle(&world, &mut replica).await;
+        let batch = world.batch(world.head().await);
+        assert_eq!(u64::from(batch.spec.record_count), count);
+        let content = gridstake_ledger::batch::decode(&batch.spec.data.0).unwrap();
+        let expected = planner::expected_gas(&content.entries, &batch.spec.data.0);
+        let charged = batch.status.unwrap().inclusion.unwrap().gas_used.unwrap();
+        println!("gas entries={count} expected={expected} charged={charged}");
+        assert!(
+            expected.abs_diff(charged) * 10 <= charged,
+            "{count} entries: {expected} expected, {charged} charged"
+        );
+    }
 }
 
 #[tokio::test]

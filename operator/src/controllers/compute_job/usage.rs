@@ -47,7 +47,7 @@ pub enum Progress {
     NothingOwed,
     /// It is to be paid.
     Open,
-    /// The contract left it out for now.
+    /// The contract left it out for now, or would.
     LeftOut,
     /// It is final: transaction and block number.
     Final(Option<(u64, String)>),

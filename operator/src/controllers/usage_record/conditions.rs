@@ -178,9 +178,13 @@ fn payment(status: &UsageRecordStatus, stage: Stage) -> (R, String) {
 }
 
 fn left_out(settlement: &gridstake_crds::usage_record::RecordSettlement) -> String {
-    settlement.skipped.map_or_else(String::new, |reason| {
-        format!("the contract left it out: {reason}")
-    })
+    let who = match settlement.batch {
+        Some(_) => "the contract left it out",
+        None => "in no batch, since the contract would leave it out",
+    };
+    settlement
+        .skipped
+        .map_or_else(String::new, |reason| format!("{who}: {reason}"))
 }
 
 fn settled(status: &UsageRecordStatus, stage: Stage) -> Fact {

@@ -8,6 +8,7 @@ use alloy::{
     sol_types::{SolCall, SolEvent as _},
 };
 use gridstake_contracts::{Settlement, StakeVault};
+use gridstake_operator::settlement::records::REWARD_ACCOUNT;
 use serde_json::{Value, json};
 
 use super::{
@@ -166,6 +167,16 @@ impl AnvilChain {
                 };
                 self.person(PAYER, settlement, &deposit).await;
             }
+            Weather::Fund(amount) => {
+                let deposit = Settlement::depositCall {
+                    lane: LANE,
+                    payer: REWARD_ACCOUNT,
+                    amount,
+                };
+                self.person(PAYER, settlement, &deposit).await;
+            }
+            // Only the model does these.
+            Weather::Withdraw | Weather::Flatter(_) | Weather::Deactivate => {}
             Weather::Pause(true) => {
                 self.person(ADMIN, settlement, &Settlement::pauseCall { path: 0 })
                     .await;

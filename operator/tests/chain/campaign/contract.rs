@@ -44,6 +44,12 @@ pub struct State {
 /// Units that no batch can hold: stands for whatever a contract may refuse to read.
 pub const UNREADABLE: u64 = 6_666;
 
+/// What a flattering node says that a payer has, in nano-tokens.
+const FLATTERY: u64 = 1 << 60;
+
+/// Providers that are registered, numbered from 1 on.
+const PROVIDERS: u32 = 2;
+
 /// The code of each contract: what is configured is its hash.
 pub const CODE: [u8; 1] = [0xfe];
 
@@ -63,6 +69,7 @@ fn vault(selector: [u8; 4]) -> Bytes {
         StakeVault::slashSignerCall::SELECTOR
         | StakeVault::minimumStakeCall::SELECTOR
         | StakeVault::unbondingTimeCall::SELECTOR => word(U256::ZERO),
+        StakeVault::providerCountCall::SELECTOR => word(U256::from(PROVIDERS)),
         _ => panic!(
             "the model does not know the vault's call {}",
             alloy::hex::encode(selector)
@@ -71,13 +78,14 @@ fn vault(selector: [u8; 4]) -> Bytes {
 }
 
 impl State {
-    /// What `input` would return.
+    /// What `input` would return, from a node that `flatters` or does not.
     pub fn call(
         &self,
         terms: &Terms,
         to: Address,
         input: &[u8],
         now: u64,
+        flatters: bool,
     ) -> Result<Bytes, Reverted> {
         let Some(selector) = input.first_chunk::<4>() else {
             return Ok(Bytes::new());
@@ -109,19 +117,18 @@ impl State {
             }
             Settlement::isActiveCall::SELECTOR => {
                 let call = Settlement::isActiveCall::abi_decode_raw(arguments).unwrap();
-                word(U256::from(u8::from(
-                    self.credits.contains_key(&call.provider),
-                )))
+                let active = flatters || self.is_active(call.provider);
+                word(U256::from(u8::from(active)))
             }
             Settlement::balanceOfCall::SELECTOR => {
                 let call = Settlement::balanceOfCall::abi_decode_raw(arguments).unwrap();
-                word(U256::from(
-                    self.balances.get(&call.payer).copied().unwrap_or(0),
-                ))
+                let balance = self.balances.get(&call.payer).copied();
+                let said = Some(FLATTERY).filter(|_| flatters).or(balance);
+                word(U256::from(said.unwrap_or(0)))
             }
             Settlement::payerOwnerCall::SELECTOR => {
                 let call = Settlement::payerOwnerCall::abi_decode_raw(arguments).unwrap();
-                if !self.balances.contains_key(&call.payer) {
+                if !flatters && !self.balances.contains_key(&call.payer) {
                     return Err(revert(&Settlement::UnknownPayer {
                         lane: call.lane,
                         payer: call.payer,
@@ -140,6 +147,10 @@ impl State {
                 alloy::hex::encode(input)
             ),
         })
+    }
+
+    fn is_active(&self, provider: u32) -> bool {
+        self.credits.contains_key(&provider) && !self.cooling.contains(&provider)
     }
 
     /// `settle`, and its logs.
@@ -254,10 +265,9 @@ impl State {
             let amount =
                 amount::group_amount(units.get(group).copied().unwrap_or(0), group.price).unwrap();
             let balance = self.balances.get(&group.payer).copied();
-            let why = if self.cooling.contains(&group.provider) {
-                Some(5)
-            } else if !self.credits.contains_key(&group.provider) {
-                Some(1)
+            let why = if !self.is_active(group.provider) {
+                let registered = (1..=PROVIDERS).contains(&group.provider);
+                Some(if registered { 5 } else { 1 })
             } else if balance.is_none() {
                 Some(2)
             } else if balance < Some(amount) {

@@ -150,7 +150,7 @@ fn campaign(first: u64, runs: u64) -> Tally {
 }
 
 /// What every campaign of some size must have met with.
-const MUST_REACH: [&str; 16] = [
+const MUST_REACH: [&str; 20] = [
     "reorganised",
     "replaced",
     "signed again",
@@ -162,6 +162,10 @@ const MUST_REACH: [&str; 16] = [
     "UnknownProvider",
     "UnknownPayer",
     "ProviderCooling",
+    "on chain: InsufficientEscrow",
+    "on chain: UnknownProvider",
+    "on chain: UnknownPayer",
+    "on chain: ProviderCooling",
     "ChainUnavailable",
     "FeeCapReached",
     "GasBalanceEmpty",

@@ -59,6 +59,8 @@ pub struct ModelChain {
     passed: u64,
     /// So that no two branches have equal blocks.
     branch: u64,
+    /// Whether it says of every account that it is there, has plenty and can be paid.
+    flatters: bool,
 }
 
 fn quantity(value: impl Into<U256>) -> Value {
@@ -82,6 +84,7 @@ impl ModelChain {
             base_fee: GWEI,
             passed: 0,
             branch: 0,
+            flatters: false,
         };
         chain.append(vec![], state);
         chain.mine(30);
@@ -247,6 +250,10 @@ impl ModelChain {
         self.base_fee = u128::from(gwei) * GWEI;
     }
 
+    pub fn flatter(&mut self, flatters: bool) {
+        self.flatters = flatters;
+    }
+
     pub fn pass(&mut self, seconds: u64) {
         self.passed += seconds;
     }
@@ -315,7 +322,7 @@ impl ModelChain {
                 let (to, input) = called(&params[0]);
                 let returned = block
                     .after
-                    .call(&self.terms, to, &input, block.timestamp)
+                    .call(&self.terms, to, &input, block.timestamp, self.flatters)
                     .map_err(|data| (3, "execution reverted".to_owned(), Some(data)))?;
                 if method == "eth_call" {
                     json!(returned)

@@ -14,6 +14,7 @@ use alloy::{
 };
 use gridstake_contracts::Settlement;
 use gridstake_operator::settlement::{
+    records::REWARD_ACCOUNT,
     signer::Key,
     transaction::{self, Call, Terms as TransactionTerms},
 };
@@ -105,6 +106,20 @@ impl Nature {
         }
     }
 
+    /// Why the contract has left groups out, by the numbers of its reasons; only the model tells.
+    pub fn left_out(&self) -> Vec<u8> {
+        let Chain::Model(model) = &self.0.chain else {
+            return vec![];
+        };
+        let logs = model
+            .lock()
+            .unwrap()
+            .logs(Settlement::GroupSkipped::SIGNATURE_HASH);
+        logs.iter()
+            .map(|log| Settlement::GroupSkipped::decode_log_data(log).unwrap().why)
+            .collect()
+    }
+
     /// What the chain holds in the end of records with these numbers.
     pub async fn end(&self, numbers: &[u64]) -> ChainEnd {
         match &self.0.chain {
@@ -144,11 +159,20 @@ fn be(chain: &mut ModelChain, gas: &Key, weather: Weather) {
         Weather::Deposit(nano) => chain.mine_with(|state| {
             *state.balances.entry(POOR_PAYER).or_default() += nano;
         }),
+        Weather::Withdraw => chain.mine_with(|state| {
+            state.balances.insert(POOR_PAYER, 0);
+        }),
+        Weather::Fund(nano) => chain.mine_with(|state| {
+            *state.balances.entry(REWARD_ACCOUNT).or_default() += nano;
+        }),
+        Weather::Flatter(flatters) => chain.flatter(flatters),
         Weather::Pause(paused) => chain.mine_with(|state| state.paused = paused),
         Weather::Activate => chain.mine_with(|state| {
-            if state.cooling.remove(&COOLING_PROVIDER) {
-                state.credits.insert(COOLING_PROVIDER, 0);
-            }
+            state.cooling.remove(&COOLING_PROVIDER);
+            state.credits.entry(COOLING_PROVIDER).or_default();
+        }),
+        Weather::Deactivate => chain.mine_with(|state| {
+            state.cooling.insert(COOLING_PROVIDER);
         }),
     }
 }

@@ -18,6 +18,8 @@ pub enum Kind {
     CoolingProvider,
     /// By a payer that does not exist.
     UnknownPayer,
+    /// By a payer who has little, with an emission on top under the next number.
+    Rewarded,
     /// More than a batch can say.
     TooLarge,
     /// With a receipt that is no hash.
@@ -49,10 +51,18 @@ pub enum Weather {
     Pass(u64),
     /// The poor payer's escrow gets so many nano-tokens.
     Deposit(u64),
+    /// The poor payer takes back what is left.
+    Withdraw,
+    /// The reward account gets so many nano-tokens.
+    Fund(u64),
+    /// Nodes say of every account that it is there, has plenty and can be paid; or they say the truth again.
+    Flatter(bool),
     /// Settling is paused or goes on.
     Pause(bool),
     /// The cooling provider can be paid.
     Activate,
+    /// It cannot any more, as when a reorganisation undoes that.
+    Deactivate,
 }
 
 /// What becomes of one request of a replica, to the chain or to the API server.
@@ -104,7 +114,7 @@ pub enum Act {
     Restore,
 }
 
-const KINDS: [Kind; 24] = [
+const KINDS: [Kind; 27] = [
     Kind::Unreadable,
     Kind::Sound,
     Kind::Sound,
@@ -127,12 +137,15 @@ const KINDS: [Kind; 24] = [
     Kind::CoolingProvider,
     Kind::CoolingProvider,
     Kind::UnknownPayer,
+    Kind::Rewarded,
+    Kind::Rewarded,
+    Kind::Rewarded,
     Kind::TooLarge,
     Kind::BrokenReceipt,
 ];
 
 fn weather(dice: &mut Dice) -> Weather {
-    match dice.below(40) {
+    match dice.below(50) {
         0..=13 => Weather::Mine(1 + dice.below(3)),
         14..=15 => Weather::Mine(FINAL_DEPTH + 2),
         16..=20 => Weather::Reorganise(1 + dice.below(20)),
@@ -145,6 +158,10 @@ fn weather(dice: &mut Dice) -> Weather {
         34..=35 => Weather::Pass(*dice.pick(&[60, 1800, 7200, 90_000])),
         36..=37 => Weather::Deposit(1_000_000 * (1 + dice.below(4))),
         38 => Weather::Pause(dice.below(3) == 0),
+        39..=40 => Weather::Withdraw,
+        41 => Weather::Fund(100 * (1 + dice.below(4))),
+        42..=45 => Weather::Flatter(dice.below(3) > 0),
+        46..=47 => Weather::Deactivate,
         _ => Weather::Activate,
     }
 }
@@ -166,7 +183,23 @@ fn mishap(dice: &mut Dice) -> Mishap {
 
 /// Without what only the model does.
 pub fn without_models(mut script: Vec<Act>) -> Vec<Act> {
-    script.retain(|act| !matches!(act, Act::Seal(Kind::Unreadable, _)));
+    let models = |weather: &Weather| {
+        matches!(
+            weather,
+            Weather::Withdraw | Weather::Flatter(_) | Weather::Deactivate
+        )
+    };
+    script.retain_mut(|act| match act {
+        Act::Seal(kind, _) => *kind != Kind::Unreadable,
+        Act::Chain(weather) => !models(weather),
+        Act::Pass { mishaps, .. } => {
+            mishaps.retain(
+                |(_, mishap)| !matches!(mishap, Mishap::Before(weather) if models(weather)),
+            );
+            true
+        }
+        _ => true,
+    });
     script
 }
 

@@ -46,6 +46,8 @@ use crate::{
 const NOBODY: u32 = 9;
 /// What a record of a second costs, in nano-tokens.
 const SECOND: u64 = 1_000_000;
+/// What an emission is, in nano-tokens.
+const EMISSION: u64 = 100;
 /// Passes in fair weather within which everything must be final.
 const PATIENCE: usize = 400;
 /// After so many of them a replica is started anew, as if time had passed: what it tries again rarely, it tries again.
@@ -108,13 +110,20 @@ struct Stage {
     keys: Keys,
     chains_file: String,
     actors: [Option<Actor>; 2],
+    /// By the number of their use.
     sealed: BTreeMap<u64, Kind>,
+    next_number: u64,
     backup: Option<Saved>,
     reached: BTreeSet<&'static str>,
 }
 
 fn key(byte: u8) -> Key {
     Key::from(PrivateKeySigner::from_bytes(&B256::repeat_byte(byte)).unwrap())
+}
+
+/// The numbers of a record whose use has this one.
+fn numbers(number: u64, kind: Kind) -> std::ops::Range<u64> {
+    number..number + if kind == Kind::Rewarded { 2 } else { 1 }
 }
 
 impl Stage {
@@ -181,6 +190,7 @@ impl Stage {
             chains_file,
             actors: [None, None],
             sealed: BTreeMap::new(),
+            next_number: 256,
             backup: None,
             reached: BTreeSet::new(),
         };
@@ -229,7 +239,8 @@ impl Stage {
 
     fn seal(&mut self, kind: Kind, count: u64) {
         for _ in 0..count {
-            let number = 256 + self.sealed.len() as u64;
+            let number = self.next_number;
+            self.next_number = numbers(number, kind).end;
             self.sealed.insert(number, kind);
             self.put(number, kind);
         }
@@ -238,7 +249,7 @@ impl Stage {
     fn put(&self, number: u64, kind: Kind) {
         let (payer, provider, millis) = match kind {
             Kind::Sound | Kind::BrokenReceipt => (RICH_PAYER, PROVIDER, 1000),
-            Kind::Poor => (POOR_PAYER, PROVIDER, 1000),
+            Kind::Poor | Kind::Rewarded => (POOR_PAYER, PROVIDER, 1000),
             Kind::UnknownProvider => (RICH_PAYER, NOBODY, 1000),
             Kind::CoolingProvider => (RICH_PAYER, COOLING_PROVIDER, 1000),
             Kind::UnknownPayer => (NOBODY, PROVIDER, 1000),
@@ -248,6 +259,11 @@ impl Stage {
         let mut record = sealed(number, payer, provider, millis);
         if kind == Kind::BrokenReceipt {
             record["status"]["sealed"]["receiptHash"] = json!("0x12");
+        }
+        if kind == Kind::Rewarded {
+            let amount = format!("0.{EMISSION:09}");
+            let emission = json!({"jobNo": number + 1, "amount": amount});
+            record["status"]["sealed"]["emission"] = emission;
         }
         self.api.seal(&record);
     }
@@ -310,6 +326,14 @@ impl Stage {
     }
 
     fn note_what_was_reached(&mut self) {
+        for why in self.nature.left_out() {
+            self.reached.insert(match why {
+                1 => "on chain: UnknownProvider",
+                2 => "on chain: UnknownPayer",
+                3 => "on chain: InsufficientEscrow",
+                _ => "on chain: ProviderCooling",
+            });
+        }
         for batch in self.api.batches() {
             if batch
                 .metadata
@@ -343,11 +367,12 @@ impl Stage {
         }
         for record in self.api.records() {
             let settlement = record.status.and_then(|status| status.settlement);
+            let before_any_batch = settlement.as_ref().is_some_and(|it| it.batch.is_none());
             match settlement.map(|settlement| (settlement.state, settlement.skipped)) {
                 Some((RecordState::NeedsDecision, _)) => {
                     self.reached.insert("needs decision");
                 }
-                Some((RecordState::Skipped, Some(reason))) => {
+                Some((RecordState::Skipped, Some(reason))) if before_any_batch => {
                     use gridstake_crds::closed_enum::ClosedEnum as _;
                     self.reached.insert(reason.as_str());
                 }
@@ -363,8 +388,10 @@ impl Stage {
             Weather::BaseFee(5),
             Weather::GasThere,
             Weather::Pause(false),
+            Weather::Flatter(false),
             Weather::Activate,
             Weather::Deposit(1000 * SECOND),
+            Weather::Fund(1000 * SECOND),
         ] {
             self.nature.be(weather).await;
         }
@@ -430,7 +457,9 @@ impl Stage {
             .iter()
             .filter_map(|(number, kind)| {
                 let expected = match kind {
-                    Kind::Sound | Kind::Poor | Kind::CoolingProvider => (RecordState::Final, None),
+                    Kind::Sound | Kind::Poor | Kind::Rewarded | Kind::CoolingProvider => {
+                        (RecordState::Final, None)
+                    }
                     Kind::UnknownProvider => {
                         (RecordState::Skipped, Some(SkipReason::UnknownProvider))
                     }
@@ -472,20 +501,24 @@ impl Stage {
         if !over {
             verdict.stuck = self.unfinished();
         }
-        let numbers: Vec<u64> = self.sealed.keys().copied().collect();
-        let after = self.nature.end(&numbers).await;
+        let all = self.sealed.iter();
+        let all: Vec<u64> = all
+            .flat_map(|(number, kind)| numbers(*number, *kind))
+            .collect();
+        let after = self.nature.end(&all).await;
         let states = self.states();
         let mut due: BTreeMap<u32, u64> = BTreeMap::new();
         for (number, kind) in &self.sealed {
-            let provider = match kind {
-                Kind::Sound | Kind::Poor => Some(PROVIDER),
-                Kind::CoolingProvider => Some(COOLING_PROVIDER),
+            let owed = match kind {
+                Kind::Sound | Kind::Poor => Some((PROVIDER, SECOND)),
+                Kind::Rewarded => Some((PROVIDER, SECOND + EMISSION)),
+                Kind::CoolingProvider => Some((COOLING_PROVIDER, SECOND)),
                 _ => None,
             };
-            let paid = after.paid.contains(number);
+            let paid = numbers(*number, *kind).all(|number| after.paid.contains(&number));
             let said = states.get(number).map(|(state, _)| *state);
-            if let Some(provider) = provider {
-                *due.entry(provider).or_default() += SECOND;
+            if let Some((provider, amount)) = owed {
+                *due.entry(provider).or_default() += amount;
                 if !paid && over {
                     verdict
                         .losses
