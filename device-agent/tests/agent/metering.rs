@@ -564,9 +564,11 @@ async fn a_seal_that_the_api_server_has_lost_is_given_back_once_and_the_next_sli
     let metered = server.until("uid-1-0-1", second).await;
     assert_whole("uid-1-0-1", &metered);
     assert_eq!(metered.checkpoints[0].from_ms, last.to_ms);
-    let given_back = |patch: &Value| patch["status"]["evidence"]["sealed"].is_object();
-    let patches = server.patches.lock().unwrap();
-    assert_eq!(patches.iter().filter(|patch| given_back(patch)).count(), 1);
-    drop(patches);
+    let given_back = |patch: &&Value| patch["status"]["evidence"]["sealed"].is_object();
+    let times = {
+        let patches = server.patches.lock().unwrap();
+        patches.iter().filter(given_back).count()
+    };
+    assert_eq!(times, 1);
     agent.stop().await;
 }

@@ -262,124 +262,72 @@ spec:
         }
     }
 
+    fn nano(nano: u128) -> TokenAmount {
+        TokenAmount::from_nano(nano)
+    }
+
+    /// `change` makes another seal, with its own receipt; it is not taken for `expected`, which says `words`.
+    fn assert_differs(change: impl Fn(&mut Sealed), expected: Difference, words: &str) {
+        let mut sealed = seal();
+        change(&mut sealed);
+        let found = checked(&record(Some(with_receipt(sealed))));
+        assert_eq!(found, Some(Err(expected)));
+        assert!(expected.to_string().contains(words), "{expected}");
+    }
+
+    #[test]
+    fn a_number_that_is_not_in_doubt_for_the_record_is_not_taken() {
+        assert_differs(|s| s.job_no = None, Difference::NoNumber, "no jobNo");
+        // Not paid; of another payer; an emission; of another record.
+        for number in [300, 260, 257, 261] {
+            let expected = Difference::Number { number };
+            let words = number.to_string();
+            assert_differs(|s| s.job_no = Some(number), expected, &words);
+        }
+    }
+
     #[test]
     fn what_differs_from_what_was_paid_is_not_taken_and_is_named() {
-        let nano = TokenAmount::from_nano;
-        let emission = |job_no, amount| {
-            Some(Emission {
-                job_no,
-                amount: nano(amount),
-            })
+        let units = Difference::Units {
+            number: 258,
+            sealed: 1500,
+            paid: 4000,
         };
-        for (sealed, expected, words) in [
-            (
-                Sealed {
-                    job_no: None,
-                    ..seal()
-                },
-                Difference::NoNumber,
-                "no jobNo",
-            ),
-            (
-                Sealed {
-                    job_no: Some(300),
-                    ..seal()
-                },
-                Difference::Number { number: 300 },
-                "300",
-            ),
-            // Of another payer; an emission; of another record.
-            (
-                Sealed {
-                    job_no: Some(260),
-                    ..seal()
-                },
-                Difference::Number { number: 260 },
-                "260",
-            ),
-            (
-                Sealed {
-                    job_no: Some(257),
-                    ..seal()
-                },
-                Difference::Number { number: 257 },
-                "257",
-            ),
-            (
-                Sealed {
-                    job_no: Some(261),
-                    ..seal()
-                },
-                Difference::Number { number: 261 },
-                "261",
-            ),
-            (
-                Sealed {
-                    job_no: Some(258),
-                    ..seal()
-                },
-                Difference::Units {
-                    number: 258,
-                    sealed: 1500,
-                    paid: 4000,
-                },
-                "paid 4000",
-            ),
-            (
-                Sealed {
-                    price: Some(nano(720_001)),
-                    ..seal()
-                },
-                Difference::Price {
-                    sealed: Some(nano(720_001)),
-                    agreed: nano(720_000),
-                },
-                "0.000720001",
-            ),
-            (
-                Sealed {
-                    price: None,
-                    ..seal()
-                },
-                Difference::Price {
-                    sealed: None,
-                    agreed: nano(720_000),
-                },
-                "no price",
-            ),
-            (
-                Sealed {
-                    emission: emission(259, 100),
-                    ..seal()
-                },
-                Difference::EmissionNumber { number: 259 },
-                "259",
-            ),
-            (
-                Sealed {
-                    emission: emission(256, 1500),
-                    ..seal()
-                },
-                Difference::EmissionNumber { number: 256 },
-                "emission.jobNo 256",
-            ),
-            (
-                Sealed {
-                    emission: emission(257, 101),
-                    ..seal()
-                },
-                Difference::Emission {
-                    number: 257,
-                    sealed: nano(101),
-                    paid: nano(100),
-                },
-                "0.000000101",
-            ),
+        assert_differs(|s| s.job_no = Some(258), units, "paid 4000");
+        let agreed = nano(720_000);
+        for (sealed, words) in [
+            (Some(nano(720_001)), "0.000720001 and not 0.00072"),
+            (None, "no price"),
         ] {
-            let found = checked(&record(Some(with_receipt(sealed))));
-            assert_eq!(found, Some(Err(expected)));
-            assert!(expected.to_string().contains(words), "{expected}");
+            let price = Difference::Price { sealed, agreed };
+            assert_differs(|s| s.price = sealed, price, words);
         }
+    }
+
+    #[test]
+    fn an_emission_that_differs_from_what_was_paid_is_not_taken_and_is_named() {
+        // Of another provider; use and no emission.
+        for number in [259, 256] {
+            let amount = nano(100);
+            let emission = Some(Emission {
+                job_no: number,
+                amount,
+            });
+            let expected = Difference::EmissionNumber { number };
+            let words = format!("emission.jobNo {number}");
+            assert_differs(|s| s.emission.clone_from(&emission), expected, &words);
+        }
+        let amount = Difference::Emission {
+            number: 257,
+            sealed: nano(101),
+            paid: nano(100),
+        };
+        let more = |s: &mut Sealed| {
+            if let Some(emission) = &mut s.emission {
+                emission.amount = nano(101);
+            }
+        };
+        assert_differs(more, amount, "0.000000101");
     }
 
     #[test]
