@@ -185,6 +185,9 @@ pub struct Evidence {
     /// counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub foreign_processes: Option<u32>,
+    /// What was billed for the slice, as the agent remembers it. It is stated only where the API server has lost it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Sealed>,
 }
 
 /// What was measured on one device since the slice began.

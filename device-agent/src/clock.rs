@@ -64,12 +64,7 @@ impl Anchor {
     /// By the wall clock as it is now.
     #[must_use]
     pub fn now() -> Self {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-            });
-        Self::at(wall, BootMillis::now())
+        Self::at(wall_unix_ms(), BootMillis::now())
     }
 
     /// The wall clock shows `unix_ms` at `boot`.
@@ -83,6 +78,16 @@ impl Anchor {
     pub fn unix_ms(self, moment: BootMillis) -> u64 {
         self.0.saturating_add(moment.0)
     }
+}
+
+/// The wall clock, in Unix milliseconds: whoever sets it moves it.
+#[must_use]
+pub fn wall_unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
 }
 
 /// What names this boot of the node: after another, no process and no CLOCK_BOOTTIME of before means anything.

@@ -14,8 +14,8 @@ use gridstake_crds::{
     gpu_node::{AgentState, DeviceHealth},
 };
 use prometheus::{
-    CounterVec, Encoder as _, Gauge, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Encoder as _, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -52,6 +52,10 @@ pub struct Metrics {
     pub nvml_last_answer: Gauge,
     /// Slices about which something is stated and that are not sealed.
     pub evidence_slices: IntGauge,
+    /// Seals that are remembered.
+    pub seals: IntGauge,
+    /// Seals that were forgotten before their time, since there was no room for them.
+    pub seals_dropped: IntCounter,
 }
 
 impl Metrics {
@@ -72,7 +76,7 @@ impl Metrics {
         let task_runs = IntCounterVec::new(
             Opts::new(
                 "gridstake_agent_task_runs_total",
-                "Runs of the agent's repeated tasks: pod_resources, publish, heartbeat, records, processes, spool, evidence",
+                "Runs of the agent's repeated tasks: pod_resources, publish, heartbeat, records, processes, spool, evidence, seals",
             ),
             &["task", "outcome"],
         )?;
@@ -91,6 +95,14 @@ impl Metrics {
             "gridstake_agent_evidence_slices",
             "Slices that are not sealed and about which the agent states what it saw",
         )?;
+        let seals = IntGauge::new(
+            "gridstake_agent_seals",
+            "Seals of the node's UsageRecords that the agent remembers, should the API server lose them",
+        )?;
+        let seals_dropped = IntCounter::new(
+            "gridstake_agent_seals_dropped_total",
+            "Seals that were forgotten before their 30 days were over, since there was no room for them",
+        )?;
         let build_info = IntGaugeVec::new(
             Opts::new(
                 "gridstake_agent_build_info",
@@ -106,6 +118,8 @@ impl Metrics {
         registry.register(Box::new(task_last_success.clone()))?;
         registry.register(Box::new(nvml_last_answer.clone()))?;
         registry.register(Box::new(evidence_slices.clone()))?;
+        registry.register(Box::new(seals.clone()))?;
+        registry.register(Box::new(seals_dropped.clone()))?;
         registry.register(Box::new(build_info))?;
         registry.register(Box::new(DeviceCollector::new(Arc::clone(&view))?))?;
         Ok(Self {
@@ -116,6 +130,8 @@ impl Metrics {
             task_last_success,
             nvml_last_answer,
             evidence_slices,
+            seals,
+            seals_dropped,
         })
     }
 

@@ -23,11 +23,13 @@ pub enum Task {
     Spool,
     /// Writing evidence into UsageRecords.
     Evidence,
+    /// Remembering the seals of the node's UsageRecords.
+    Seals,
 }
 
 impl Task {
     /// Every task.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PodResources,
         Self::Publish,
         Self::Heartbeat,
@@ -35,6 +37,7 @@ impl Task {
         Self::Processes,
         Self::Spool,
         Self::Evidence,
+        Self::Seals,
     ];
 
     /// As a metric's label.
@@ -48,6 +51,7 @@ impl Task {
             Self::Processes => "processes",
             Self::Spool => "spool",
             Self::Evidence => "evidence",
+            Self::Seals => "seals",
         }
     }
 }

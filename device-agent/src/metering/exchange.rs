@@ -1,6 +1,6 @@
 //! What metering exchanges with the API server: records come, evidence and the heartbeat's heads go.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use kube::Client;
 use serde::Serialize;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     deliver::{Delivered, Deliverer, Wanted},
     records::{self, Records},
+    seals::Keeper,
     trouble::Trouble,
 };
 use crate::{
@@ -32,6 +33,7 @@ pub type Heads = BTreeMap<String, Head>;
 
 /// The API server's side of a meter.
 pub struct Exchange {
+    pub(super) state_dir: PathBuf,
     pub(super) records: watch::Sender<Option<Records>>,
     pub(super) wanted: watch::Receiver<BTreeMap<String, Wanted>>,
     pub(super) delivered: watch::Sender<Delivered>,
@@ -61,6 +63,7 @@ impl Exchange {
         metrics: &Metrics,
         stop: CancellationToken,
     ) {
+        let seals = Keeper::open(&self.state_dir, metrics).await;
         let following = Outcomes::new(Task::Records, metrics);
         let evidence = Outcomes::new(Task::Evidence, metrics);
         let delivery = Deliverer::new(
@@ -76,6 +79,7 @@ impl Exchange {
                 namespace,
                 node,
                 self.records,
+                seals,
                 following,
                 stop.clone()
             ),

@@ -350,6 +350,7 @@ impl Lease {
                 })
                 .collect(),
             foreign_processes: slice.foreign,
+            sealed: None,
         };
         Some((&slice.record, evidence))
     }

@@ -101,6 +101,7 @@ impl Meter {
         let (heads, heads_seen) = watch::channel(Heads::new());
         let trouble = watch::Sender::new(Trouble::default());
         let exchange = Exchange {
+            state_dir: settings.state_dir.clone(),
             records,
             wanted: wanted_seen,
             delivered,
@@ -289,14 +290,21 @@ impl Meter {
                 .and_then(|all| all.get(record)?.published.as_deref());
             known == Some(evidence)
         };
-        let wanted: BTreeMap<String, Wanted> = state
+        let metered = state
             .leases
             .values()
             .filter_map(|lease| lease.evidence())
+            .map(|(record, evidence)| (record, Arc::new(evidence)));
+        let remembered = records
+            .iter()
+            .flatten()
+            .filter_map(|(name, record)| Some((name.as_str(), record.remembered.clone()?)));
+        let wanted: BTreeMap<String, Wanted> = metered
+            .chain(remembered)
             .map(|(record, evidence)| {
                 let wanted = Wanted {
                     is_published: published(record, &evidence),
-                    evidence: Arc::new(evidence),
+                    evidence,
                 };
                 (record.to_owned(), wanted)
             })

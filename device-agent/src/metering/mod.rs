@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Pure: [`step`](mod@step) and what it is made of: [`lease`], [`device`], [`chain`], [`integrals`], [`share`]. Edges:
-//! [`meter`] with [`sight`] and [`spool`], [`exchange`] with [`records`] and [`deliver`].
+//! [`meter`] with [`sight`] and [`spool`], [`exchange`] with [`records`] and [`deliver`]. What was billed is remembered by
+//! [`seals`], and given back where the API server has lost it.
 
 pub mod chain;
 pub mod deliver;
@@ -17,6 +18,7 @@ pub mod integrals;
 pub mod lease;
 pub mod meter;
 pub mod records;
+pub mod seals;
 pub mod share;
 pub mod sight;
 pub mod spool;

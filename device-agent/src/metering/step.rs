@@ -10,7 +10,7 @@ use super::{
     chain::SignError,
     device::Reading,
     lease::{Lease, PodSeen},
-    records::Records,
+    records::{Record, Records},
     share::Part,
 };
 use crate::{
@@ -90,9 +90,10 @@ fn published(lease: &Lease, records: Option<&Records>) -> Option<std::sync::Arc<
     records?.get(record)?.published.clone()
 }
 
-/// Opens the slices of new records and closes those whose record is sealed or gone.
+/// Opens the slices of new records and closes those whose record is sealed or gone. What was billed once is over, also
+/// where the API server does not know it any more.
 fn follow(state: &mut State, records: &Records, anchor: Anchor) {
-    for (name, record) in records {
+    for (name, record) in records.iter().filter(|(_, record)| record.is_metered()) {
         state
             .leases
             .entry(record.lease.clone())
@@ -100,7 +101,9 @@ fn follow(state: &mut State, records: &Records, anchor: Anchor) {
             .open(name, record);
     }
     for lease in state.leases.values_mut() {
-        let open = |slice: &super::lease::Slice| records.contains_key(&slice.record);
+        let open = |slice: &super::lease::Slice| {
+            records.get(&slice.record).is_some_and(Record::is_metered)
+        };
         if !lease.slice.as_ref().is_some_and(open) {
             lease.slice = None;
         }

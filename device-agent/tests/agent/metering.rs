@@ -111,10 +111,22 @@ impl ApiServer {
     }
 
     fn seal(&self, name: &str) {
+        self.seal_as(name, &json!({ "cause": "IntervalElapsed" }));
+    }
+
+    fn seal_as(&self, name: &str, sealed: &Value) {
         let mut records = self.records.lock().unwrap();
         let record = records.get_mut(name).unwrap();
-        record["status"]["sealed"] = json!({ "cause": "IntervalElapsed" });
+        record["status"]["sealed"] = sealed.clone();
         self.tell("MODIFIED", record);
+    }
+
+    /// A backup is restored from when `name` was open and no later slice was there.
+    fn restore(&self, name: &str) {
+        let mut records = self.records.lock().unwrap();
+        records.retain(|record, _| record == name);
+        let record = records.get_mut(name).unwrap();
+        record.as_object_mut().unwrap().remove("status");
     }
 
     fn tell(&self, kind: &str, record: &Value) {
@@ -514,5 +526,49 @@ async fn a_state_directory_that_cannot_be_written_is_told_and_evidence_still_del
         message.contains("would not survive a restart") && message.contains("metering.json")
     });
     timeout(PATIENCE, told).await.unwrap().unwrap();
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_seal_that_the_api_server_has_lost_is_given_back_once_and_the_next_slice_is_metered() {
+    let (server, mut host) = (ApiServer::new(), Host::new());
+    let client = server.start().await;
+    server.open(0, None);
+    host.start_container();
+    let agent = Agent::start(&host, &client);
+    let stated = server.until(RECORD, |e| !e.checkpoints.is_empty()).await;
+    let last = stated.checkpoints[0].clone();
+    let sealed = json!({
+        "jobNo": 256, "startMs": last.from_ms, "endMs": last.to_ms, "gpuMillis": 1000, "price": "0.001",
+        "cause": "IntervalElapsed", "evidenceHead": last.head, "receiptHash": format!("0x{}", "ab".repeat(32)),
+    });
+    server.seal_as(RECORD, &sealed);
+    server.open(1, Some(last.to_ms));
+    let second = |e: &Evidence| !e.checkpoints.is_empty();
+    server.until("uid-1-0-1", second).await;
+    agent.stop().await;
+
+    server.restore(RECORD);
+    let agent = Agent::start(&host, &client);
+    let back = server.until(RECORD, |e| e.sealed.is_some()).await;
+    assert_eq!(serde_json::to_value(&back.sealed).unwrap(), sealed);
+    let before = Evidence {
+        sealed: None,
+        ..back
+    };
+    assert_eq!(before, stated);
+    assert_eq!(agent.metrics.seals.get(), 1);
+    // The operator takes it.
+    server.seal_as(RECORD, &sealed);
+    server.open(1, Some(last.to_ms));
+    let metered = server.until("uid-1-0-1", second).await;
+    assert_whole("uid-1-0-1", &metered);
+    assert_eq!(metered.checkpoints[0].from_ms, last.to_ms);
+    let given_back = |patch: &&Value| patch["status"]["evidence"]["sealed"].is_object();
+    let times = {
+        let patches = server.patches.lock().unwrap();
+        patches.iter().filter(given_back).count()
+    };
+    assert_eq!(times, 1);
     agent.stop().await;
 }

@@ -110,6 +110,7 @@ pub fn usage_record(record: &mut DeserializeGuard<UsageRecord>) {
         && let Some(evidence) = &mut status.evidence
     {
         evidence.checkpoints = Vec::new();
+        evidence.sealed = None;
     }
 }
 

@@ -12,6 +12,8 @@ use std::{
 use gridstake_crds::{
     SettlementBatch, UsageRecord,
     names::{LABEL_RESTORED, MANAGER_SETTLEMENT},
+    settlement_batch::BatchState,
+    usage_record::RecordState,
 };
 use gridstake_ledger::batch::{Entry, Group};
 use kube::{
@@ -25,6 +27,7 @@ use super::{
     records::{self, REWARD_ACCOUNT},
     run::{PassError, Settler, numbers_of},
 };
+use crate::chain::ChainView;
 
 /// How often it is looked whether doubts are resolved.
 const LOOK: Duration = Duration::from_mins(1);
@@ -34,32 +37,37 @@ const LOOK: Duration = Duration::from_mins(1);
 pub struct Doubts {
     /// By who was paid by whom at which price.
     groups: BTreeMap<Group, Doubt>,
+    /// Emissions by number: to which provider, and how many nano-tokens.
+    emissions: BTreeMap<u64, (u32, u64)>,
 }
 
 /// Payments of one group that no record has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Doubt {
-    /// Their numbers.
-    pub numbers: BTreeSet<u64>,
+    /// Their numbers, each with its GPU-milliseconds.
+    pub numbers: BTreeMap<u64, u64>,
     /// When they were taken over from the chain, in Unix milliseconds: slices that began later are not among them.
     pub until_ms: u64,
 }
 
 impl Doubts {
     /// Those of `entries`, which the chain has paid and which were taken over at `until_ms`, that no number in `known`
-    /// belongs to. Emissions go with the use that they reward.
+    /// belongs to. Emissions go with the use that they reward: by themselves they put nothing in doubt.
     #[must_use]
     pub fn of(entries: &[Entry], until_ms: u64, known: &BTreeSet<u64>) -> Self {
-        let mut groups: BTreeMap<Group, Doubt> = BTreeMap::new();
-        let unknown = entries
-            .iter()
-            .filter(|entry| entry.payer != REWARD_ACCOUNT && !known.contains(&entry.job_no));
-        for entry in unknown {
-            let doubt = groups.entry(Group::from(entry)).or_default();
-            doubt.numbers.insert(entry.job_no);
+        let mut doubts = Self::default();
+        let unknown = |entry: &&Entry| !known.contains(&entry.job_no);
+        for entry in entries.iter().filter(unknown) {
+            if entry.payer == REWARD_ACCOUNT {
+                let emission = (entry.provider, entry.units);
+                doubts.emissions.insert(entry.job_no, emission);
+                continue;
+            }
+            let doubt = doubts.groups.entry(Group::from(entry)).or_default();
+            doubt.numbers.insert(entry.job_no, entry.units);
             doubt.until_ms = until_ms;
         }
-        Self { groups }
+        doubts
     }
 
     fn join(&mut self, other: Self) {
@@ -68,6 +76,7 @@ impl Doubts {
             doubt.numbers.extend(other.numbers);
             doubt.until_ms = doubt.until_ms.max(other.until_ms);
         }
+        self.emissions.extend(other.emissions);
     }
 
     /// How many payments are in doubt.
@@ -88,14 +97,24 @@ impl Doubts {
         let payment = record.spec.payment.as_ref().filter(|p| p.lane == lane)?;
         self.groups.get(&records::group_of(payment)?)
     }
+
+    /// What was paid to `provider` from the reward account under a number that no record has, in nano-tokens.
+    #[must_use]
+    pub fn emission(&self, number: u64, provider: u32) -> Option<u64> {
+        let (paid_to, nano) = self.emissions.get(&number)?;
+        (*paid_to == provider).then_some(*nano)
+    }
 }
 
 impl Settler {
     /// Looks whether the chain shows payments that no record has, and tells the controllers.
-    pub(super) async fn look_at_doubts(&mut self) -> Result<(), PassError> {
-        if self.doubts_at.is_some_and(|at| at.elapsed() < LOOK) {
+    pub(super) async fn look_at_doubts(&mut self, view: &ChainView) -> Result<(), PassError> {
+        let is_recent = self.doubts_at.is_some_and(|at| at.elapsed() < LOOK);
+        if is_recent && !self.may_end_doubts() {
             return Ok(());
         }
+        // What is sealed while it is looked is looked at again.
+        self.doubts_announced = self.announced;
         let restored = observe::restored_batches(&self.context.client, &self.lane).await?;
         let mut doubts = Doubts::default();
         if !restored.is_empty() {
@@ -103,6 +122,7 @@ impl Settler {
             let all = observe::sealed_records(client, &self.context.namespace).await?;
             let known: BTreeSet<u64> = all.iter().flat_map(numbers_of).collect();
             for batch in &restored {
+                self.stamp_late(batch, &all, view).await?;
                 let taken = batch.creation_timestamp().map(|at| at.0.as_millisecond());
                 let until_ms = u64::try_from(taken.unwrap_or(i64::MAX)).unwrap_or(0);
                 let own = Doubts::of(&observe::content(batch)?.entries, until_ms, &known);
@@ -118,6 +138,47 @@ impl Settler {
         self.lane.agrees(doubts);
         self.doubts_at = Some(Instant::now());
         Ok(())
+    }
+
+    /// Stamps those of `records` that were sealed again after the batch that has paid them became final.
+    async fn stamp_late(
+        &self,
+        batch: &SettlementBatch,
+        records: &[UsageRecord],
+        view: &ChainView,
+    ) -> Result<(), PassError> {
+        let state = batch.status.as_ref().and_then(|status| status.state);
+        if state != Some(BatchState::Final) {
+            return Ok(());
+        }
+        let numbers: BTreeSet<u64> = observe::content(batch)?
+            .entries
+            .iter()
+            .map(|entry| entry.job_no)
+            .collect();
+        let is_late = |record: &&UsageRecord| {
+            let settlement = record.status.as_ref().and_then(|s| s.settlement.as_ref());
+            settlement.is_none_or(|settlement| settlement.state == RecordState::Sealed)
+                && numbers_of(record)
+                    .iter()
+                    .any(|number| numbers.contains(number))
+        };
+        let late: Vec<UsageRecord> = records.iter().filter(is_late).cloned().collect();
+        if late.is_empty() {
+            return Ok(());
+        }
+        // Without it nobody knows what the contract left out; the next batch finds out.
+        let Some(found) = observe::find(&self.lane, batch, &view.head).await? else {
+            return Ok(());
+        };
+        self.stamp(batch, BatchState::Final, Some(&found), &late)
+            .await
+    }
+
+    /// Whether a record was sealed since doubts were looked at, and there are any.
+    pub(super) fn may_end_doubts(&self) -> bool {
+        let is_in_doubt = |doubts: std::sync::Arc<Doubts>| !doubts.is_empty();
+        self.announced != self.doubts_announced && self.lane.doubts().is_some_and(is_in_doubt)
     }
 
     /// Every number of the batch belongs to a record.
@@ -186,7 +247,7 @@ spec:
         let doubts = Doubts::of(&entries, 5000, &BTreeSet::from([256, 258]));
         let about = |payer, price| doubts.about(&record(payer, price), 7).cloned();
         let doubt = Doubt {
-            numbers: BTreeSet::from([257]),
+            numbers: BTreeMap::from([(257, 1000)]),
             until_ms: 5000,
         };
         assert_eq!((about(3, "0.00072"), doubts.count()), (Some(doubt), 1));
@@ -194,6 +255,11 @@ spec:
         assert_eq!(about(4, "0.00072"), None);
         assert_eq!(about(3, "0.00073"), None);
         assert_eq!(doubts.about(&record(3, "0.00072"), 8), None);
+        let emissions = [(259, 9), (259, 8), (257, 9)];
+        assert_eq!(
+            emissions.map(|(number, provider)| doubts.emission(number, provider)),
+            [Some(1000), None, None]
+        );
         let known = BTreeSet::from([256, 257, 258]);
         assert!(Doubts::of(&entries, 5000, &known).is_empty());
     }

@@ -127,7 +127,7 @@ pub struct Settler {
     /// Since when records have been waiting for a batch.
     waiting_since: Option<Instant>,
     /// How many records have been announced.
-    announced: u64,
+    pub(super) announced: u64,
     /// How many of them when the last batch was built.
     announced_before: u64,
     looked_around: Option<Instant>,
@@ -141,6 +141,8 @@ pub struct Settler {
     pub(super) halted: Option<Halt>,
     /// When the doubts were last looked at.
     pub(super) doubts_at: Option<Instant>,
+    /// How many records had been announced then.
+    pub(super) doubts_announced: u64,
 }
 
 impl Settler {
@@ -163,6 +165,7 @@ impl Settler {
             activation: super::activation::Activation::default(),
             halted: None,
             doubts_at: None,
+            doubts_announced: 0,
         }
     }
 
@@ -240,7 +243,7 @@ impl Settler {
                 return self.all_blocked(BlockedReason::ContractMismatch).await;
             }
         };
-        if !self.quiet || self.is_gathered() {
+        if !self.quiet || self.is_gathered() || self.may_end_doubts() {
             // A batch that was built just now is sent at once.
             if self.look(&view).await? {
                 self.look(&view).await?;
@@ -315,7 +318,7 @@ impl Settler {
                 self.write(batch, |status| status.blocked = None).await?;
             }
         }
-        self.look_at_doubts().await?;
+        self.look_at_doubts(view).await?;
         self.follow(&plan, open, &found, view).await
     }
 

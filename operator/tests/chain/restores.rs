@@ -1,12 +1,21 @@
 //! The API server is restored from a backup, and the chain knows more than the log.
 
 use alloy::hex;
-use gridstake_crds::{names::LABEL_RESTORED, settlement_batch::BatchState};
+use gridstake_crds::{
+    UsageRecord,
+    names::LABEL_RESTORED,
+    settlement_batch::BatchState,
+    usage_record::{RecordState, Sealed},
+};
+use gridstake_operator::controllers::usage_record::{
+    receipt,
+    remembered::{self, Difference, Remembered},
+};
 use serde_json::json;
 
 use crate::{
     anvil::ADMIN,
-    world::{Replica, World},
+    world::{LANE, Replica, World, sealed},
 };
 
 const ESCROW: u64 = 1_000_000_000_000;
@@ -162,4 +171,103 @@ async fn what_somebody_else_has_settled_is_not_taken_over() {
     assert_eq!(replica.lane.metrics().halted.get(), 1);
     assert!(replica.lane.doubts().is_none(), "no slice gets a number");
     assert_eq!(world.credit().await, 4 * SECOND);
+}
+
+/// A record that was sealed under `number` and is open again, as its agent remembers it.
+fn remembered_as(number: u64) -> UsageRecord {
+    let mut value = sealed(number, 1, 1, 1000);
+    let mut seal = value["status"].take()["sealed"].take();
+    value["status"] = json!({"evidence": {"podUid": "p", "key": format!("0x{}", "1".repeat(40))}});
+    let mut record: UsageRecord = serde_json::from_value(value).unwrap();
+    let made: Sealed = serde_json::from_value(seal.clone()).unwrap();
+    seal["receiptHash"] = json!(receipt::hash(&record, &made).unwrap());
+    let evidence = record.status.as_mut().unwrap().evidence.as_mut().unwrap();
+    evidence.sealed = Some(serde_json::from_value(seal).unwrap());
+    record
+}
+
+/// What the UsageRecord controller does with a seal that is to be written as it was.
+async fn seal_again(world: &World, replica: &mut Replica, record: &UsageRecord, announced: u64) {
+    let doubts = replica.lane.doubts().unwrap();
+    let checked = remembered::check(record, &doubts, LANE);
+    let Some(Ok(Remembered(seal))) = checked else {
+        panic!("{checked:?}");
+    };
+    let mut value = serde_json::to_value(record).unwrap();
+    value["status"]["sealed"] = serde_json::to_value(seal).unwrap();
+    world.api.seal(&value);
+    replica.settler.records_announced(announced);
+    replica.settler.one_pass().await;
+}
+
+#[tokio::test]
+async fn a_seal_that_an_agent_remembers_is_taken_if_the_chain_has_paid_it_and_ends_its_doubt_at_once()
+ {
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let backup = world.api.save();
+    let records: Vec<UsageRecord> = [256, 257, 258].map(remembered_as).into();
+    for record in &records[..2] {
+        let evidence = record.status.as_ref().unwrap().evidence.as_ref().unwrap();
+        let mut value = serde_json::to_value(record).unwrap();
+        value["status"]["sealed"] = serde_json::to_value(&evidence.sealed).unwrap();
+        world.api.seal(&value);
+    }
+    settle(&world, &mut replica).await;
+    let paid = world.batch(1);
+
+    world.api.restore(&backup);
+    let mut replica = world.replica().await;
+    for _ in 0..2 {
+        replica.step().await;
+    }
+    let doubts = replica.lane.doubts().unwrap();
+    assert_eq!(doubts.count(), 2);
+    // One that was sealed and never paid, and one that was changed.
+    assert_eq!(
+        remembered::check(&records[2], &doubts, LANE),
+        Some(Err(Difference::Number { number: 258 }))
+    );
+    let mut changed = records[0].clone();
+    let evidence = changed.status.as_mut().unwrap().evidence.as_mut().unwrap();
+    evidence.sealed.as_mut().unwrap().end_ms += 1;
+    assert_eq!(
+        remembered::check(&changed, &doubts, LANE),
+        Some(Err(Difference::Receipt))
+    );
+
+    // The first while the batch is not final in the log, the second after that.
+    seal_again(&world, &mut replica, &records[0], 2).await;
+    assert_eq!(replica.lane.doubts().unwrap().count(), 1);
+    for _ in 0..20 {
+        if world.states().get(&256) == Some(&RecordState::Final) {
+            break;
+        }
+        world.anvil.mine(1).await;
+        replica
+            .follower
+            .look(k8s_openapi::jiff::Timestamp::now)
+            .await
+            .unwrap();
+        replica.settler.one_pass().await;
+    }
+    assert_eq!(world.states()[&256], RecordState::Final);
+    seal_again(&world, &mut replica, &records[1], 3).await;
+    assert!(replica.lane.doubts().unwrap().is_empty());
+    assert_eq!(world.states()[&257], RecordState::Final);
+    let restored = world.batch(1);
+    assert_eq!(restored.spec.data, paid.spec.data);
+    assert_eq!(
+        restored.metadata.labels.unwrap()[LABEL_RESTORED],
+        "resolved"
+    );
+    for record in world.api.records() {
+        let settlement = record.status.unwrap().settlement.unwrap();
+        assert_eq!(settlement.batch, restored.metadata.name);
+        assert!(settlement.transaction.is_some());
+    }
+    // Nothing was sent for them.
+    replica.step().await;
+    assert_eq!((world.head().await, world.credit().await), (1, 2 * SECOND));
+    assert_eq!(world.api.batches().len(), 1);
 }

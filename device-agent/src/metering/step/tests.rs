@@ -61,6 +61,7 @@ fn record(slice: u32, from_ms: Option<u64>) -> Record {
         pod: "train-1-0".to_owned(),
         from_ms,
         published: None,
+        remembered: None,
     }
 }
 
@@ -687,4 +688,25 @@ proptest! {
         }
         prop_assert!(stated <= used);
     }
+}
+
+#[test]
+fn a_record_whose_seal_is_remembered_is_not_metered_and_the_slice_after_it_is() {
+    let mut node = Node::running();
+    node.run(3);
+    let stated = node.stated();
+    for record in node.records.values_mut() {
+        record.remembered = Some(Arc::new(stated.clone()));
+    }
+    assert!(!node.after(1000));
+    assert_eq!(node.evidence(), None, "its slice is over");
+    // An agent that has forgotten the lease begins none for it.
+    node.state = State::default();
+    node.after(1000);
+    assert!(node.state.leases.is_empty());
+
+    let cut = stated.checkpoints.last().unwrap().to_ms;
+    node.seal_at(cut);
+    assert!(node.after(1000));
+    assert_eq!(node.stated().checkpoints[0].from_ms, cut);
 }

@@ -5,7 +5,10 @@ use gridstake_crds::{
     usage_record::{Emission, Sealed},
 };
 use gridstake_ledger::amount::AmountError;
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, PostParams},
+};
 
 use super::{
     bill::Bill,
@@ -23,6 +26,15 @@ pub enum ActError {
     Open {
         /// The next slice's record.
         name: String,
+        /// What the API server said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// It is not known whether another record has the number of a seal that is to be written again.
+    #[error("list the UsageRecords with job number {number}")]
+    Find {
+        /// The number.
+        number: u64,
         /// What the API server said.
         #[source]
         source: Box<kube::Error>,
@@ -51,6 +63,7 @@ impl ReconcileError for ActError {
     fn category(&self) -> &'static str {
         match self {
             Self::Open { .. } => "create_usage_record",
+            Self::Find { .. } => "find_number",
             Self::Number(error) => error.category(),
             Self::Receipt(..) => "make_receipt",
             Self::OtherLane { .. } => "other_lane",
@@ -70,6 +83,24 @@ pub async fn open_next(ctx: &Context, next: Option<&UsageRecord>) -> Result<bool
             source: Box::new(source),
         }),
     }
+}
+
+/// Whether another record has the number of `sealed`, a seal that was lost: then the doubt about it has ended, and is told
+/// to have soon. It is asked of the API server itself, not of the cache: one number on two records leaves one unpaid.
+pub async fn is_taken(ctx: &Context, sealed: &Sealed) -> Result<bool, ActError> {
+    let Some(number) = sealed.job_no else {
+        return Ok(false);
+    };
+    let records: Api<UsageRecord> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+    let with_number = ListParams::default().fields(&format!("status.sealed.jobNo={number}"));
+    records
+        .list_metadata(&with_number)
+        .await
+        .map(|found| !found.items.is_empty())
+        .map_err(|source| ActError::Find {
+            number,
+            source: Box::new(source),
+        })
 }
 
 /// A bill with its numbers.

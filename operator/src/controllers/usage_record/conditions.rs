@@ -7,6 +7,8 @@ use gridstake_crds::{
     usage_record::{RecordState, UsageRecordCondition as C, UsageRecordReason as R},
 };
 
+use super::remembered::Difference;
+
 /// What the evidence is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EvidenceFact {
@@ -37,6 +39,8 @@ pub enum Hold {
         count: usize,
         /// When they were taken over from the chain: what began later is not among them.
         until_ms: u64,
+        /// What speaks against the seal that the agent remembers, if it remembers one.
+        differs: Option<Difference>,
     },
 }
 
@@ -62,9 +66,14 @@ impl Hold {
             Self::LogNotCompared => {
                 "it is sealed once the lane's log has been compared with the chain".to_owned()
             }
-            Self::InDoubt { count, .. } => format!(
-                "the chain shows {count} payments of this payer to this provider at this price that no UsageRecord has, and this slice may be one of them; see \"Restored from a backup\" in docs/runbook.md"
-            ),
+            Self::InDoubt { count, differs, .. } => {
+                let differs = differs
+                    .map(|difference| format!(". The agent remembers a seal: {difference}"))
+                    .unwrap_or_default();
+                format!(
+                    "the chain shows {count} payments of this payer to this provider at this price that no UsageRecord has, and this slice may be one of them{differs}; see \"Restored from a backup\" in docs/runbook.md"
+                )
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use gridstake_crds::{
     UsageRecord,
     compute_job::{AttemptEndReason, Verdict},
     condition::Fact,
-    usage_record::SealCause,
+    usage_record::{SealCause, Sealed},
 };
 use gridstake_ledger::billing::Span;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -19,6 +19,7 @@ use super::{
     conditions::{self, EvidenceFact, Hold, Stage},
     evidence::{Judgement, Proof},
     record,
+    remembered::Remembered,
 };
 use crate::controllers::compute_job::member::{Member, State};
 
@@ -59,6 +60,8 @@ pub struct Observed {
     pub emission: Option<EmissionTerms>,
     /// Why no number can be given out for the slice, if none can.
     pub hold: Option<Hold>,
+    /// The seal that the agent remembers and the chain has paid, if the record is in doubt.
+    pub remembered: Option<Remembered>,
 }
 
 /// What is to be done.
@@ -66,6 +69,8 @@ pub struct Observed {
 pub struct Plan {
     /// The bill, if the slice is to be sealed now.
     pub bill: Option<Bill>,
+    /// The seal that was lost and is to be written again as it was.
+    pub restored: Option<Sealed>,
     /// The slice to be opened now: this one is sealed and the member went on.
     pub next: Option<UsageRecord>,
     /// The facts for its conditions.
@@ -83,14 +88,22 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
         };
         return Plan {
             bill: None,
+            restored: None,
             next: record::successor(record).filter(|_| !seen.next_exists),
             facts: conditions::facts(record, stage, None),
             wake: None,
         };
     }
+    if let Some(Remembered(sealed)) = &seen.remembered {
+        return restored(record, seen, sealed);
+    }
+    // What is remembered waits for what the chain says about it.
+    let again = now.checked_add(LOOK_AT_LOG).unwrap_or(now);
+    let look = (seen.hold.is_some() && is_remembered(record)).then_some(again);
     match verdict_on(record, seen, now) {
-        Progress::NotStarted => open(record, Stage::NotStarted, &EvidenceFact::NotStarted, None),
+        Progress::NotStarted => open(record, Stage::NotStarted, &EvidenceFact::NotStarted, look),
         Progress::GoesOn(wake) => {
+            let wake = look.into_iter().chain(wake).min();
             let fact = match &seen.evidence {
                 Judgement::None | Judgement::Valid(_) => EvidenceFact::SoFarGood,
                 Judgement::Invalid(why) => EvidenceFact::Invalid(why.clone()),
@@ -100,9 +113,11 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
         }
         Progress::Ends(end) => {
             let bill = bill::bill(record, end.span, end.cause, end.verdict, seen);
-            let concerns = |hold: &Hold| bill.owes(record) && hold.concerns(end.span.from_ms);
+            let concerns = |hold: &Hold| {
+                (bill.owes(record) && hold.concerns(end.span.from_ms))
+                    || (*hold == Hold::LogNotCompared && is_remembered(record))
+            };
             if let Some(hold) = seen.hold.filter(concerns) {
-                let again = now.checked_add(LOOK_AT_LOG).unwrap_or(now);
                 return open(record, Stage::Held(hold), &worth(seen, &end), Some(again));
             }
             let stage = Stage::Sealed {
@@ -111,10 +126,34 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
             Plan {
                 facts: conditions::facts(record, stage, Some(&worth(seen, &end))),
                 bill: Some(bill),
+                restored: None,
                 next: None,
                 wake: None,
             }
         }
+    }
+}
+
+/// Whether the agent remembers that `record` was sealed.
+fn is_remembered(record: &UsageRecord) -> bool {
+    let evidence = record.status.as_ref().and_then(|s| s.evidence.as_ref());
+    evidence.is_some_and(|evidence| evidence.sealed.is_some())
+}
+
+/// The slice is over and paid, whatever its member looks like now.
+fn restored(record: &UsageRecord, seen: &Observed, sealed: &Sealed) -> Plan {
+    let end = End {
+        span: Span::new(sealed.start_ms, sealed.end_ms),
+        cause: sealed.cause,
+        verdict: sealed.verdict,
+    };
+    let stage = Stage::Sealed { owes: true };
+    Plan {
+        bill: None,
+        restored: Some(sealed.clone()),
+        next: None,
+        facts: conditions::facts(record, stage, Some(&worth(seen, &end))),
+        wake: None,
     }
 }
 
@@ -126,6 +165,7 @@ fn open(
 ) -> Plan {
     Plan {
         bill: None,
+        restored: None,
         next: None,
         facts: conditions::facts(record, stage, Some(evidence)),
         wake,

@@ -71,6 +71,7 @@ fn seen(pod: Option<PodSeen>) -> Observed {
         interval: Duration::from_hours(1),
         emission: None,
         hold: None,
+        remembered: None,
     }
 }
 
@@ -576,4 +577,128 @@ fn a_lease_of_24_days_adds_up_to_the_millisecond() {
     assert_eq!(sealed.len(), server.records.len());
     assert!(sealed.len() > 500, "{}", sealed.len());
     assert_eq!(sealed.iter().map(|s| s.gpu_millis).sum::<u64>(), 2 * end);
+}
+
+/// The record as its agent tells of it after the API server has lost `sealed`.
+fn remembering(sealed: &Sealed) -> UsageRecord {
+    let mut record = record();
+    record.status.get_or_insert_default().evidence = Some(gridstake_crds::usage_record::Evidence {
+        pod_uid: "p".into(),
+        key: "0x52908400098527886E0F7030069857D2E4169EE7".into(),
+        devices: vec![],
+        started_ms: None,
+        ended_ms: None,
+        checkpoints: vec![],
+        gaps: vec![],
+        foreign_processes: None,
+        sealed: Some(sealed.clone()),
+    });
+    record
+}
+
+fn lost_seal(cause: SealCause) -> Sealed {
+    Sealed {
+        job_no: Some(256),
+        start_ms: BEGIN + 2300,
+        end_ms: BEGIN + 7000,
+        gpu_millis: 9400,
+        price: Some(TokenAmount::from_nano(720_000)),
+        cause,
+        verdict: None,
+        energy_millijoules: None,
+        factors: None,
+        emission: None,
+        evidence_head: None,
+        receipt_hash: format!("0x{}", "2".repeat(64)),
+    }
+}
+
+const IN_DOUBT: Hold = Hold::InDoubt {
+    count: 1,
+    until_ms: BEGIN + 9_000,
+    differs: None,
+};
+
+#[test]
+fn a_seal_that_is_remembered_and_was_paid_is_written_as_it_was_whatever_the_member_looks_like() {
+    let sealed = lost_seal(SealCause::IntervalElapsed);
+    for pod in [
+        None,
+        pod(State::Gated, None, None),
+        pod(State::Running, Some(2000), None),
+        pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(60_000)),
+    ] {
+        for attempt_is_over in [false, true] {
+            let seen = Observed {
+                attempt_is_over,
+                hold: Some(IN_DOUBT),
+                remembered: Some(Remembered(sealed.clone())),
+                ..seen(pod.clone())
+            };
+            let plan = decide(&remembering(&sealed), &seen, at(80_000));
+            assert_eq!((&plan.restored, &plan.bill), (&Some(sealed.clone()), &None));
+            assert_eq!(reason(&plan, "Sealed"), ("True", "Sealed"));
+            assert_eq!(reason(&plan, "Evidenced"), ("False", "EvidenceMissing"));
+        }
+    }
+    // Then the next slice is opened where it ended.
+    let mut record = remembering(&sealed);
+    record.status.get_or_insert_default().sealed = Some(sealed.clone());
+    let plan = decide(&record, &seen(None), at(80_000));
+    assert_eq!(plan.next.unwrap().spec.from_ms, Some(sealed.end_ms));
+    assert_eq!(plan.restored, None);
+}
+
+#[test]
+fn a_remembered_seal_that_differs_from_what_was_paid_leaves_the_record_in_doubt_and_says_why() {
+    let sealed = lost_seal(SealCause::MemberEnded);
+    let hold = Hold::InDoubt {
+        count: 1,
+        until_ms: BEGIN + 9_000,
+        differs: Some(super::super::remembered::Difference::Units {
+            number: 256,
+            sealed: 9400,
+            paid: 9000,
+        }),
+    };
+    let seen = Observed {
+        hold: Some(hold),
+        ..seen(pod(
+            ended(AttemptEndReason::Succeeded),
+            Some(2000),
+            Some(7000),
+        ))
+    };
+    let plan = decide(&remembering(&sealed), &seen, at(80_000));
+    assert_eq!((&plan.restored, &plan.bill), (&None, &None));
+    assert_eq!(reason(&plan, "Sealed"), ("False", "InDoubt"));
+    let fact = plan.facts.iter().find(|f| f.condition == "Sealed").unwrap();
+    assert!(
+        fact.message.contains("the chain has paid 9000"),
+        "{}",
+        fact.message
+    );
+}
+
+#[test]
+fn what_is_remembered_waits_for_the_comparison_with_the_chain() {
+    let sealed = lost_seal(SealCause::MemberEnded);
+    let not_compared = |pod, attempt_is_over| Observed {
+        attempt_is_over,
+        hold: Some(Hold::LogNotCompared),
+        ..seen(pod)
+    };
+    // It would owe nothing now; what it owed is remembered.
+    let never_started = not_compared(None, true);
+    let plan = decide(&remembering(&sealed), &never_started, at(80_000));
+    assert_eq!(
+        (&plan.bill, reason(&plan, "Sealed").1),
+        (&None, "LogNotCompared")
+    );
+    assert!(decide(&record(), &never_started, at(80_000)).bill.is_some());
+    for pod in [None, pod(State::Running, Some(79_000), None)] {
+        let seen = not_compared(pod, false);
+        let plan = decide(&remembering(&sealed), &seen, at(80_000));
+        assert_eq!((plan.bill, plan.wake), (None, Some(at(82_000))));
+    }
 }

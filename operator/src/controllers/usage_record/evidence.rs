@@ -255,6 +255,7 @@ mod tests {
             checkpoints,
             gaps: vec![],
             foreign_processes: None,
+            sealed: None,
         }
     }
 

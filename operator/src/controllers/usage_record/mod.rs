@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`observe`] | reads: the member's pod, its job, the agent, the chain's terms |
-//! | [`decide`] | pure: whether the slice ends, and with which bill; with [`evidence`], [`bill`], [`conditions`] |
+//! | [`decide`] | pure: whether the slice ends, and with which bill; with [`evidence`], [`bill`], [`conditions`], [`remembered`] |
 //! | [`act`] | numbers the bill, opens the next slice; with [`record`], [`receipt`] (pure) |
 //! | [`status`] | writes the seal and the conditions |
 //! | [`numbers`] | the job numbers of a lane |
@@ -20,6 +20,7 @@ pub mod numbers;
 pub mod observe;
 pub mod receipt;
 pub mod record;
+pub mod remembered;
 pub mod status;
 
 use std::{sync::Arc, time::Duration};
@@ -37,6 +38,8 @@ use crate::{
 
 /// How soon a record that had changed under a pass is looked at again, should its watch be slower.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How soon a record is looked at again whose remembered number another one has.
+const RESTORE_AGAIN: Duration = Duration::from_secs(5);
 /// How often an open slice that nothing happens to is looked at, in case a watch missed something.
 const RESYNC: Duration = Duration::from_mins(10);
 
@@ -88,17 +91,23 @@ async fn reconcile(
     let seen = observe::observe(&ctx, &record);
     let plan = decide::decide(&record, &seen, now);
     let opened = act::open_next(&ctx, plan.next.as_ref()).await?;
-    let written = match &plan.bill {
-        None => status::write(&ctx, &record, &plan, None).await?,
-        Some(bill) => {
+    let written = match (&plan.restored, &plan.bill) {
+        (Some(sealed), _) => {
+            if act::is_taken(&ctx, sealed).await? {
+                return Ok(Pass::waiting().again_in(RESTORE_AGAIN));
+            }
+            let written = status::write(&ctx, &record, &plan, Some(sealed)).await;
+            announce(&ctx, &written);
+            written?
+        }
+        (None, Some(bill)) => {
             let number = act::number(&ctx, numbers.as_ref(), &record, bill).await?;
             let written = status::write(&ctx, &record, &plan, Some(&number.sealed)).await;
             act::keep_or_give_back(numbers.as_ref(), &number, &written).await;
-            if let (Some(lane), Ok(status::Written::Yes { sent: true })) = (&ctx.lane, &written) {
-                lane.announce_sealed();
-            }
+            announce(&ctx, &written);
             written?
         }
+        (None, None) => status::write(&ctx, &record, &plan, None).await?,
     };
     let pause = plan
         .wake
@@ -109,4 +118,11 @@ async fn reconcile(
             Pass::wrote(opened || sent).again(pause.map(|pause| pause.min(RESYNC)))
         }
     })
+}
+
+/// Tells settlement of a seal that was written.
+fn announce(ctx: &Context, written: &status::StatusWrite) {
+    if let (Some(lane), Ok(status::Written::Yes { sent: true })) = (&ctx.lane, written) {
+        lane.announce_sealed();
+    }
 }

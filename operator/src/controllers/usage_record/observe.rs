@@ -14,6 +14,7 @@ use super::{
     conditions::Hold,
     decide::{Observed, PodSeen},
     evidence::{self, Judgement, KeyStanding},
+    remembered::{self, Remembered},
 };
 use crate::{
     caches::parsed,
@@ -38,6 +39,10 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
         spec.slice.saturating_add(1),
     );
     let pod = pod(ctx, record);
+    let (hold, remembered) = ctx
+        .lane
+        .as_ref()
+        .map_or((None, None), |lane| in_doubt(lane, record));
     Observed {
         attempt_is_over: attempt_is_over(ctx, record),
         evidence: judgement(ctx, record, pod.as_ref()),
@@ -54,19 +59,29 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
             .home()
             .filter(|_| is_open(record))
             .and_then(|chain| emission(ctx, chain, &spec.node_name)),
-        hold: ctx.lane.as_ref().and_then(|lane| hold(lane, record)),
+        hold,
+        remembered,
     }
 }
 
-fn hold(lane: &Lane, record: &UsageRecord) -> Option<Hold> {
+/// Why no number can be given out for the slice, and the seal that the agent remembers, if the chain has paid it.
+fn in_doubt(lane: &Lane, record: &UsageRecord) -> (Option<Hold>, Option<Remembered>) {
     let Some(doubts) = lane.doubts() else {
-        return Some(Hold::LogNotCompared);
+        return (Some(Hold::LogNotCompared), None);
     };
-    let doubt = doubts.about(record, lane.chain().config().lane)?;
-    Some(Hold::InDoubt {
+    let lane = lane.chain().config().lane;
+    let Some(doubt) = doubts.about(record, lane).filter(|_| is_open(record)) else {
+        return (None, None);
+    };
+    let checked = remembered::check(record, &doubts, lane);
+    let hold = Hold::InDoubt {
         count: doubt.numbers.len(),
         until_ms: doubt.until_ms,
-    })
+        differs: checked
+            .as_ref()
+            .and_then(|checked| checked.as_ref().err().copied()),
+    };
+    (Some(hold), checked.and_then(Result::ok))
 }
 
 /// When the lease began, by the seal of its first slice.
