@@ -442,6 +442,9 @@ impl Settler {
             self.lane.outbox().done(&batch.name_any());
         }
         if before.state != Some(state) && written.is_some() {
+            if state == BatchState::Final {
+                self.lane.announce_final(batch.name_any());
+            }
             self.tell(batch, before.state.as_ref(), state, found).await;
         }
         Ok(written)

@@ -16,7 +16,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
     bill::{self, Bill, EmissionTerms},
-    conditions::{self, EvidenceFact, Stage},
+    conditions::{self, ArchiveFact, EvidenceFact, Stage},
     evidence::{Judgement, Proof},
     record,
 };
@@ -55,6 +55,8 @@ pub struct Observed {
     pub interval: Duration,
     /// What the lane pays on top; `None`: nothing.
     pub emission: Option<EmissionTerms>,
+    /// What is known of the archive.
+    pub archive: ArchiveFact,
 }
 
 /// What is to be done.
@@ -80,19 +82,25 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
         return Plan {
             bill: None,
             next: record::successor(record).filter(|_| !seen.next_exists),
-            facts: conditions::facts(record, stage, None),
+            facts: conditions::facts(record, stage, None, &seen.archive),
             wake: None,
         };
     }
     match verdict_on(record, seen, now) {
-        Progress::NotStarted => open(record, Stage::NotStarted, &EvidenceFact::NotStarted, None),
+        Progress::NotStarted => open(
+            record,
+            seen,
+            Stage::NotStarted,
+            &EvidenceFact::NotStarted,
+            None,
+        ),
         Progress::GoesOn(wake) => {
             let fact = match &seen.evidence {
                 Judgement::None | Judgement::Valid(_) => EvidenceFact::SoFarGood,
                 Judgement::Invalid(why) => EvidenceFact::Invalid(why.clone()),
                 Judgement::NotCertified(why) => EvidenceFact::NotCertified(why.clone()),
             };
-            open(record, Stage::Metering, &fact, wake)
+            open(record, seen, Stage::Metering, &fact, wake)
         }
         Progress::Ends(end) => {
             let bill = bill::bill(record, end.span, end.cause, end.verdict, seen);
@@ -100,7 +108,7 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
                 owes: bill.owes(record),
             };
             Plan {
-                facts: conditions::facts(record, stage, Some(&worth(seen, &end))),
+                facts: conditions::facts(record, stage, Some(&worth(seen, &end)), &seen.archive),
                 bill: Some(bill),
                 next: None,
                 wake: None,
@@ -111,6 +119,7 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
 
 fn open(
     record: &UsageRecord,
+    seen: &Observed,
     stage: Stage,
     evidence: &EvidenceFact,
     wake: Option<Timestamp>,
@@ -118,7 +127,7 @@ fn open(
     Plan {
         bill: None,
         next: None,
-        facts: conditions::facts(record, stage, Some(evidence)),
+        facts: conditions::facts(record, stage, Some(evidence), &seen.archive),
         wake,
     }
 }

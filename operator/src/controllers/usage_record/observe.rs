@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::{
     bill::{EmissionTerms, unix_millis},
+    conditions::ArchiveFact,
     decide::{Observed, PodSeen},
     evidence::{self, Judgement, KeyStanding},
 };
@@ -52,6 +53,17 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
             .home()
             .filter(|_| is_open(record))
             .and_then(|chain| emission(ctx, chain, &spec.node_name)),
+        archive: archive(ctx),
+    }
+}
+
+/// What is known of the archive. Without a chain nothing is settled, and nothing archived.
+fn archive(ctx: &Context) -> ArchiveFact {
+    match ctx.archive.as_ref().filter(|_| ctx.lane.is_some()) {
+        None => ArchiveFact::None,
+        Some(archive) => archive
+            .unavailable()
+            .map_or(ArchiveFact::Open, ArchiveFact::Unavailable),
     }
 }
 
