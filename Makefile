@@ -3,7 +3,7 @@
 # Packages are never chosen: that would change the features of what they are linked to, and compile it once more.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 .PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench campaign \
-	contracts-build contracts-test contracts-abi contracts-deploy gas
+	bench-verify contracts-build contracts-test contracts-abi contracts-deploy gas
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ demo-down: ## remove the demo's cluster
 
 bench: ## measure what docs/benchmarks.md records, on release builds (about 15 min)
 	@e2e/bench.sh
+
+bench-verify: ## how long it takes to verify a week of 100,000 slices offline; SLICES= CHECKPOINTS= EVERY=1 (about 10 min with compiling)
+	@cargo bench --workspace --locked --bench verify_week
 
 contracts-build: ## compile the contracts
 	@contracts/setup.sh

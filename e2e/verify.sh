@@ -63,7 +63,7 @@ check() {
 # would build them once more.
 unit() {
   local test targets=(--lib --bins)
-  for test in {crds,ledger,operator,device-agent,e2e/simulated-gpus}/tests/{*.rs,*/main.rs}; do
+  for test in {crds,ledger,operator,device-agent,kubectl-gridstake,e2e/simulated-gpus}/tests/{*.rs,*/main.rs}; do
     if [ ! -e "$test" ]; then continue; fi
     test=${test%/main.rs}
     targets+=(--test "$(basename "$test" .rs)")

@@ -6,11 +6,12 @@ use alloy::primitives::Address;
 use clap::{Args, Parser, Subcommand};
 use gridstake_crds::TokenAmount;
 
-use crate::end::End;
+use crate::{end::End, verify::week::Week};
 
-/// Signs what Gridstake's operator asks of payers and providers, and puts it where the operator reads it.
+/// Signs what Gridstake's operator asks of payers and providers, and puts it where the operator reads it; verifies what was
+/// paid.
 ///
-/// The cluster is the one of KUBECONFIG and its current context, as with kubectl.
+/// The cluster is the one of KUBECONFIG and its current context, as with kubectl. To verify, none is needed.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "kubectl-gridstake", bin_name = "kubectl gridstake", version)]
 pub struct Cli {
@@ -34,6 +35,87 @@ pub enum Command {
     /// Reads the key from the GpuNode's status.agent.key, signs it (EIP-712) and writes the certificate into
     /// spec.agentCertificate. The operator's messages name chain id, vault address and session epoch.
     Certify(CertifyArgs),
+
+    /// Verifies, from archive and chain alone, that a lane was paid as its evidence says.
+    ///
+    /// Needs no cluster. Checks each file of the archive against the batch that the chain settled: every entry, receipt and
+    /// amount, the agents' signatures, and over all files that no number is paid twice and no GPU billed twice. Says which
+    /// byte of which file is the first that is wrong. Ends with 0 if everything is right, with 1 if something is wrong, and
+    /// with 2 if it could not be checked.
+    Verify(Box<VerifyArgs>),
+}
+
+/// What is verified, and from where.
+#[derive(Args, Clone, Debug)]
+#[command(group(clap::ArgGroup::new("chain").required(true).args(["rpc", "chain_file"])))]
+#[command(group(clap::ArgGroup::new("what").args(["record", "batch", "week", "lane_all"])))]
+pub struct VerifyArgs {
+    /// The archive: a folder, or an http(s) address under which its files are.
+    #[arg(long, value_name = "FOLDER|URL")]
+    pub archive: String,
+
+    /// JSON-RPC endpoint of the chain.
+    #[arg(long, value_name = "URL")]
+    pub rpc: Option<reqwest::Url>,
+
+    /// What --save-chain has saved: no endpoint is asked.
+    #[arg(long, visible_alias = "offline", value_name = "FILE")]
+    pub chain_file: Option<PathBuf>,
+
+    /// Saves what the chain says about the lane, for --chain-file.
+    #[arg(long, value_name = "FILE", requires = "rpc")]
+    pub save_chain: Option<PathBuf>,
+
+    /// The address of the contract Settlement.
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub settlement: Address,
+
+    /// The address of the contract StakeVault: then the certificates of agents' keys must be signed by who was the
+    /// provider's operator.
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub vault: Option<Address>,
+
+    /// The number of the lane.
+    #[arg(long)]
+    pub lane: u32,
+
+    /// Only the batch that pays this UsageRecord.
+    #[arg(long, value_name = "NAME")]
+    pub record: Option<String>,
+
+    /// Only the batch of this number.
+    #[arg(long, value_name = "SEQ")]
+    pub batch: Option<u64>,
+
+    /// Only the batches settled in this week (ISO 8601, UTC), such as 2026-W48.
+    #[arg(long, value_name = "WEEK")]
+    pub week: Option<Week>,
+
+    /// All batches of the lane. This is what is done where nothing else is said.
+    #[arg(long)]
+    pub lane_all: bool,
+
+    /// The block from which on events are read: the one in which Settlement was deployed, or a later one.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub from_block: u64,
+
+    /// Checks the signature of every statement. Without it, of each slice the last one that the bill rests on: it covers
+    /// those before it.
+    #[arg(long)]
+    pub every_signature: bool,
+
+    /// How the result is written.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// How a result is written.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
 }
 
 /// What a payer consents to.

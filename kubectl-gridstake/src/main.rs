@@ -1,4 +1,5 @@
-//! `kubectl gridstake`: signs what the operator asks of payers and providers, and puts it where the operator reads it.
+//! `kubectl gridstake`: signs what the operator asks of payers and providers, and puts it where the operator reads it;
+//! verifies what was archived against the chain.
 
 mod certify;
 mod cli;
@@ -7,6 +8,7 @@ mod consent;
 mod end;
 mod error;
 mod key;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -31,6 +33,9 @@ fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     // One provider for every TLS client in the process. An error means that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Command::Verify(args) = &command {
+        return verify::run(args);
+    }
     match told(&command) {
         Ok(Told { result, note }) => {
             if let Some(note) = note {
@@ -55,5 +60,7 @@ fn told(command: &Command) -> Result<Told, PluginError> {
     match command {
         Command::Consent(args) => runtime.block_on(consent::run(args, now)),
         Command::Certify(args) => runtime.block_on(certify::run(args, now)),
+        // It tells by itself, since it ends in three ways.
+        Command::Verify(_) => Err(PluginError::Unfit("verify runs by itself".to_owned())),
     }
 }

@@ -1,5 +1,7 @@
 //! An agent's statements about one slice: signed, and each covering the one before by its hash.
 
+use std::sync::LazyLock;
+
 use alloy_primitives::{Address, B256, Signature, keccak256};
 use alloy_sol_types::{SolStruct as _, SolValue as _};
 
@@ -27,16 +29,22 @@ impl Counters {
     /// keccak256 over `(bool, uint64)` of each value in the order of the fields.
     #[must_use]
     pub fn hash(&self) -> B256 {
-        let pair = |value: Option<u64>| (value.is_some(), value.unwrap_or_default());
-        let encoded = (
-            pair(self.busy_millis),
-            pair(self.memory_mib_seconds),
-            pair(self.energy_millijoules),
-            pair(self.peak_processes.map(u64::from)),
-            pair(self.samples),
-        )
-            .abi_encode();
-        keccak256(encoded)
+        let values = [
+            self.busy_millis,
+            self.memory_mib_seconds,
+            self.energy_millijoules,
+            self.peak_processes.map(u64::from),
+            self.samples,
+        ];
+        // abi.encode of static values is a word each.
+        let mut encoded = [[0_u8; WORD]; 10];
+        for (pair, value) in encoded.chunks_exact_mut(2).zip(values) {
+            if let ([present, number], Some(value)) = (pair, value) {
+                present[WORD - 1] = 1;
+                number[WORD - 8..].copy_from_slice(&value.to_be_bytes());
+            }
+        }
+        keccak256(encoded.as_flattened())
     }
 }
 
@@ -123,6 +131,66 @@ impl Checkpoint {
     }
 }
 
+/// Hashes the statements about one slice: what they have in common is hashed once. An archive holds millions of them.
+#[derive(Clone, Copy, Debug)]
+pub struct StatementHasher {
+    /// The struct as EIP-712 encodes it: its type's hash and nine fields, a word each.
+    words: [u8; 10 * WORD],
+}
+
+const WORD: usize = 32;
+
+static TYPE_HASH: LazyLock<B256> =
+    LazyLock::new(|| keccak256(Statement::eip712_encode_type().as_bytes()));
+static DOMAIN: LazyLock<B256> = LazyLock::new(|| evidence_domain().separator());
+
+impl StatementHasher {
+    /// A hasher of statements about `subject`.
+    #[must_use]
+    pub fn new(subject: Subject<'_>) -> Self {
+        let mut hasher = Self {
+            words: [0; 10 * WORD],
+        };
+        hasher.set(0, TYPE_HASH.as_slice());
+        hasher.set(1, keccak256(subject.record).as_slice());
+        hasher.set(2, keccak256(subject.pod_uid).as_slice());
+        hasher.set(7, subject.devices.as_slice());
+        hasher
+    }
+
+    /// [`Checkpoint::head`].
+    #[must_use]
+    pub fn head(&self, checkpoint: &Checkpoint) -> B256 {
+        let mut filled = *self;
+        let numbers = [
+            checkpoint.epoch,
+            checkpoint.seq,
+            checkpoint.from_ms,
+            checkpoint.to_ms,
+        ];
+        for (word, number) in (3..).zip(numbers) {
+            filled.set(word, &number.to_be_bytes());
+        }
+        filled.set(8, checkpoint.counters.hash().as_slice());
+        filled.set(9, checkpoint.previous.as_slice());
+        keccak256(filled.words)
+    }
+
+    /// Writes `bytes` at the end of a word.
+    fn set(&mut self, word: usize, bytes: &[u8]) {
+        let end = (word + 1) * WORD;
+        if let Some(place) = self.words.get_mut(end - bytes.len()..end) {
+            place.copy_from_slice(bytes);
+        }
+    }
+}
+
+/// What an agent's key signs for a statement with this head.
+#[must_use]
+pub fn digest_of(head: B256) -> B256 {
+    keccak256([[0x19, 0x01].as_slice(), DOMAIN.as_slice(), head.as_slice()].concat())
+}
+
 /// A checkpoint as it is published.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Signed {
@@ -166,17 +234,25 @@ pub enum Fault {
 
 /// Checks that `chain` is whole: each follows from the one before, says what was hashed, and was signed by `key`.
 pub fn verify(subject: Subject<'_>, key: Address, chain: &[Signed]) -> Result<(), ChainFault> {
+    let hasher = StatementHasher::new(subject);
     let mut before: Option<&Signed> = None;
     for (index, signed) in chain.iter().enumerate() {
-        check(subject, key, before, signed).map_err(|what| ChainFault { index, what })?;
+        follows(&hasher, before, signed)
+            .and_then(
+                |()| match signer(digest_of(signed.head), &signed.signature) {
+                    Ok(signer) if signer == key => Ok(()),
+                    _ => Err(Fault::Signature),
+                },
+            )
+            .map_err(|what| ChainFault { index, what })?;
         before = Some(signed);
     }
     Ok(())
 }
 
-fn check(
-    subject: Subject<'_>,
-    key: Address,
+/// Checks that `signed` follows from the one `before` it and says what was hashed. Who signed it is not looked at.
+pub fn follows(
+    hasher: &StatementHasher,
     before: Option<&Signed>,
     signed: &Signed,
 ) -> Result<(), Fault> {
@@ -184,7 +260,7 @@ fn check(
     if this.previous != before.map(|b| b.head).unwrap_or_default() {
         return Err(Fault::Previous);
     }
-    if signed.head != this.head(subject) {
+    if signed.head != hasher.head(this) {
         return Err(Fault::Head);
     }
     // A folded checkpoint has the number of the last one in it.
@@ -201,9 +277,6 @@ fn check(
     let begins = before.map_or(0, |b| b.checkpoint.to_ms);
     if this.from_ms > this.to_ms || this.from_ms < begins {
         return Err(Fault::Span);
-    }
-    if signer(this.digest(subject), &signed.signature) != Ok(key) {
-        return Err(Fault::Signature);
     }
     Ok(())
 }
@@ -314,6 +387,25 @@ mod tests {
             verify(elsewhere, address(&mine), &whole).map_err(|f| f.index),
             Err(0)
         );
+    }
+
+    #[test]
+    fn the_hasher_gives_what_eip_712_does() {
+        let checkpoint = Checkpoint {
+            epoch: 3,
+            seq: u64::MAX,
+            from_ms: 1,
+            to_ms: 2,
+            folded: 4,
+            counters: Counters {
+                samples: Some(9),
+                ..Counters::default()
+            },
+            previous: B256::repeat_byte(5),
+        };
+        let head = StatementHasher::new(SUBJECT).head(&checkpoint);
+        assert_eq!(head, checkpoint.head(SUBJECT));
+        assert_eq!(digest_of(head), checkpoint.digest(SUBJECT));
     }
 
     #[test]

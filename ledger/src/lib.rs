@@ -3,15 +3,18 @@
 //! | module | what |
 //! |---|---|
 //! | [`amount`] | nano-tokens, prices on the wire, the one rounding of a group |
+//! | [`archive`] | a final batch as a file that an auditor can read |
 //! | [`billing`] | what of a lease is billed, slice by slice; emissions |
 //! | [`checkpoint`] | an agent's signed, hash-chained statements and their verification |
 //! | [`receipt`] | what stands under a batch's usage root for one record |
 //! | [`merkle`] | roots and proofs as OpenZeppelin's `MerkleProof` verifies them |
 //! | [`batch`] | the payload of `Settlement.settle`: encoder, strict decoder, the lane's hash chain |
 //! | [`typed`] | the EIP-712 structs that people, agents and the operator sign |
+//! | [`verify`] | archive against chain: what is wrong, and where |
 //! | [`signature`] | 65-byte signatures: reading, normalising, recovering |
 
 pub mod amount;
+pub mod archive;
 pub mod batch;
 pub mod billing;
 pub mod checkpoint;
@@ -19,3 +22,4 @@ pub mod merkle;
 pub mod receipt;
 pub mod signature;
 pub mod typed;
+pub mod verify;

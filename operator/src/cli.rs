@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::contracts_deploy::args::DeployArgs;
+use crate::{
+    archive::{self, Terms},
+    contracts_deploy::args::DeployArgs,
+};
 
 /// Places GPU jobs, watches over them, and keeps what is on offer up to date.
 #[derive(Parser, Clone, Debug)]
@@ -70,6 +73,20 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_CHAINS_FILE")]
     pub chains_file: Option<PathBuf>,
 
+    /// Folder in which final batches are kept as files: an absolute path, or file:// and one. Without it nothing is
+    /// archived, and nothing final is removed from the cluster.
+    #[arg(long, env = "GRIDSTAKE_ARCHIVE", value_name = "FOLDER")]
+    pub archive: Option<String>,
+
+    /// For how many days what is archived also stays in the cluster. At least 9: for so long a stake can be slashed for
+    /// it.
+    #[arg(long, env = "GRIDSTAKE_ARCHIVE_RETENTION_DAYS", value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u16).range(9..))]
+    pub archive_retention_days: u16,
+
+    /// Whether what is archived for longer than that is removed from the cluster.
+    #[arg(long, env = "GRIDSTAKE_ARCHIVE_REMOVES", default_value_t = true, action = clap::ArgAction::Set)]
+    pub archive_removes: bool,
+
     /// How log lines are written.
     #[arg(long, env = "GRIDSTAKE_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
@@ -114,6 +131,16 @@ pub enum ArgsError {
 }
 
 impl Args {
+    /// What the archive is to do.
+    #[must_use]
+    pub fn archive_terms(&self) -> Terms {
+        let retention = Duration::from_hours(u64::from(self.archive_retention_days) * 24);
+        Terms {
+            retention: retention.max(archive::SHORTEST_RETENTION),
+            removes: self.archive_removes,
+        }
+    }
+
     /// Checks what one flag alone cannot say.
     pub fn validate(&self) -> Result<(), ArgsError> {
         if self.renew_deadline >= self.lease_duration {
@@ -172,6 +199,17 @@ mod tests {
         assert_eq!(args.retry_period, Duration::from_secs(2));
         assert!(args.leader_elect);
         assert_eq!(args.listen.port(), 8080);
+    }
+
+    #[test]
+    fn what_is_archived_stays_for_as_long_as_a_stake_can_be_slashed_for_it() {
+        let days =
+            |line: &str| args(line).map(|args| args.archive_terms().retention.as_secs() / 86_400);
+        assert_eq!(days("").unwrap(), 30);
+        assert_eq!(days("--archive-retention-days 9").unwrap(), 9);
+        let refused = days("--archive-retention-days 8").unwrap_err().to_string();
+        assert!(refused.contains("9.."), "{refused}");
+        assert!(args("").unwrap().archive.is_none());
     }
 
     #[test]

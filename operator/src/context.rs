@@ -6,8 +6,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use crate::{
-    caches::Caches, chain::Chains, events::Events, health::Health, leader::Leadership,
-    metrics::Metrics, payer::Payers, settlement::Lane,
+    archive::Archive, caches::Caches, chain::Chains, events::Events, health::Health,
+    leader::Leadership, metrics::Metrics, payer::Payers, settlement::Lane,
 };
 
 /// The operator's surroundings. Cloning shares them.
@@ -23,6 +23,8 @@ pub struct Context {
     pub chains: Chains,
     /// This cluster's lane on its chain, for reading and writing there. `None` if no chain is configured.
     pub lane: Option<Lane>,
+    /// Where final batches are kept as files. `None` if no archive is configured.
+    pub archive: Option<Archive>,
     /// Who pays, and whether the money lasts.
     pub payers: Payers,
     /// After which time a slice of a lease is sealed where no chain says so.

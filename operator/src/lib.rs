@@ -8,12 +8,14 @@
 //! | [`snapshot`] | the scheduler's view of the caches |
 //! | [`chain`] | what is known of the chain, kept up to date by following its blocks |
 //! | [`settlement`] | what a lane owes: batched, signed, sent, followed until it is final |
+//! | [`archive`] | final batches as files, and what may leave the cluster for it |
 //! | [`contracts_deploy`] | the subcommand that puts the contracts on a chain |
 //! | [`caches`] | what is known of the cluster, kept up to date by watches |
 //! | [`reconcile`], [`backoff`], [`status`], [`events`], [`error`] | what controllers run on |
 //! | [`leader`] | election by Lease |
 //! | [`run`], [`cli`], [`crd_wait`], [`http`], [`health`], [`metrics`], [`telemetry`] | the process |
 
+pub mod archive;
 pub mod backoff;
 pub mod caches;
 pub mod chain;

@@ -11,6 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    archive::{self, Archive},
     caches::Caches,
     chain::{Chains, ConfigError},
     cli::Args,
@@ -47,6 +48,9 @@ pub enum RunError {
     /// A key is missing, or the chain has no client.
     #[error("open the lane")]
     Lane(#[source] OpenError),
+    /// The archive's address is none.
+    #[error("open the archive")]
+    Archive(#[source] archive::OpenError),
     /// Signals cannot be received.
     #[error("listen for signals")]
     Signals(#[source] std::io::Error),
@@ -76,6 +80,12 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let chains = Chains::configured(args.chains_file.as_deref()).map_err(RunError::Chains)?;
     let metrics = Metrics::new().map_err(RunError::Metrics)?;
     let lane = Lane::open(&chains, metrics.registry()).map_err(RunError::Lane)?;
+    let archive = args
+        .archive
+        .as_deref()
+        .map(|location| Archive::open(location, args.archive_terms(), metrics.registry()))
+        .transpose()
+        .map_err(RunError::Archive)?;
     let health = Health::default();
     let asked = CancellationToken::new();
     stop_on_signals(&asked)?;
@@ -99,7 +109,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         "the operator starts"
     );
 
-    let outcome = work(args, chains, lane, health, metrics, asked).await;
+    let outcome = work(args, chains, lane, archive, health, metrics, asked).await;
     serving.cancel();
     // Whatever the server has to say, the work is done.
     let _ = server.await;
@@ -110,6 +120,7 @@ async fn work(
     args: Args,
     chains: Chains,
     lane: Option<Lane>,
+    archive: Option<Archive>,
     health: Health,
     metrics: Metrics,
     asked: CancellationToken,
@@ -140,6 +151,7 @@ async fn work(
         caches,
         chains,
         lane,
+        archive,
         payers: Payers::default(),
         settlement_interval: args.settlement_interval,
         metrics,

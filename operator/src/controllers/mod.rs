@@ -11,7 +11,7 @@ pub mod usage_record;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Context, payer};
+use crate::{Context, archive, payer};
 
 /// Runs all controllers until `stop`, or until one of them ends; then lets what runs finish.
 pub async fn run(context: &Context, stop: CancellationToken) {
@@ -28,6 +28,7 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     controllers.spawn(usage_record::run(context.clone(), stop.clone()));
     controllers.spawn(placement::run(context.clone(), stop.clone()));
     controllers.spawn(crate::settlement::run::run(context.clone(), stop.clone()));
+    controllers.spawn(archive::run::run(context.clone(), stop.clone()));
     while let Some(ended) = controllers.join_next().await {
         if let Err(error) = ended {
             tracing::error!(error = %error, "a controller panicked");

@@ -171,7 +171,9 @@ impl Settler {
         let Some(found) = observe::find(&self.lane, batch, &view.head).await? else {
             return Ok(());
         };
-        self.stamp(batch, BatchState::Final, Some(&found), &late)
+        let open = observe::open_batches(&self.context.client, &self.lane).await?;
+        let elsewhere = self.elsewhere(batch, &open, &late, view).await?;
+        self.stamp(batch, BatchState::Final, Some(&found), &late, &elsewhere)
             .await
     }
 

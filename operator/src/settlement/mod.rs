@@ -36,7 +36,7 @@ use std::sync::Arc;
 use prometheus::Registry;
 
 use alloy::primitives::B256;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use self::{
     doubt::Doubts,
@@ -55,6 +55,9 @@ use crate::{
     },
 };
 
+/// How many final batches a listener may be behind before it is told that it has missed some.
+const FINALS: usize = 1024;
+
 /// This cluster's lane on its chain: whatever it takes to read and write there. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Lane(Arc<Parts>);
@@ -67,6 +70,7 @@ struct Parts {
     outbox: Outbox,
     sealed: Pulse,
     agreement: watch::Sender<Option<Arc<Doubts>>>,
+    finals: broadcast::Sender<String>,
     chain_metrics: ChainMetrics,
     metrics: SettlementMetrics,
 }
@@ -138,6 +142,7 @@ impl Lane {
             keys,
             sealed: Pulse::default(),
             agreement: watch::Sender::default(),
+            finals: broadcast::channel(FINALS).0,
             chain_metrics,
             metrics: SettlementMetrics::new(registry).map_err(OpenError::Metrics)?,
         })))
@@ -206,6 +211,18 @@ impl Lane {
     #[must_use]
     pub fn sealed(&self) -> watch::Receiver<u64> {
         self.0.sealed.changes()
+    }
+
+    /// Announces that the batch of this name has become final.
+    pub fn announce_final(&self, name: String) {
+        // Without an archive, nobody listens.
+        let _ = self.0.finals.send(name);
+    }
+
+    /// The names of batches that become final from now on.
+    #[must_use]
+    pub fn finals(&self) -> broadcast::Receiver<String> {
+        self.0.finals.subscribe()
     }
 
     /// The lane's last batch and its chain hash, in the newest block of `view`. It is read anew: what is sent rests on it.

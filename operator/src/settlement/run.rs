@@ -421,7 +421,7 @@ impl Settler {
 
     /// Where the numbers of the batch's records are that are not in it, such as that of an emission that the reward account
     /// did not cover.
-    async fn elsewhere(
+    pub(super) async fn elsewhere(
         &self,
         batch: &SettlementBatch,
         open: &[SettlementBatch],
@@ -566,6 +566,9 @@ impl Settler {
             self.lane.outbox().done(&batch.name_any());
         }
         if before.state != Some(state) && written.is_some() {
+            if state == BatchState::Final {
+                self.lane.announce_final(batch.name_any());
+            }
             self.tell(batch, before.state.as_ref(), state, found).await;
         }
         Ok(written)

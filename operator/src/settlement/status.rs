@@ -1,5 +1,6 @@
 //! The statuses that settlement writes.
 
+use alloy::primitives::B256;
 use gridstake_crds::{
     SettlementBatch, SettlementBatchStatus, UsageRecord,
     closed_enum::ClosedEnum as _,
@@ -50,10 +51,71 @@ pub async fn write_batch(
     batch: &SettlementBatch,
     change: impl FnOnce(&mut SettlementBatchStatus),
 ) -> Result<Option<SettlementBatch>, StatusError> {
+    write_facts(client, metrics, now, batch, None, change).await
+}
+
+/// How far the archiving of a final batch is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Archival {
+    /// The archive holds it under this address.
+    Archived(B256),
+    /// The archive cannot be written; why.
+    Unavailable(String),
+    /// Not everything is there that belongs into the file; what is missing.
+    Incomplete(String),
+}
+
+impl Archival {
+    fn fact(&self) -> Fact {
+        match self {
+            Self::Archived(_) => Fact::new(Is::Archived, true, Why::Archived, "in the archive"),
+            Self::Unavailable(why) => Fact::new(
+                Is::Archived,
+                false,
+                Why::ArchiveUnavailable,
+                format!("{why}; nothing is lost, it is tried again"),
+            ),
+            Self::Incomplete(why) => Fact::new(Is::Archived, false, Why::NotArchived, why.clone()),
+        }
+    }
+}
+
+/// Writes how far the archiving of a final batch is. Tells whether a write was sent.
+pub async fn write_archival(
+    client: &Client,
+    metrics: &Metrics,
+    now: Timestamp,
+    batch: &SettlementBatch,
+    archival: &Archival,
+) -> Result<bool, StatusError> {
+    let archived = Some(archival.fact());
+    let written = write_facts(client, metrics, now, batch, archived, |status| {
+        status.archive_hash = match archival {
+            Archival::Archived(address) => Some(address.to_string()),
+            // What it said before is not there any more.
+            Archival::Unavailable(_) | Archival::Incomplete(_) => None,
+        };
+    })
+    .await?;
+    Ok(written.is_some())
+}
+
+async fn write_facts(
+    client: &Client,
+    metrics: &Metrics,
+    now: Timestamp,
+    batch: &SettlementBatch,
+    archived: Option<Fact>,
+    change: impl FnOnce(&mut SettlementBatchStatus),
+) -> Result<Option<SettlementBatch>, StatusError> {
     let mut desired = batch.status.clone().unwrap_or_default();
     change(&mut desired);
     desired.observed_generation = batch.metadata.generation;
-    let facts = facts(&desired, batch.status.as_ref());
+    let mut facts = facts(&desired, batch.status.as_ref());
+    if let Some(archived) = archived {
+        facts.retain(|fact| fact.condition != archived.condition);
+        facts.push(archived);
+    }
     desired.conditions =
         condition::conditions(&desired.conditions, &facts, batch.metadata.generation, now);
     let written = BATCH

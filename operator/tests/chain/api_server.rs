@@ -222,6 +222,15 @@ impl Store {
             self.objects.insert(path, object.clone());
             return (StatusCode::CREATED, object);
         }
+        if method == Method::DELETE {
+            return match self.objects.remove(path) {
+                Some(_) => (
+                    StatusCode::OK,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
+                ),
+                None => refuse(StatusCode::NOT_FOUND, "NotFound"),
+            };
+        }
         // An apply by its only writer, which makes what is not there.
         if path.contains("/configmaps/") {
             self.objects.insert(path.to_owned(), body.clone());

@@ -13,6 +13,7 @@
 
 mod anvil;
 mod api_server;
+mod archives;
 mod campaign;
 mod crashes;
 mod deploys;

@@ -8,12 +8,13 @@ use alloy::{
 };
 use gridstake_contracts::{GridToken, Settlement, StakeVault};
 use gridstake_crds::{SettlementBatch, UsageRecord, usage_record::RecordState};
-use gridstake_ledger::receipt::Receipt;
 use gridstake_operator::{
     Context,
+    archive::{Archive, Terms, run::Archivist},
     caches::Caches,
     chain::{Chain, Chains, ChainsFile, follower::Follower},
     contracts_deploy::code::{self, SettlementTerms},
+    controllers::usage_record::receipt,
     events::Events,
     health::Health,
     leader::Leadership,
@@ -41,7 +42,7 @@ pub const LANE: u32 = 7;
 const NAMESPACE: &str = "gridstake-system";
 const NANO: u128 = 1_000_000_000;
 /// Nano-tokens per GPU-second.
-pub const PRICE: u128 = 1_000_000;
+const PRICE: u64 = 1_000_000;
 
 pub struct World {
     pub anvil: Anvil,
@@ -53,8 +54,9 @@ pub struct World {
     pub chains_file: String,
 }
 
-/// One replica of the operator, as far as it settles.
+/// One replica of the operator, as far as it settles and archives.
 pub struct Replica {
+    pub context: Context,
     pub settler: Settler,
     pub follower: Follower,
     pub lane: Lane,
@@ -273,7 +275,7 @@ impl World {
     pub async fn everything_is_paid_once(&self, had: u64, millis: u64) {
         assert!(self.all_final(), "{:?}", self.states());
         let records = self.api.records().len() as u64;
-        let owed = records * millis * u64::try_from(PRICE).unwrap() / 1000;
+        let owed = records * millis * PRICE / 1000;
         assert_eq!(self.credit().await, owed, "credited for {records} records");
         assert_eq!(self.escrow(1).await, had - owed, "left of the escrow");
         self.the_log_is_the_chain().await;
@@ -301,17 +303,7 @@ impl World {
 
 /// A sealed record of one GPU for `millis`.
 pub fn sealed(number: u64, payer: u32, provider: u32, millis: u64) -> Value {
-    let leaf = Receipt {
-        lane: LANE,
-        job_no: number,
-        payer,
-        provider,
-        units: millis,
-        price: u64::try_from(PRICE * 1_000_000).unwrap(),
-        record_hash: B256::ZERO,
-    }
-    .leaf();
-    json!({
+    let mut record = json!({
         "apiVersion": "gridstake.dev/v1alpha1", "kind": "UsageRecord",
         "metadata": {"name": format!("job-{number}-1-0-0"), "namespace": NAMESPACE},
         "spec": {
@@ -321,9 +313,13 @@ pub fn sealed(number: u64, payer: u32, provider: u32, millis: u64) -> Value {
         },
         "status": {"sealed": {
             "jobNo": number, "startMs": 0, "endMs": millis, "gpuMillis": millis, "price": "0.001",
-            "cause": "MemberEnded", "receiptHash": leaf.to_string(),
+            "cause": "MemberEnded", "receiptHash": "",
         }},
-    })
+    });
+    let read: UsageRecord = serde_json::from_value(record.clone()).unwrap();
+    let sealed = read.status.as_ref().unwrap().sealed.as_ref().unwrap();
+    record["status"]["sealed"]["receiptHash"] = json!(receipt::hash(&read, sealed).unwrap());
+    record
 }
 
 impl ApiServer {
@@ -371,6 +367,7 @@ impl Replica {
             caches,
             chains,
             lane: Some(lane.clone()),
+            archive: None,
             payers: Payers::default(),
             settlement_interval: Duration::from_hours(1),
             metrics,
@@ -380,7 +377,8 @@ impl Replica {
         };
         Self {
             follower: lane.follower(),
-            settler: Settler::new(context, lane.clone()),
+            settler: Settler::new(context.clone(), lane.clone()),
+            context,
             lane,
             now,
         }
@@ -396,6 +394,17 @@ impl Replica {
         self.settler.records_announced(1);
         self.settler.one_pass().await;
         looked.is_ok()
+    }
+
+    /// Who archives what this replica settles from now on.
+    pub fn archivist(&self, folder: &Path, terms: Terms) -> Archivist {
+        let registry = self.context.metrics.registry();
+        let archive = Archive::open(folder.to_str().unwrap(), terms, registry).unwrap();
+        let context = Context {
+            archive: Some(archive.clone()),
+            ..self.context.clone()
+        };
+        Archivist::new(context, self.lane.clone(), archive)
     }
 
     /// One look at the chain and one pass over the lane.

@@ -78,6 +78,18 @@ impl Hold {
     }
 }
 
+/// What is known of the archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ArchiveFact {
+    /// None is configured.
+    #[default]
+    None,
+    /// It can be written, as far as is known.
+    Open,
+    /// It cannot be written; why.
+    Unavailable(String),
+}
+
 /// How far a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -96,18 +108,18 @@ pub enum Stage {
 
 /// The facts about `record` at `stage`. The evidence is judged until the slice is sealed; then the judgement stands.
 #[must_use]
-pub fn facts(record: &UsageRecord, stage: Stage, evidence: Option<&EvidenceFact>) -> Vec<Fact> {
+pub fn facts(
+    record: &UsageRecord,
+    stage: Stage,
+    evidence: Option<&EvidenceFact>,
+    archive: &ArchiveFact,
+) -> Vec<Fact> {
     let status = record.status.clone().unwrap_or_default();
     vec![
         evidenced(&status, evidence),
         sealed(stage),
         settled(&status, stage),
-        Fact::new(
-            C::Archived,
-            false,
-            R::NotArchived,
-            "no archive is configured",
-        ),
+        archived(&status, archive),
         ready(&status, stage),
     ]
 }
@@ -200,6 +212,31 @@ fn settled(status: &UsageRecordStatus, stage: Stage) -> Fact {
     let (reason, message) = payment(status, stage);
     let holds = matches!(reason, R::Final | R::NothingOwed);
     fact(C::Settled, holds, reason, message)
+}
+
+fn archived(status: &UsageRecordStatus, archive: &ArchiveFact) -> Fact {
+    let settlement = status.settlement.as_ref();
+    if settlement.is_some_and(|settlement| settlement.archive_hash.is_some()) {
+        return fact(C::Archived, true, R::Archived, "");
+    }
+    let is_final = settlement.is_some_and(|settlement| settlement.state == RecordState::Final);
+    match archive {
+        ArchiveFact::None => fact(
+            C::Archived,
+            false,
+            R::NotArchived,
+            "no archive is configured",
+        ),
+        ArchiveFact::Unavailable(why) if is_final => {
+            fact(C::Archived, false, R::ArchiveUnavailable, why.clone())
+        }
+        ArchiveFact::Open | ArchiveFact::Unavailable(_) => fact(
+            C::Archived,
+            false,
+            R::NotArchived,
+            "it is archived with its batch, once that is final",
+        ),
+    }
 }
 
 /// The summary. Its reason is the column STATE of `kubectl get usagerecords`.

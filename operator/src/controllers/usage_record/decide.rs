@@ -16,7 +16,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
     bill::{self, Bill, EmissionTerms},
-    conditions::{self, EvidenceFact, Hold, Stage},
+    conditions::{self, ArchiveFact, EvidenceFact, Hold, Stage},
     evidence::{Judgement, Proof},
     record,
     remembered::Remembered,
@@ -62,6 +62,8 @@ pub struct Observed {
     pub hold: Option<Hold>,
     /// The seal that the agent remembers and the chain has paid, if the record is in doubt.
     pub remembered: Option<Remembered>,
+    /// What is known of the archive.
+    pub archive: ArchiveFact,
 }
 
 /// What is to be done.
@@ -90,7 +92,7 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
             bill: None,
             restored: None,
             next: record::successor(record).filter(|_| !seen.next_exists),
-            facts: conditions::facts(record, stage, None),
+            facts: conditions::facts(record, stage, None, &seen.archive),
             wake: None,
         };
     }
@@ -101,7 +103,13 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
     let again = now.checked_add(LOOK_AT_LOG).unwrap_or(now);
     let look = (seen.hold.is_some() && is_remembered(record)).then_some(again);
     match verdict_on(record, seen, now) {
-        Progress::NotStarted => open(record, Stage::NotStarted, &EvidenceFact::NotStarted, look),
+        Progress::NotStarted => open(
+            record,
+            seen,
+            Stage::NotStarted,
+            &EvidenceFact::NotStarted,
+            look,
+        ),
         Progress::GoesOn(wake) => {
             let wake = look.into_iter().chain(wake).min();
             let fact = match &seen.evidence {
@@ -109,7 +117,7 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
                 Judgement::Invalid(why) => EvidenceFact::Invalid(why.clone()),
                 Judgement::NotCertified(why) => EvidenceFact::NotCertified(why.clone()),
             };
-            open(record, Stage::Metering, &fact, wake)
+            open(record, seen, Stage::Metering, &fact, wake)
         }
         Progress::Ends(end) => {
             let bill = bill::bill(record, end.span, end.cause, end.verdict, seen);
@@ -118,13 +126,19 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
                     || (*hold == Hold::LogNotCompared && is_remembered(record))
             };
             if let Some(hold) = seen.hold.filter(concerns) {
-                return open(record, Stage::Held(hold), &worth(seen, &end), Some(again));
+                return open(
+                    record,
+                    seen,
+                    Stage::Held(hold),
+                    &worth(seen, &end),
+                    Some(again),
+                );
             }
             let stage = Stage::Sealed {
                 owes: bill.owes(record),
             };
             Plan {
-                facts: conditions::facts(record, stage, Some(&worth(seen, &end))),
+                facts: conditions::facts(record, stage, Some(&worth(seen, &end)), &seen.archive),
                 bill: Some(bill),
                 restored: None,
                 next: None,
@@ -152,13 +166,14 @@ fn restored(record: &UsageRecord, seen: &Observed, sealed: &Sealed) -> Plan {
         bill: None,
         restored: Some(sealed.clone()),
         next: None,
-        facts: conditions::facts(record, stage, Some(&worth(seen, &end))),
+        facts: conditions::facts(record, stage, Some(&worth(seen, &end)), &seen.archive),
         wake: None,
     }
 }
 
 fn open(
     record: &UsageRecord,
+    seen: &Observed,
     stage: Stage,
     evidence: &EvidenceFact,
     wake: Option<Timestamp>,
@@ -167,7 +182,7 @@ fn open(
         bill: None,
         restored: None,
         next: None,
-        facts: conditions::facts(record, stage, Some(evidence)),
+        facts: conditions::facts(record, stage, Some(evidence), &seen.archive),
         wake,
     }
 }

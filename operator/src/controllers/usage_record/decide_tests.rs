@@ -72,6 +72,7 @@ fn seen(pod: Option<PodSeen>) -> Observed {
         emission: None,
         hold: None,
         remembered: None,
+        archive: ArchiveFact::default(),
     }
 }
 
@@ -700,5 +701,37 @@ fn what_is_remembered_waits_for_the_comparison_with_the_chain() {
         let seen = not_compared(pod, false);
         let plan = decide(&remembering(&sealed), &seen, at(80_000));
         assert_eq!((plan.bill, plan.wake), (None, Some(at(82_000))));
+    }
+}
+
+#[test]
+fn a_record_says_whether_the_archive_holds_it_and_if_not_why() {
+    let mut record = record();
+    let settled = |state: &str, hash: &str| {
+        serde_saphyr::from_str(&format!("{{state: {state}{hash}}}")).unwrap()
+    };
+    let over = Observed {
+        attempt_is_over: true,
+        ..seen(None)
+    };
+    let bill = decide(&record, &over, at(0)).bill.unwrap();
+    let sealed = act::sealed(&record, &bill, Some(256), None).unwrap();
+    record.status.get_or_insert_default().sealed = Some(sealed);
+    let hash = format!(", archiveHash: '0x{}'", "ab".repeat(32));
+    let away = ArchiveFact::Unavailable("the volume is full".into());
+    for (state, hash, archive, expected) in [
+        ("Final", "", ArchiveFact::None, ("False", "NotArchived")),
+        ("Final", "", ArchiveFact::Open, ("False", "NotArchived")),
+        ("Batched", "", away.clone(), ("False", "NotArchived")),
+        ("Final", "", away.clone(), ("False", "ArchiveUnavailable")),
+        ("Final", &hash, away, ("True", "Archived")),
+    ] {
+        record.status.as_mut().unwrap().settlement = Some(settled(state, hash));
+        let seen = Observed {
+            archive,
+            ..seen(None)
+        };
+        let plan = decide(&record, &seen, at(0));
+        assert_eq!(reason(&plan, "Archived"), expected, "{state} {hash}");
     }
 }

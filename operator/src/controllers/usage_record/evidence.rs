@@ -167,7 +167,8 @@ fn verify(record: &str, evidence: &Evidence) -> Result<(), String> {
     checkpoint::verify(subject, key, &chain).map_err(|fault| fault.to_string())
 }
 
-fn signed(stated: &Checkpoint) -> Result<checkpoint::Signed, String> {
+/// A checkpoint as the ledger hashes it; or what of it cannot be read.
+pub fn signed(stated: &Checkpoint) -> Result<checkpoint::Signed, String> {
     let unreadable = |what: &str| {
         format!(
             "{what} of checkpoint {} of epoch {} cannot be read",

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     bill::{EmissionTerms, unix_millis},
-    conditions::Hold,
+    conditions::{ArchiveFact, Hold},
     decide::{Observed, PodSeen},
     evidence::{self, Judgement, KeyStanding},
     remembered::{self, Remembered},
@@ -61,6 +61,17 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
             .and_then(|chain| emission(ctx, chain, &spec.node_name)),
         hold,
         remembered,
+        archive: archive(ctx),
+    }
+}
+
+/// What is known of the archive. Without a chain nothing is settled, and nothing archived.
+fn archive(ctx: &Context) -> ArchiveFact {
+    match ctx.archive.as_ref().filter(|_| ctx.lane.is_some()) {
+        None => ArchiveFact::None,
+        Some(archive) => archive
+            .unavailable()
+            .map_or(ArchiveFact::Open, ArchiveFact::Unavailable),
     }
 }
 

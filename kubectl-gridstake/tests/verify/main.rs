@@ -1,0 +1,168 @@
+//! `kubectl gridstake verify` as a program: an archive in a folder, a chain that answers JSON-RPC, and what a shell is told.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::needless_pass_by_value,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod lane;
+mod rpc;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use gridstake_ledger::archive;
+use serde_json::Value;
+
+use crate::{
+    lane::{Lane, SETTLEMENT},
+    rpc::Rpc,
+};
+
+/// An archive of two batches, and the chain that settled them.
+struct Case {
+    lane: Lane,
+    folder: PathBuf,
+}
+
+impl Case {
+    fn new(name: &str) -> Self {
+        let folder =
+            std::env::temp_dir().join(format!("gridstake-verify-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let lane = Lane::of_two();
+        for batch in &lane.batches {
+            let file = archive::encode(batch);
+            let address = archive::address(&file);
+            let head = &batch.head;
+            let index = archive::index_path(head.chain_id, head.contract, head.lane, head.sequence);
+            write(&folder.join(archive::object_path(address)), &file);
+            write(
+                &folder.join(index),
+                archive::index_entry(address).as_bytes(),
+            );
+        }
+        Self { lane, folder }
+    }
+
+    fn object(&self, index: usize) -> PathBuf {
+        let file = archive::encode(&self.lane.batches[index]);
+        self.folder
+            .join(archive::object_path(archive::address(&file)))
+    }
+
+    /// Runs the program with `flags`; what it says, and its exit code.
+    fn verify(&self, flags: &[&str]) -> (i32, Value, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_kubectl-gridstake"))
+            .args(["verify", "--lane", "7", "-o", "json", "--settlement"])
+            .arg(SETTLEMENT.to_string())
+            .arg("--archive")
+            .arg(&self.folder)
+            .args(flags)
+            // It shall need no cluster.
+            .env("KUBECONFIG", "/no/such/file")
+            .output()
+            .unwrap();
+        let said = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        let words = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), said, words)
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_lane_is_verified_from_archive_and_endpoint_and_then_without_a_network() {
+    let case = Case::new("right");
+    let rpc = Rpc::of(&case.lane);
+    let saved = case.folder.join("chain.json");
+    let saved = saved.to_str().unwrap();
+    let (code, said, words) = case.verify(&["--rpc", &rpc.url, "--save-chain", saved]);
+    assert_eq!(code, 0, "{said} {words}");
+    assert_eq!(said["verified"], true);
+    assert_eq!(said["entries"], 4);
+    assert_eq!(said["paid"][0]["amount"], "0.004");
+    drop(rpc);
+    let (code, offline, words) = case.verify(&["--offline", saved]);
+    assert_eq!((code, offline), (0, said), "{words}");
+}
+
+#[test]
+fn a_batch_a_week_or_a_record_is_verified_by_itself() {
+    let case = Case::new("parts");
+    let rpc = Rpc::of(&case.lane);
+    for (flags, batches, entries) in [
+        (vec!["--batch", "2"], (2, 2), 2),
+        (vec!["--record", "job-257-1-0-0"], (1, 1), 2),
+        // The blocks' times: 2026-11-23 and 2026-11-30.
+        (vec!["--week", "2026-W48"], (1, 1), 2),
+        (vec!["--week", "2026-W49"], (2, 2), 2),
+        (vec!["--lane-all"], (1, 2), 4),
+    ] {
+        let (code, said, words) = case.verify(&[&["--rpc", &rpc.url], &flags[..]].concat());
+        assert_eq!(code, 0, "{flags:?}: {said} {words}");
+        assert_eq!(said["batches"]["first"], batches.0, "{flags:?}");
+        assert_eq!(said["batches"]["last"], batches.1, "{flags:?}");
+        assert_eq!(said["entries"], entries, "{flags:?}");
+    }
+    let (_, said, _) = case.verify(&["--rpc", &rpc.url, "--record", "job-257-1-0-0"]);
+    assert_eq!(said["record"]["jobNo"], 257);
+    assert_eq!(said["record"]["paid"], true);
+}
+
+#[test]
+fn the_first_byte_that_is_wrong_is_named() {
+    let case = Case::new("wrong");
+    let rpc = Rpc::of(&case.lane);
+    let object = case.object(1);
+    let mut file = std::fs::read(&object).unwrap();
+    let text = String::from_utf8(file.clone()).unwrap();
+    let at = text.find("\"units\":1000").unwrap() + 8;
+    file[at] = b'9';
+    write(&object, &file);
+    let (code, said, words) = case.verify(&["--rpc", &rpc.url]);
+    assert_eq!(code, 1, "{said} {words}");
+    assert_eq!(said["verified"], false);
+    assert_eq!(said["finding"]["from"], at);
+    assert!(object.ends_with(said["finding"]["file"].as_str().unwrap()));
+    // The other batch is as it was.
+    let (code, _, _) = case.verify(&["--rpc", &rpc.url, "--batch", "1"]);
+    assert_eq!(code, 0);
+    // What is not there is wrong too.
+    std::fs::remove_file(&object).unwrap();
+    let (code, said, _) = case.verify(&["--rpc", &rpc.url]);
+    assert_eq!(
+        (code, &said["finding"]["found"]),
+        (1, &Value::from("nothing"))
+    );
+}
+
+#[test]
+fn what_could_not_be_checked_is_neither_right_nor_wrong() {
+    let case = Case::new("unchecked");
+    let rpc = Rpc::of(&case.lane);
+    let mut lying = case.lane.clone();
+    lying.head_sequence = 3;
+    let lying = Rpc::of(&lying);
+    for (flags, expected) in [
+        (vec!["--rpc", "http://127.0.0.1:9"], "--rpc"),
+        (vec!["--rpc", &rpc.url, "--batch", "9"], "stands at batch 2"),
+        (vec!["--rpc", &rpc.url, "--record", "none"], "pays none"),
+        (vec!["--rpc", &rpc.url, "--week", "2020-W01"], "--week"),
+        (vec!["--chain-file", "/no/such/file"], "--chain-file"),
+        (vec!["--rpc", &lying.url], "contradict each other"),
+        (vec![], "--rpc"),
+    ] {
+        let (code, _, words) = case.verify(&flags);
+        assert_eq!(code, 2, "{flags:?}: {words}");
+        assert!(words.contains(expected), "{flags:?}: {words}");
+    }
+}

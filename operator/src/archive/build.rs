@@ -1,0 +1,287 @@
+//! A final batch and its records as a file of the archive. Pure.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::{Address, B256};
+use gridstake_crds::{
+    GpuNode, SettlementBatch, UsageRecord,
+    closed_enum::ClosedEnum as _,
+    usage_record::{self, Sealed},
+};
+use gridstake_ledger::{
+    archive::{
+        ArchivedBatch, ArchivedEntry, Background, BatchHead, Certificate, Content, DeviceUse,
+        Evidence, Factors, Gap, Use,
+    },
+    batch::{self, Entry},
+    checkpoint::{Counters, Device},
+    merkle, signature,
+};
+use kube::ResourceExt as _;
+
+use crate::controllers::usage_record::evidence;
+
+/// Why a batch cannot be archived. It stays in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// A field of the batch cannot be read.
+    #[error("{field} of the batch cannot be read")]
+    Broken {
+        /// The field.
+        field: &'static str,
+    },
+    /// No record in the cluster has the number.
+    #[error("no UsageRecord in the cluster has the number {job_no}, which the batch pays")]
+    Missing {
+        /// The number.
+        job_no: u64,
+    },
+    /// A record is not what was sealed.
+    #[error("UsageRecord {name} does not hash to its receipt")]
+    Receipt {
+        /// The record.
+        name: String,
+    },
+    /// The records are not those of the batch.
+    #[error("the receipts of the records do not make up the batch's usage root")]
+    Root,
+}
+
+/// What `batch` pays: the numbers, ascending.
+pub fn entries(batch: &SettlementBatch) -> Result<Vec<Entry>, BuildError> {
+    batch::decode(&batch.spec.data.0)
+        .map(|content| content.entries)
+        .map_err(|_| BuildError::Broken { field: "spec.data" })
+}
+
+/// The file of `batch`, whose entries are for `records`; `nodes` are those of which the records are, as far as they are
+/// there, and `vault` is the contract that their certificates were signed for.
+pub fn archived(
+    batch: &SettlementBatch,
+    records: &[UsageRecord],
+    nodes: &[GpuNode],
+    vault: Address,
+) -> Result<ArchivedBatch, BuildError> {
+    let hash = |field, text: &str| text.parse().map_err(|_| BuildError::Broken { field });
+    let spec = &batch.spec;
+    let head = BatchHead {
+        chain_id: spec.chain_id,
+        contract: spec.contract.parse().map_err(|_| BuildError::Broken {
+            field: "spec.contract",
+        })?,
+        lane: spec.lane,
+        sequence: spec.sequence,
+        previous: hash("spec.previous", &spec.previous)?,
+        usage_root: hash("spec.usageRoot", &spec.usage_root)?,
+        data: spec.data.0.clone(),
+        decision_head: hash("spec.decisionHead", &spec.decision_head)?,
+    };
+    let mut owners = BTreeMap::new();
+    for record in records {
+        let Some(sealed) = record.status.as_ref().and_then(|s| s.sealed.as_ref()) else {
+            continue;
+        };
+        owners.extend(sealed.job_no.map(|number| (number, (record, sealed))));
+        let emission = sealed.emission.as_ref();
+        owners.extend(emission.map(|emission| (emission.job_no, (record, sealed))));
+    }
+    let mut archived = Vec::new();
+    for entry in entries(batch)? {
+        let job_no = entry.job_no;
+        let (record, sealed) = owners.get(&job_no).ok_or(BuildError::Missing { job_no })?;
+        archived.push(if sealed.job_no == Some(job_no) {
+            used(spec.lane, entry, record, sealed)?
+        } else {
+            emission(spec.lane, entry, record, sealed)?
+        });
+    }
+    let leaves: Vec<B256> = archived.iter().map(|entry| entry.leaf).collect();
+    if merkle::usage_root(&leaves, head.decision_head) != head.usage_root {
+        return Err(BuildError::Root);
+    }
+    Ok(ArchivedBatch {
+        certificates: certificates(records, nodes, vault),
+        head,
+        entries: archived,
+    })
+}
+
+fn receipt(record: &UsageRecord, sealed: &Sealed) -> Result<B256, BuildError> {
+    sealed
+        .receipt_hash
+        .parse()
+        .map_err(|_| BuildError::Receipt {
+            name: record.name_any(),
+        })
+}
+
+fn emission(
+    lane: u32,
+    entry: Entry,
+    record: &UsageRecord,
+    sealed: &Sealed,
+) -> Result<ArchivedEntry, BuildError> {
+    let mut archived = ArchivedEntry {
+        entry,
+        leaf: B256::ZERO,
+        content: Content::Emission {
+            usage_leaf: receipt(record, sealed)?,
+        },
+    };
+    archived.leaf = archived.computed_leaf(lane);
+    Ok(archived)
+}
+
+fn used(
+    lane: u32,
+    entry: Entry,
+    record: &UsageRecord,
+    sealed: &Sealed,
+) -> Result<ArchivedEntry, BuildError> {
+    let leaf = receipt(record, sealed)?;
+    let evidence = record.status.as_ref().and_then(|s| s.evidence.as_ref());
+    let evidence_head = sealed.evidence_head.as_deref();
+    let used = Use {
+        record: record.name_any(),
+        pod_uid: evidence.map_or_else(String::new, |evidence| evidence.pod_uid.clone()),
+        node: record.spec.node_name.clone(),
+        start_ms: sealed.start_ms,
+        end_ms: sealed.end_ms,
+        gpu_millis: sealed.gpu_millis,
+        cause: sealed.cause.as_str().to_owned(),
+        verdict: sealed
+            .verdict
+            .map_or_else(String::new, |verdict| verdict.as_str().to_owned()),
+        evidence_head: evidence_head
+            .and_then(|head| head.parse().ok())
+            .unwrap_or_default(),
+        evidence: evidence.and_then(stated),
+        background: background(record, sealed),
+    };
+    let with_pod = |pod_uid: String| ArchivedEntry {
+        entry,
+        leaf,
+        content: Content::Use(Box::new(Use {
+            pod_uid,
+            ..used.clone()
+        })),
+    };
+    // The agent may have told of the pod only after the slice was sealed.
+    [used.pod_uid.clone(), String::new()]
+        .into_iter()
+        .map(with_pod)
+        .find(|archived| archived.computed_leaf(lane) == leaf)
+        .ok_or_else(|| BuildError::Receipt {
+            name: record.name_any(),
+        })
+}
+
+fn background(record: &UsageRecord, sealed: &Sealed) -> Background {
+    let spec = &record.spec;
+    Background {
+        namespace: spec.job.namespace.clone(),
+        job: spec.job.name.clone(),
+        pod: spec.pod_name.clone(),
+        gpus: spec.gpu_count,
+        energy_millijoules: sealed.energy_millijoules,
+        factors: sealed.factors.as_ref().map(|factors| Factors {
+            performance_permille: factors.performance_permille,
+            stability_permille: factors.stability_permille,
+            reference: factors.reference.clone(),
+        }),
+    }
+}
+
+/// What the agent stated; `None` if a hash, signature or address of it cannot be read, so that it proves nothing.
+fn stated(stated: &usage_record::Evidence) -> Option<Evidence> {
+    let checkpoints = stated
+        .checkpoints
+        .iter()
+        .map(evidence::signed)
+        .collect::<Result<Vec<_>, _>>()
+        .ok()?;
+    Some(Evidence {
+        pod_uid: stated.pod_uid.clone(),
+        key: stated.key.parse().ok()?,
+        devices: stated
+            .devices
+            .iter()
+            .map(|device| DeviceUse {
+                device: Device {
+                    uuid: device.uuid.clone(),
+                    parent_uuid: device.parent_uuid.clone().unwrap_or_default(),
+                    share: device
+                        .share_numerator
+                        .zip(device.share_denominator)
+                        .unwrap_or((1, 1)),
+                },
+                counters: device.counters.map(counters).unwrap_or_default(),
+            })
+            .collect(),
+        checkpoints,
+        started_ms: stated.started_ms,
+        ended_ms: stated.ended_ms,
+        gaps: stated
+            .gaps
+            .iter()
+            .map(|gap| Gap {
+                from_ms: gap.from_ms,
+                to_ms: gap.to_ms,
+                reason: gap.reason.as_str().to_owned(),
+                bridged: gap.bridged,
+            })
+            .collect(),
+        foreign_processes: stated.foreign_processes,
+    })
+}
+
+fn counters(counters: usage_record::Counters) -> Counters {
+    Counters {
+        busy_millis: counters.busy_millis,
+        memory_mib_seconds: counters.memory_mib_seconds,
+        energy_millijoules: counters.energy_millijoules,
+        peak_processes: counters.peak_processes,
+        samples: counters.samples,
+    }
+}
+
+/// The certificates, as they stand now, of the keys that signed the records' evidence.
+fn certificates(records: &[UsageRecord], nodes: &[GpuNode], vault: Address) -> Vec<Certificate> {
+    let mut found = BTreeMap::new();
+    for record in records {
+        let Some(payment) = &record.spec.payment else {
+            continue;
+        };
+        let evidence = record.status.as_ref().and_then(|s| s.evidence.as_ref());
+        let node = nodes
+            .iter()
+            .find(|node| node.name_any() == record.spec.node_name);
+        let certificate = node.and_then(|node| node.spec.agent_certificate.as_ref());
+        let (Some(evidence), Some(certificate)) = (evidence, certificate) else {
+            continue;
+        };
+        if !certificate.key.eq_ignore_ascii_case(&evidence.key) {
+            continue;
+        }
+        let (Ok(key), Ok(signature)) = (
+            certificate.key.parse::<Address>(),
+            signature::parse(&certificate.signature),
+        ) else {
+            continue;
+        };
+        let node = record.spec.node_name.clone();
+        found.insert(
+            (payment.provider, node.clone(), key),
+            Certificate {
+                provider: payment.provider,
+                node,
+                key,
+                epoch: certificate.epoch,
+                not_after: u64::try_from(certificate.not_after.0.as_second()).unwrap_or(0),
+                vault,
+                signature,
+            },
+        );
+    }
+    found.into_values().collect()
+}

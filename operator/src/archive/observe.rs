@@ -1,0 +1,143 @@
+//! Reads final batches, the records that they pay, and the certificates of those who signed their evidence. Decides
+//! nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use gridstake_crds::{GpuNode, SettlementBatch, UsageRecord, settlement_batch::BatchState};
+use kube::{Api, Client, ResourceExt as _, api::ListParams};
+
+use super::keep::FinalBatch;
+use crate::{
+    Context,
+    caches::parsed,
+    settlement::{Lane, run::numbers_of},
+};
+
+/// Objects in one answer of the API server.
+const PAGE: u32 = 500;
+/// Records that are read at once.
+const READS: usize = 8;
+
+/// Why something could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{op}")]
+pub struct ObserveError {
+    /// What was read.
+    op: String,
+    /// What the API server said.
+    #[source]
+    source: Box<kube::Error>,
+}
+
+fn failed(op: impl Into<String>) -> impl FnOnce(kube::Error) -> ObserveError {
+    let op = op.into();
+    move |source| ObserveError {
+        op,
+        source: Box::new(source),
+    }
+}
+
+/// All final batches of the lane. A page at a time: together they may be large.
+pub async fn final_batches(client: &Client, lane: &Lane) -> Result<Vec<FinalBatch>, ObserveError> {
+    let config = lane.chain().config();
+    let selector = format!(
+        "spec.chain={},status.state={}",
+        config.name,
+        BatchState::Final
+    );
+    let api: Api<SettlementBatch> = Api::all(client.clone());
+    let mut params = ListParams::default().fields(&selector).limit(PAGE);
+    let mut found = Vec::new();
+    loop {
+        let page = api
+            .list(&params)
+            .await
+            .map_err(failed("list SettlementBatches"))?;
+        let of_lane = page.items.iter().filter(|b| b.spec.lane == config.lane);
+        found.extend(of_lane.filter_map(FinalBatch::read));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(found),
+        }
+    }
+}
+
+/// The batch of this name, if it is there.
+pub async fn batch(client: &Client, name: &str) -> Result<Option<SettlementBatch>, ObserveError> {
+    Api::<SettlementBatch>::all(client.clone())
+        .get_opt(name)
+        .await
+        .map_err(failed(format!("read SettlementBatch {name}")))
+}
+
+/// The records with these numbers, with all of their evidence: the caches tell their names. Those that the caches do not
+/// have are looked for among all records; who is not there either is left out.
+pub async fn records(
+    context: &Context,
+    numbers: &BTreeSet<u64>,
+) -> Result<Vec<UsageRecord>, ObserveError> {
+    let api: Api<UsageRecord> = Api::namespaced(context.client.clone(), &context.namespace);
+    let mut names = BTreeMap::new();
+    for record in parsed(&context.caches.usage_records.state()) {
+        let own = numbers_of(record);
+        for number in own.into_iter().filter(|number| numbers.contains(number)) {
+            names.insert(number, record.name_any());
+        }
+    }
+    let distinct: BTreeSet<String> = names.into_values().collect();
+    let reads: Vec<_> = distinct
+        .into_iter()
+        .map(|name| read(api.clone(), name).boxed())
+        .collect();
+    let mut found: Vec<UsageRecord> = stream::iter(reads)
+        .buffer_unordered(READS)
+        .try_filter_map(|record| async move { Ok(record) })
+        .try_collect()
+        .await?;
+    let has = |records: &[UsageRecord]| -> BTreeSet<u64> {
+        records.iter().flat_map(numbers_of).collect()
+    };
+    let missing: BTreeSet<u64> = numbers.difference(&has(&found)).copied().collect();
+    if !missing.is_empty() {
+        let mut params = ListParams::default()
+            .fields("status.sealed.jobNo!=")
+            .limit(PAGE);
+        loop {
+            let page = api
+                .list(&params)
+                .await
+                .map_err(failed("list UsageRecords"))?;
+            found.extend(
+                page.items
+                    .into_iter()
+                    .filter(|record| numbers_of(record).iter().any(|n| missing.contains(n))),
+            );
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => break,
+            }
+        }
+    }
+    Ok(found)
+}
+
+async fn read(api: Api<UsageRecord>, name: String) -> Result<Option<UsageRecord>, ObserveError> {
+    api.get_opt(&name)
+        .await
+        .map_err(failed(format!("read UsageRecord {name}")))
+}
+
+/// The nodes of `records`, as far as they are known.
+#[must_use]
+pub fn nodes(context: &Context, records: &[UsageRecord]) -> Vec<GpuNode> {
+    let names: BTreeSet<&str> = records
+        .iter()
+        .map(|record| record.spec.node_name.as_str())
+        .collect();
+    names
+        .into_iter()
+        .filter_map(|name| context.caches.gpu_node(name))
+        .filter_map(|node| node.0.as_ref().ok().cloned())
+        .collect()
+}

@@ -1,0 +1,251 @@
+//! Files of the archive: written once, durable before anything rests on them.
+
+use std::{error::Error as StdError, path::PathBuf, str::FromStr};
+
+use alloy::primitives::B256;
+use gridstake_ledger::archive;
+use object_store::{
+    ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, local::LocalFileSystem,
+    path::Path,
+};
+
+/// Where an archive is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// A folder.
+    Folder(PathBuf),
+}
+
+/// A text that names no archive.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} names no archive: write an absolute path, or file:// and an absolute path")]
+pub struct LocationError(String);
+
+impl FromStr for Location {
+    type Err = LocationError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let path = text.strip_prefix("file://").unwrap_or(text);
+        if path.starts_with('/') {
+            Ok(Self::Folder(PathBuf::from(path)))
+        } else {
+            Err(LocationError(text.to_owned()))
+        }
+    }
+}
+
+/// Why the archive could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Its folder cannot be made.
+    #[error("make the folder of the archive")]
+    Folder(#[source] std::io::Error),
+    /// A request failed.
+    #[error("{op} the archive")]
+    Request {
+        /// What was done.
+        op: &'static str,
+        /// What came of it.
+        #[source]
+        source: object_store::Error,
+    },
+    /// A file is there under this name, and is another one.
+    #[error("{path} of the archive holds something else: it was changed after it was written")]
+    Changed {
+        /// The file.
+        path: String,
+    },
+}
+
+impl StoreError {
+    /// A static word for metrics.
+    #[must_use]
+    pub const fn category(&self) -> &'static str {
+        match self {
+            Self::Folder(_) => "open",
+            Self::Request { .. } => "request",
+            Self::Changed { .. } => "changed",
+        }
+    }
+
+    /// What a person should read: without names of files, which differ from one try to the next.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let mut cause: &dyn StdError = self;
+        while let Some(next) = cause.source() {
+            cause = next;
+        }
+        match self {
+            Self::Changed { .. } => self.to_string(),
+            _ => format!("{self}: {cause}"),
+        }
+    }
+}
+
+/// The files of an archive. Each method opens it anew: a volume may come back.
+#[derive(Clone, Debug)]
+pub struct Store {
+    location: Location,
+}
+
+impl Store {
+    /// The files at `location`.
+    #[must_use]
+    pub fn new(location: Location) -> Self {
+        Self { location }
+    }
+
+    fn open(&self) -> Result<LocalFileSystem, StoreError> {
+        let Location::Folder(folder) = &self.location;
+        std::fs::create_dir_all(folder).map_err(StoreError::Folder)?;
+        LocalFileSystem::new_with_prefix(folder)
+            .map(|files| files.with_fsync(true))
+            .map_err(|source| StoreError::Request { op: "open", source })
+    }
+
+    /// Writes the file of a batch and names it in the index of its lane. Doing it twice is the same as doing it once.
+    pub async fn write(&self, index: &str, file: Vec<u8>) -> Result<B256, StoreError> {
+        let files = self.open()?;
+        let address = archive::address(&file);
+        let path = archive::object_path(address);
+        if put(&files, &path, file, PutMode::Create).await? == Put::ThereAlready
+            && !self.holds(address).await?
+        {
+            return Err(StoreError::Changed { path });
+        }
+        // The newest file of a batch counts: it may have been archived again with more certificates.
+        let entry = archive::index_entry(address).into_bytes();
+        put(&files, index, entry, PutMode::Overwrite).await?;
+        Ok(address)
+    }
+
+    /// Whether a file with this address is there; it is not read.
+    pub async fn has(&self, address: B256) -> Result<bool, StoreError> {
+        let path = Path::from(archive::object_path(address));
+        match self.open()?.head(&path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(StoreError::Request {
+                op: "look into",
+                source,
+            }),
+        }
+    }
+
+    /// Whether the file with this address is there and whole.
+    pub async fn holds(&self, address: B256) -> Result<bool, StoreError> {
+        let read = self.read(&archive::object_path(address)).await?;
+        Ok(read.is_some_and(|file| archive::address(&file) == address))
+    }
+
+    /// The bytes at `path`; `None` if there are none.
+    pub async fn read(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let failed = |source| StoreError::Request { op: "read", source };
+        match self.open()?.get(&Path::from(path)).await {
+            Ok(found) => Ok(Some(found.bytes().await.map_err(failed)?.to_vec())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(failed(source)),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Put {
+    Written,
+    ThereAlready,
+}
+
+async fn put(
+    files: &dyn ObjectStore,
+    path: &str,
+    bytes: Vec<u8>,
+    mode: PutMode,
+) -> Result<Put, StoreError> {
+    let options = PutOptions::from(mode);
+    match files
+        .put_opts(&Path::from(path), PutPayload::from(bytes), options)
+        .await
+    {
+        Ok(_) => Ok(Put::Written),
+        Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::ThereAlready),
+        Err(source) => Err(StoreError::Request {
+            op: "write to",
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder =
+            std::env::temp_dir().join(format!("gridstake-archive-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        folder
+    }
+
+    fn store(folder: &std::path::Path) -> Store {
+        Store::new(folder.to_str().unwrap().parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_file_is_found_by_its_address_and_by_the_index() {
+        let store = store(&folder("found"));
+        let address = store.write("lanes/x/1", b"file".to_vec()).await.unwrap();
+        assert_eq!(
+            store.write("lanes/x/1", b"file".to_vec()).await.unwrap(),
+            address
+        );
+        assert!(store.holds(address).await.unwrap());
+        let entry = store.read("lanes/x/1").await.unwrap().unwrap();
+        assert_eq!(archive::read_index_entry(&entry), Some(address));
+        assert_eq!(store.read("lanes/x/2").await.unwrap(), None);
+        assert!(!store.holds(B256::ZERO).await.unwrap());
+        assert!(store.has(address).await.unwrap() && !store.has(B256::ZERO).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_changed_is_not_taken_for_the_one_that_was_written() {
+        let folder = folder("changed");
+        let store = store(&folder);
+        let address = store.write("lanes/x/1", b"file".to_vec()).await.unwrap();
+        std::fs::write(folder.join(archive::object_path(address)), b"life").unwrap();
+        assert!(!store.holds(address).await.unwrap());
+        let error = store
+            .write("lanes/x/1", b"file".to_vec())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, StoreError::Changed { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_archive_that_cannot_be_written_says_why_in_words_that_stay_the_same() {
+        let folder = folder("file");
+        std::fs::write(&folder, b"in the way").unwrap();
+        let store = store(&folder);
+        let words = |error: StoreError| error.words();
+        let first = words(store.write("i", b"file".to_vec()).await.unwrap_err());
+        assert!(
+            first.contains("make the folder of the archive: "),
+            "{first}"
+        );
+        assert_eq!(
+            words(store.write("i", b"file".to_vec()).await.unwrap_err()),
+            first
+        );
+        std::fs::remove_file(&folder).unwrap();
+        assert!(store.write("i", b"file".to_vec()).await.is_ok());
+    }
+
+    #[test]
+    fn an_address_that_names_no_archive_is_refused_with_what_would() {
+        let folder = Ok(Location::Folder("/a".into()));
+        assert_eq!("/a".parse(), folder);
+        assert_eq!("file:///a".parse(), folder);
+        let refused = "s3://bucket".parse::<Location>().unwrap_err().to_string();
+        assert!(refused.contains("an absolute path"), "{refused}");
+        assert!("a".parse::<Location>().is_err());
+    }
+}

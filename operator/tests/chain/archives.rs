@@ -1,0 +1,308 @@
+//! Final batches in the archive, and their verification from archive and chain alone.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use alloy::{
+    hex,
+    primitives::{B256, U256},
+    sol_types::{SolCall as _, SolEvent as _},
+};
+use gridstake_contracts::Settlement;
+use gridstake_crds::{settlement_batch::BatchState, usage_record::RecordState};
+use gridstake_ledger::{
+    archive, batch,
+    verify::{
+        Fault,
+        all::{self, Item, LaneError, VerifiedLane},
+        chain::{self, ChainBatch},
+        evidence::Signatures,
+        file::FileError,
+    },
+};
+use gridstake_operator::archive::{SHORTEST_RETENTION, Terms};
+use serde_json::{Value, json};
+
+use crate::world::{LANE, Replica, World};
+
+const ESCROW: u64 = 1_000_000_000_000;
+const KEEP: Terms = Terms {
+    retention: SHORTEST_RETENTION,
+    removes: true,
+};
+
+/// A folder of the test's own, which is not there yet.
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!(
+        "gridstake-chain-archive-{}-{name}",
+        std::process::id()
+    ));
+    let _ = std::fs::remove_dir_all(&folder);
+    let _ = std::fs::remove_file(&folder);
+    folder
+}
+
+async fn settle(world: &World, replica: &mut Replica) {
+    for _ in 0..20 {
+        replica.step().await;
+        let states = world.states();
+        let over = |state: &RecordState| matches!(state, RecordState::Final | RecordState::Skipped);
+        if states.len() == world.api.records().len() && states.values().all(over) {
+            return;
+        }
+        world.anvil.mine(1).await;
+    }
+    panic!("not final: {:?}", world.states());
+}
+
+/// What the chain says about the lane, read as an auditor would.
+async fn on_chain(world: &World) -> Vec<ChainBatch> {
+    let topics = json!([
+        Settlement::BatchSettled::SIGNATURE_HASH,
+        B256::from(U256::from(LANE))
+    ]);
+    let filter = json!([{"address": world.settlement, "topics": topics, "fromBlock": "0x0"}]);
+    let logs = world.anvil.rpc("eth_getLogs", filter).await;
+    let mut batches = Vec::new();
+    for log in logs.as_array().unwrap() {
+        let hash = &log["transactionHash"];
+        let transaction = world
+            .anvil
+            .rpc("eth_getTransactionByHash", json!([hash]))
+            .await;
+        let receipt = world
+            .anvil
+            .rpc("eth_getTransactionReceipt", json!([hash]))
+            .await;
+        let input = bytes(&transaction["input"]);
+        let call = Settlement::settleCall::abi_decode(&input).unwrap();
+        let mut left_out = BTreeMap::new();
+        for log in receipt["logs"].as_array().unwrap() {
+            if let Ok(event) = event::<Settlement::JobsSkipped>(log) {
+                left_out.insert(event.wordNo, U256::from(event.bits));
+            }
+        }
+        let settled = event::<Settlement::BatchSettled>(log).unwrap();
+        batches.push(ChainBatch {
+            chain_id: 31337,
+            contract: world.settlement,
+            lane: LANE,
+            sequence: settled.seq,
+            previous: call.prev,
+            usage_root: settled.usageRoot,
+            chain_hash: settled.chainHash,
+            data: call.data.to_vec(),
+            outcome: batch::outcome(settled.summary, &settled.amounts).unwrap(),
+            left_out,
+            transaction: hash.as_str().unwrap().parse().unwrap(),
+            block: 0,
+            timestamp: 0,
+        });
+    }
+    let head = world
+        .anvil
+        .call(world.settlement, &Settlement::headCall { lane: LANE })
+        .await;
+    assert_eq!(
+        chain::is_whole(&batches, Some((head.seq, head.chainHash))),
+        Ok(())
+    );
+    batches
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    hex::decode(value.as_str().unwrap()).unwrap()
+}
+
+fn event<E: alloy::sol_types::SolEvent>(log: &Value) -> alloy::sol_types::Result<E> {
+    let topics: Vec<B256> = log["topics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|topic| topic.as_str().unwrap().parse().unwrap())
+        .collect();
+    E::decode_raw_log(topics, &bytes(&log["data"]))
+}
+
+/// Verifies the lane from chain and folder.
+fn verified(
+    batches: Vec<ChainBatch>,
+    folder: &Path,
+) -> Result<VerifiedLane, LaneError<std::io::Error>> {
+    let items: Vec<Item> = batches
+        .into_iter()
+        .map(|chain| {
+            let index =
+                archive::index_path(chain.chain_id, chain.contract, chain.lane, chain.sequence);
+            let entry = std::fs::read(folder.join(index)).unwrap();
+            let address = archive::read_index_entry(&entry).unwrap();
+            Item {
+                chain,
+                name: archive::object_path(address),
+                address,
+            }
+        })
+        .collect();
+    all::verify(&items, 2, Signatures::Every, |item| {
+        std::fs::read(folder.join(&item.name))
+    })
+}
+
+fn archived(world: &World, sequence: u64) -> (String, String, String) {
+    let status = world.batch(sequence).status.unwrap();
+    let condition = status
+        .conditions
+        .into_iter()
+        .find(|condition| condition.type_ == "Archived")
+        .unwrap();
+    (condition.status, condition.reason, condition.message)
+}
+
+#[tokio::test]
+async fn a_final_batch_is_archived_and_verified_from_archive_and_chain_alone() {
+    let folder = folder("verified");
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let mut archivist = replica.archivist(&folder, KEEP);
+    for from in [256, 512] {
+        world.seal(from..from + 5, 1000);
+        settle(&world, &mut replica).await;
+        archivist.one_pass().await;
+    }
+    for sequence in [1, 2] {
+        let (status, reason, _) = archived(&world, sequence);
+        assert_eq!((status.as_str(), reason.as_str()), ("True", "Archived"));
+    }
+    let hash = world.batch(1).status.unwrap().archive_hash.unwrap();
+    let records = world.api.records();
+    let stamped = records.iter().filter(|record| {
+        let status = record.status.as_ref().unwrap();
+        status.settlement.as_ref().unwrap().archive_hash.as_ref() == Some(&hash)
+    });
+    assert_eq!(stamped.count(), 5);
+
+    let chain = on_chain(&world).await;
+    let lane = verified(chain.clone(), &folder).unwrap();
+    assert_eq!((lane.summary.batches, lane.summary.entries), (2, 10));
+    assert_eq!(lane.summary.paid[&(1, 1)], 10_000_000);
+    assert_eq!(
+        u64::try_from(lane.summary.paid[&(1, 1)]),
+        Ok(world.credit().await)
+    );
+
+    // A byte of an object is changed.
+    let object = folder.join(archive::object_path(hash.parse().unwrap()));
+    let mut file = std::fs::read(&object).unwrap();
+    let text = String::from_utf8(file.clone()).unwrap();
+    let at = text.find("\"gpuMillis\":1000").unwrap() + "\"gpuMillis\":".len();
+    file[at] = b'9';
+    std::fs::write(&object, file).unwrap();
+    let Err(LaneError::File(FileError::Wrong(finding))) = verified(chain, &folder) else {
+        panic!("a changed file was verified");
+    };
+    assert_eq!(finding.fault, Fault::Content);
+    assert!(finding.at.contains(&at), "{finding}");
+}
+
+#[tokio::test]
+async fn entries_that_were_left_out_are_verified_as_left_out_and_paid_later_once() {
+    let folder = folder("skipped");
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let mut archivist = replica.archivist(&folder, KEEP);
+    // Nobody has registered payer 2: its group is left out.
+    world.seal(256..258, 1000);
+    world.seal_one(258, 2, 1, 1000);
+    settle(&world, &mut replica).await;
+    archivist.one_pass().await;
+    assert_eq!(world.states()[&258], RecordState::Skipped);
+    let lane = verified(on_chain(&world).await, &folder).unwrap();
+    assert_eq!((lane.summary.entries, lane.summary.left_out), (3, 1));
+    let skipped = world.api.records().into_iter().find(|record| {
+        let sealed = record.status.as_ref().unwrap().sealed.as_ref().unwrap();
+        sealed.job_no == Some(258)
+    });
+    let settlement = skipped.unwrap().status.unwrap().settlement.unwrap();
+    assert_eq!(settlement.archive_hash, None, "it is not paid yet");
+}
+
+#[tokio::test]
+async fn an_archive_that_cannot_be_written_loses_nothing_and_is_written_once_it_is_mended() {
+    let folder = folder("unwritable");
+    std::fs::write(&folder, "a file is in the way").unwrap();
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let mut archivist = replica.archivist(&folder, KEEP);
+    world.seal(256..260, 1000);
+    settle(&world, &mut replica).await;
+    archivist.one_pass().await;
+    let (status, reason, message) = archived(&world, 1);
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "ArchiveUnavailable")
+    );
+    assert!(message.contains("make the folder"), "{message}");
+    // Nothing changes by trying again, and nothing is removed.
+    let writes = world.api.writes();
+    archivist.one_pass().await;
+    archivist.look_around();
+    archivist.one_pass().await;
+    assert_eq!(world.api.writes(), writes);
+    assert_eq!(
+        (world.api.batches().len(), world.api.records().len()),
+        (1, 4)
+    );
+
+    std::fs::remove_file(&folder).unwrap();
+    archivist.one_pass().await;
+    let (status, reason, _) = archived(&world, 1);
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Archived"));
+    assert!(verified(on_chain(&world).await, &folder).is_ok());
+}
+
+#[tokio::test]
+async fn what_a_lost_volume_held_is_written_again_before_anything_is_removed() {
+    let folder = folder("lost");
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    for from in [256, 512] {
+        world.seal(from..from + 3, 1000);
+        settle(&world, &mut replica).await;
+    }
+    let old = Terms {
+        retention: Duration::ZERO,
+        removes: true,
+    };
+    // A process that starts anew finds what is final by itself.
+    let mut archivist = replica.archivist(&folder, KEEP);
+    archivist.one_pass().await;
+    assert!(verified(on_chain(&world).await, &folder).is_ok());
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    let mut replica = world.replica().await;
+    let mut archivist = replica.archivist(&folder, old);
+    archivist.one_pass().await;
+    assert!(verified(on_chain(&world).await, &folder).is_ok());
+    let left = world.api.batches();
+    assert_eq!(left.len(), 1, "the newest one stays");
+    assert_eq!(left[0].spec.sequence, 2);
+    assert_eq!(
+        left[0].status.as_ref().unwrap().state,
+        Some(BatchState::Final)
+    );
+    // Settlement goes on from it.
+    world.seal(768..770, 1000);
+    settle(&world, &mut replica).await;
+    assert_eq!(world.head().await, 3);
+    archivist.one_pass().await;
+    assert_eq!(
+        verified(on_chain(&world).await, &folder)
+            .unwrap()
+            .summary
+            .batches,
+        3
+    );
+}
