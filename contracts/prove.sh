@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves by symbolic execution (halmos) what proofs/*.t.sol states, of the contracts as they are deployed. A proof that does not
-# end within its time, or that cuts a loop short, counts as failed. Arguments go to halmos.
+# end within its time, or that cuts a loop short, counts as failed. Arguments go to halmos: `--function checkLong_` tries the two
+# that have not come to an end yet.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")

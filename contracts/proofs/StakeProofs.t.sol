@@ -43,7 +43,7 @@ contract StakeProofs is ProofFixture {
 
     /// A slash freezes and takes what was asked for or what there is, from bonded stake and from the ticket alike, and not
     /// within the time for a dispute; nothing of it goes to who proposed it.
-    function check_aSlashTakesWhatIsAskedOrWhatThereIs(
+    function checkLong_aSlashTakesWhatIsAskedOrWhatThereIs(
         uint128 stake,
         uint128 unbonding,
         uint128 asked,
@@ -70,7 +70,7 @@ contract StakeProofs is ProofFixture {
     }
 
     /// What a slash has frozen is not withdrawn, also from a ticket whose time was over before.
-    function check_frozenStakeIsNotWithdrawn(
+    function checkLong_frozenStakeIsNotWithdrawn(
         uint128 stake,
         uint128 unbonding,
         uint128 asked,
@@ -156,5 +156,4 @@ contract StakeProofs is ProofFixture {
         assert(paid == delegated);
         _booksAreRight();
     }
-
 }
