@@ -3,10 +3,11 @@
 # Packages are never chosen: that would change the features of what they are linked to, and compile it once more.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 .PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench campaign \
-	bench-verify contracts-build contracts-test contracts-abi contracts-deploy gas
+	bench-verify contracts-build contracts-test contracts-abi contracts-layout contracts-gas-snapshot contracts-mutants \
+	contracts-prove contracts-slither contracts-deploy gas
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install and build what the demo and the tests need
 	@e2e/setup.sh
@@ -28,7 +29,7 @@ check: ## formatting, lints, generated files, charts, scripts
 test: ## everything: check, unit and property tests, stories on a real cluster
 	@e2e/verify.sh all
 
-test-long: ## what is too long for every run: big campaigns, long outages
+test-long: contracts-mutants contracts-prove contracts-slither ## what is too long for every run: big campaigns, long outages, mutants, proofs
 	@FOUNDRY_PROFILE=long contracts/test.sh
 	@e2e/verify.sh long
 	@$(MAKE) --no-print-directory campaign
@@ -73,6 +74,21 @@ contracts-test: ## the contracts' tests
 
 contracts-abi: ## write the contracts' ABI and bytecode again
 	@contracts/abi.sh
+
+contracts-layout: ## write the contracts' storage layout again
+	@contracts/layout.sh
+
+contracts-gas-snapshot: ## write what the contracts' calls cost again
+	@contracts/gas-snapshot.sh
+
+contracts-mutants: ## plant faults in the contracts; the tests must find each
+	@contracts/mutants.sh
+
+contracts-prove: ## prove that no job is paid twice and that nothing is lost (halmos)
+	@contracts/prove.sh
+
+contracts-slither: ## static analysis of the contracts; a finding that is not explained fails
+	@contracts/slither.sh
 
 # RPC and KEY reach the program by the environment, as make hands on all variables: a key or a token has no place on a command
 # line. What else there is to say is said by ARGS; `gridstake-operator contracts-deploy --help` lists it.

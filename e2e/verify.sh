@@ -31,7 +31,7 @@ world() { "$here/cluster/world.sh" "$@"; }
 
 check_scripts() {
   local scripts
-  mapfile -t scripts < <(find e2e charts operator -name '*.sh' && echo .ci/run)
+  mapfile -t scripts < <(find e2e charts operator contracts -name node_modules -prune -o -name '*.sh' -print && echo .ci/run)
   shellcheck --external-sources --source-path="$checkout" "${scripts[@]}"
 }
 
@@ -55,6 +55,7 @@ check() {
   step "generated manifests are up to date" "${CARGO_TARGET_DIR:-target}/debug/crdgen" --check
   step "charts and manifests" charts/check.sh
   step "the contracts' ABI is up to date" contracts/abi.sh --check
+  step "the contracts' storage layout is up to date" contracts/layout.sh --check
   step "shell scripts" check_scripts
   step "Go sources" check_go
 }

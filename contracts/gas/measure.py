@@ -3,8 +3,10 @@
 
 The committed contracts are deployed as in production; batches are signed and in sequence, every job number is new (so
 the bitmap grows by new slots), and all accounts have been used before. The figure is the mean of batches that follow each
-other. Beside them, in the same run, what a transaction a job and a batch of plain structs cost. Exits with 1 if a figure
-is above its target. Called by gas.sh; needs Python's standard library and the programs in .build/bin.
+other. Then the two that pay nobody: a batch sent a second time, which is refused, and a batch whose providers nobody knows,
+which is settled with every group left out. Beside them, in the same run, what a transaction a job and a batch of plain
+structs cost. Exits with 1 if a figure is above its target. Called by gas.sh; needs Python's standard library and the
+programs in .build/bin.
 """
 
 import json
@@ -36,6 +38,9 @@ TARGETS = {
     "neighbouring": {500: 500, 1_000: 380, 2_000: 300},
     "scattered": {500: 780, 1_000: 500, 2_000: 370},
 }
+# Of batches of 500 that pay nobody.
+REFUSED_TARGET = 230
+POISONED_TARGET = 650
 
 
 def program(name: str, *arguments: str) -> str:
@@ -74,8 +79,18 @@ class Chain:
             sys.exit(f"gas: {method}: {answer['error']}")
         return answer["result"]
 
-    def send(self, data: str, to: str | None = None) -> dict:
-        """Sends a transaction and gives its receipt; it must succeed."""
+    def revert_reason(self, data: str, to: str) -> str:
+        """The data with which a call is refused; it must be."""
+        body = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [{"from": self.account, "data": data, "to": to}]}
+        request = urllib.request.Request(self.url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = json.load(response)
+        if "error" not in answer:
+            sys.exit(f"gas: a call that should be refused was not: {answer}")
+        return answer["error"].get("data", "")
+
+    def send(self, data: str, to: str | None = None, status: str = "0x1") -> dict:
+        """Sends a transaction and gives its receipt, which must have that status (0x1: it succeeded, 0x0: it was refused)."""
         transaction = {"from": self.account, "data": data, "gas": hex(16_000_000)}
         if to:
             transaction["to"] = to
@@ -85,8 +100,8 @@ class Chain:
             if time.monotonic() > deadline:
                 sys.exit(f"gas: transaction {sent} was not mined")
             time.sleep(0.005)
-        if receipt["status"] != "0x1":
-            sys.exit(f"gas: transaction {sent} failed: {receipt}")
+        if receipt["status"] != status:
+            sys.exit(f"gas: transaction {sent} has another status than {status}: {receipt}")
         return receipt
 
     def deploy(self, bytecode: str, types: str = "", *arguments: str) -> str:
@@ -169,10 +184,11 @@ class Lane:
             self.settlement,
         )
 
-    def settle(self, jobs: int, accounts: list[int], load: random.Random) -> int:
-        """Settles a batch of `jobs` new numbers, job by job of one of the groups; gives the transaction's gas."""
-        entries = [(self.next_job + n, load.randrange(len(accounts)), gpu_millis(load)) for n in range(jobs)]
-        data = "0x" + encode(entries, [(a, a, PRICE) for a in accounts]).hex()
+    def settle(self, jobs: int, groups: list[tuple[int, int, int]], load: random.Random) -> int:
+        """Settles a batch of `jobs` new numbers, job by job of one of the groups (payer, provider, price); gives the
+        transaction's gas."""
+        entries = [(self.next_job + n, load.randrange(len(groups)), gpu_millis(load)) for n in range(jobs)]
+        data = "0x" + encode(entries, groups).hex()
         seq, root = self.seq + 1, keccak(f"usage root {self.seq}")
         kind = "Batch(uint32 lane,uint64 seq,bytes32 prev,bytes32 usageRoot,bytes32 dataHash,uint64 validUntil)"
         content = keccak_of(
@@ -182,17 +198,30 @@ class Lane:
         digest = keccak("0x1901" + self.domain[2:] + content[2:])
         signature = program("cast", "wallet", "sign", "--no-hash", "--private-key", SIGNER_KEY, digest)[2:]
         r, s, v = signature[:64], int(signature[64:128], 16), int(signature[128:], 16)
-        gas = self.chain.invoke(
-            self.settlement,
-            "settle(uint32,uint64,bytes32,bytes32,uint64,bytes32,bytes32,bytes)",
+        self.last = program(
+            *("cast", "calldata", "settle(uint32,uint64,bytes32,bytes32,uint64,bytes32,bytes32,bytes)"),
             *(str(LANE), str(seq), self.prev, root, str(VALID_UNTIL)),
             *("0x" + r, f"0x{s | (v - 27) << 255:064x}", data),
         )
+        self.receipt = self.chain.send(self.last, self.settlement)
         self.prev = keccak_of(
             "bytes32,uint32,uint64,bytes32,bytes32", *(self.prev, str(LANE), str(seq), root, keccak(data))
         )
         self.seq, self.next_job = seq, self.next_job + jobs
-        return gas
+        return int(self.receipt["gasUsed"], 16)
+
+    def settle_again(self) -> int:
+        """Sends the last batch once more, as a second leader would; gives the gas of the transaction that is refused."""
+        want = keccak("BadSeq(uint64)")[:10] + f"{self.seq + 1:064x}"
+        if (reason := self.chain.revert_reason(self.last, self.settlement)) != want:
+            sys.exit(f"gas: a batch that was sent again was refused with {reason}, not with {want}")
+        return int(self.chain.send(self.last, self.settlement, status="0x0")["gasUsed"], 16)
+
+    def paid_jobs(self) -> int:
+        """How many jobs the last batch paid, from the summary in its event."""
+        event = keccak("BatchSettled(uint32,uint64,bytes32,bytes32,uint256,bytes)")
+        [log] = [log for log in self.receipt["logs"] if log["topics"][0] == event]
+        return int(log["data"][2 + 128 : 2 + 192], 16) >> 32 & 0xFFFFFFFF
 
 
 def keccak(text: str) -> str:
@@ -279,10 +308,24 @@ def main() -> int:
         lane = Lane(chain, 4 * GROUPS)
         rows = []
         for kind, accounts in ids.items():
-            lane.settle(GROUPS, accounts, load)  # every account was used before
+            groups = [(account, account, PRICE) for account in accounts]
+            lane.settle(GROUPS, groups, load)  # every account was used before
             for jobs in TARGETS[kind]:
-                gas = [lane.settle(jobs, accounts, load) / jobs for _ in range(BATCHES)]
-                rows.append((kind, jobs, sum(gas) / BATCHES, max(gas)))
+                gas = [lane.settle(jobs, groups, load) / jobs for _ in range(BATCHES)]
+                rows.append((f"signed, once, {GROUPS} pairs with {kind} numbers", jobs, gas, TARGETS[kind][jobs], kind))
+        groups = [(account, account, PRICE) for account in ids["neighbouring"]]
+        refused = []
+        for _ in range(BATCHES):
+            lane.settle(500, groups, load)
+            refused.append(lane.settle_again() / 500)
+        rows.append((f"the same batch once more, refused ({GROUPS} pairs)", 500, refused, REFUSED_TARGET, "refused"))
+        nobody = [(account, 1_000_000 + account, PRICE) for account in ids["neighbouring"]]
+        poisoned = []
+        for _ in range(BATCHES):
+            poisoned.append(lane.settle(500, nobody, load) / 500)
+            if lane.paid_jobs() != 0:
+                sys.exit("gas: a job of a provider that nobody knows was paid")
+        rows.append((f"all left out: {GROUPS} providers that nobody knows", 500, poisoned, POISONED_TARGET, "poisoned"))
         head = program("cast", "call", lane.settlement, "head(uint32)(uint64,bytes32)", str(LANE), "--rpc-url", chain.url)
         if head.splitlines()[1] != lane.prev:
             sys.exit("gas: the lane's head is not the hash of what was sent")
@@ -294,17 +337,17 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|")
     print(f"| a transaction a job | 1 | {single:,.0f} | - | - | - | 1 | - |")
     print(f"| a batch of plain structs | 500 | {structs:,.0f} | - | - | - | 1/{single / structs:.0f} | 1 |")
-    for kind, jobs, gas, dearest in rows:
-        most = TARGETS[kind][jobs]
+    for what, jobs, gas, most, _ in rows:
+        mean = sum(gas) / len(gas)
         print(
-            f"| signed, once, {GROUPS} pairs with {kind} numbers | {jobs:,} | {gas:.0f} | {dearest:.0f} | {most} "
-            f"| {gas / most:.2f} | 1/{single / gas:.0f} | 1/{structs / gas:.1f} |"
+            f"| {what} | {jobs:,} | {mean:.0f} | {max(gas):.0f} | {most} "
+            f"| {mean / most:.2f} | 1/{single / mean:.0f} | 1/{structs / mean:.1f} |"
         )
     print()
-    for kind, jobs, gas, _ in rows:
-        note = "" if kind == "neighbouring" else f" ids={kind}"
-        print(f"gas jobs={jobs} groups={GROUPS} per_job={gas:.0f}{note}")
-    return int(any(gas > TARGETS[kind][jobs] for kind, jobs, gas, _ in rows))
+    notes = {"neighbouring": "", "scattered": " ids=scattered", "refused": " batch=refused", "poisoned": " batch=poisoned"}
+    for _, jobs, gas, _, kind in rows:
+        print(f"gas jobs={jobs} groups={GROUPS} per_job={sum(gas) / len(gas):.0f}{notes[kind]}")
+    return int(any(sum(gas) / len(gas) > most for _, _, gas, most, _ in rows))
 
 
 if __name__ == "__main__":

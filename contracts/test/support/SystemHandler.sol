@@ -7,6 +7,7 @@ import {VaultFixture} from "./VaultFixture.sol";
 
 /// @dev Everybody at once: providers, delegators, a lane, a slash signer, an arbiter, a guardian. Each step does one thing
 /// that must succeed, or fails for the one reason that is right; whatever can be compared at once is compared here.
+/// An action for which there is nothing to do hands on to the next, so no step does nothing.
 contract SystemHandler is VaultFixture {
     uint32 public constant PROVIDERS = 2;
     uint32 public constant PAYERS = 3;
@@ -15,6 +16,11 @@ contract SystemHandler is VaultFixture {
 
     address[3] public accounts = [STAKER, DELEGATOR, LATE];
     uint256 public slashes;
+    uint256[] private _open;
+    /// Steps so far, those of them in which there was something to do for the action that was drawn, and what was done.
+    uint256 public steps;
+    uint256 public asDrawn;
+    uint256[ACTIONS] public done;
     mapping(uint64 jobNo => bool) private _paid;
     /// How often each kind of thing happened.
     mapping(string what => uint256) public count;
@@ -49,9 +55,23 @@ contract SystemHandler is VaultFixture {
         random = seed;
         provider = uint32(1 + _below(PROVIDERS));
         action %= ACTIONS;
-        if (action < 8) _stakes(action);
-        else if (action < 14) _slashing(action);
-        else _money(action);
+        steps++;
+        if (_act(action)) {
+            asDrawn++;
+        } else {
+            // The last action always has something to do.
+            do {
+                action++;
+            } while (!_act(action));
+        }
+        done[action]++;
+    }
+
+    /// @dev Whether there was something to do; if not, nothing was done.
+    function _act(uint256 action) private returns (bool) {
+        if (action < 8) return _stakes(action);
+        if (action < 14) return _slashing(action);
+        return _money(action);
     }
 
     function _below(uint256 bound) private returns (uint256) {
@@ -78,23 +98,25 @@ contract SystemHandler is VaultFixture {
 
     // ---- stake
 
-    function _stakes(uint256 action) private {
+    function _stakes(uint256 action) private returns (bool) {
         if (action == 0) {
             _stake(_whole(50_000 * TOKEN));
         } else if (action == 1) {
             _delegate(_account(), TOKEN + _whole(50_000 * TOKEN));
         } else if (action == 2) {
-            if (_own() == 0 || vault.ticketsOf(provider, STAKER).length == 16) return;
-            uint128 amount = _whole(_own());
-            _unbond(amount < _own() ? amount : _own());
+            uint128 own = _own();
+            if (own == 0 || vault.ticketsOf(provider, STAKER).length == 16) return false;
+            uint128 amount = _whole(own);
+            _unbond(amount < own ? amount : own);
         } else if (action == 3) {
             address who = _account();
             (uint128 shares,) = vault.delegationOf(provider, who);
-            if (shares != 0 && vault.ticketsOf(provider, who).length < 16) _undelegate(who, _amount(shares));
+            if (shares == 0 || vault.ticketsOf(provider, who).length == 16) return false;
+            _undelegate(who, _amount(shares));
         } else if (action == 4) {
             address who = _account();
             IStakeVault.Ticket[] memory tickets = vault.ticketsOf(provider, who);
-            if (tickets.length == 0) return;
+            if (tickets.length == 0) return false;
             vm.prank(who);
             vault.rebond(provider, tickets[_below(tickets.length)].id);
             count["rebonded"]++;
@@ -102,13 +124,14 @@ contract SystemHandler is VaultFixture {
             vm.prank(STAKER);
             vault.setCommission(provider, uint16(_below(2_001)));
         } else {
-            _withdrawOne(_account());
+            return _withdrawOne(_account());
         }
+        return true;
     }
 
-    function _withdrawOne(address who) private {
+    function _withdrawOne(address who) private returns (bool) {
         IStakeVault.Ticket[] memory tickets = vault.ticketsOf(provider, who);
-        if (tickets.length == 0) return;
+        if (tickets.length == 0) return false;
         IStakeVault.Ticket memory ticket = tickets[_below(tickets.length)];
         if (ticket.unlockAt > _now()) _later(ticket.unlockAt - _now());
         uint256 before = token.balanceOf(who);
@@ -123,29 +146,45 @@ contract SystemHandler is VaultFixture {
             _true(bytes4(reason) == IStakeVault.AllFrozen.selector && _frozen() != 0, "only what is frozen stays");
             count["withdrawal frozen"]++;
         }
+        return true;
     }
 
     // ---- slashes
 
-    function _slashing(uint256 action) private {
-        if (action == 8 || action == 9) return _proposeOne();
-        if (slashes == 0) return;
-        uint256 id = _below(2) == 0 ? slashes : 1 + _below(slashes);
+    function _slashing(uint256 action) private returns (bool) {
+        if (action == 8 || action == 9) {
+            _proposeOne();
+            return true;
+        }
+        if (_open.length == 0) return false;
+        uint256 place = _below(_open.length);
+        uint256 id = _open[place];
         IStakeVault.Slash memory slash = vault.slashOf(id);
         if (action == 10) {
-            if (slash.state != IStakeVault.SlashState.Proposed || _now() > slash.disputeUntil) return;
+            if (slash.state != IStakeVault.SlashState.Proposed || _now() > slash.disputeUntil) return false;
             _dispute(id);
-        } else if (action == 11) {
-            if (slash.state != IStakeVault.SlashState.Disputed || _now() > slash.resolveUntil) return;
+            return true;
+        }
+        if (action == 11) {
+            if (slash.state != IStakeVault.SlashState.Disputed || _now() > slash.resolveUntil) return false;
             _resolve(id, _below(3) == 0 ? 0 : _amount(2 * uint256(slash.frozen)));
-        } else if (action == 12 || _below(4) != 0) {
+            if (vault.slashOf(id).state == IStakeVault.SlashState.Cancelled) _ended(place);
+            return true;
+        }
+        if (action == 12 || _below(4) != 0) {
             _finalizeOne(id, slash);
         } else {
-            if (slash.state == IStakeVault.SlashState.Executed || slash.state == IStakeVault.SlashState.Cancelled) return;
             vm.prank(GUARDIAN);
             vault.cancelSlash(id);
             count["cancelled by the guardian"]++;
         }
+        _ended(place);
+        return true;
+    }
+
+    function _ended(uint256 place) private {
+        _open[place] = _open[_open.length - 1];
+        _open.pop();
     }
 
     function _proposeOne() private {
@@ -161,6 +200,7 @@ contract SystemHandler is VaultFixture {
             uint128 frozen = vault.slashOf(id).frozen;
             _true(frozen <= asked && frozen <= free, "no more than asked and there");
             if (arbiter) _same(frozen, asked < free ? asked : free, "all of it");
+            if (frozen != 0) _open.push(id);
             count[frozen == 0 ? "nothing at stake" : "proposed"]++;
         } catch (bytes memory reason) {
             _true(bytes4(reason) == IStakeVault.FreezeCapReached.selector && !arbiter, "only the freeze cap refuses");
@@ -172,7 +212,6 @@ contract SystemHandler is VaultFixture {
         uint256 due;
         if (slash.state == IStakeVault.SlashState.Proposed) due = slash.disputeUntil + 1;
         else if (slash.state == IStakeVault.SlashState.Disputed) due = slash.resolveUntil + 1;
-        else if (slash.state != IStakeVault.SlashState.Upheld) return;
         if (due > _now()) _later(due - _now());
         (uint128 principal,, uint128 slashed) = vault.liabilities();
         vault.finalizeSlash(id);
@@ -187,7 +226,7 @@ contract SystemHandler is VaultFixture {
 
     // ---- money
 
-    function _money(uint256 action) private {
+    function _money(uint256 action) private returns (bool) {
         if (action <= 15) {
             _settleOne();
         } else if (action == 16) {
@@ -199,15 +238,15 @@ contract SystemHandler is VaultFixture {
             settlement.withdraw(LANE, payer);
             count["deposit withdrawn"]++;
         } else if (action == 18) {
+            bool credit = settlement.creditOf(provider) >= unit;
             settlement.divide(provider);
-            if (settlement.claimOf(provider).amount == 0 && settlement.earnedOf(provider) >= unit) {
-                settlement.requestClaim(provider);
-                _later(1 days);
-                settlement.claim(provider);
-                count["claimed"]++;
-            }
+            if (settlement.earnedOf(provider) < unit) return credit;
+            settlement.requestClaim(provider);
+            _later(1 days);
+            settlement.claim(provider);
+            count["claimed"]++;
         } else if (action == 19) {
-            _claimRewards(_account());
+            return _claimRewards(_account());
         } else if (action == 20) {
             (,, uint128 slashed) = vault.liabilities();
             if (slashed >= unit) vault.paySlashedFunds();
@@ -217,16 +256,19 @@ contract SystemHandler is VaultFixture {
         } else {
             _later(_below(3 days));
         }
+        return true;
     }
 
-    function _claimRewards(address who) private {
+    function _claimRewards(address who) private returns (bool) {
+        bool credit = settlement.creditOf(provider) >= unit;
         settlement.divide(provider);
-        if (vault.rewardsOf(provider, who) < unit) return;
+        if (vault.rewardsOf(provider, who) < unit) return credit;
         vm.prank(who);
         vault.requestRewards(provider);
         _later(1 days);
         vault.claimRewards(provider, who);
         count["rewards claimed"]++;
+        return true;
     }
 
     /// @dev One group, of which some jobs may have been paid before: its credit grows by the others.

@@ -41,6 +41,7 @@ interface Vm {
     function toString(bytes32 value) external pure returns (string memory);
     function toString(bytes calldata value) external pure returns (string memory);
     function envOr(string calldata name, bool fallback_) external view returns (bool);
+    function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256 gas);
 }
 
 /// @dev forge takes any contract whose functions begin with `test` or `invariant`; this holds what they share.
