@@ -279,7 +279,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Took) {
     let result = work();
     let took = Took {
         wall: begin.elapsed(),
-        cpu: cpu_time() - cpu,
+        cpu: cpu_time().saturating_sub(cpu),
     };
     (result, took)
 }

@@ -9,12 +9,15 @@ use std::{
 use alloy::{
     hex,
     primitives::{B256, U256},
+    signers::{SignerSync as _, local::PrivateKeySigner},
     sol_types::{SolCall as _, SolEvent as _},
 };
 use gridstake_contracts::Settlement;
-use gridstake_crds::{settlement_batch::BatchState, usage_record::RecordState};
+use gridstake_crds::{UsageRecord, settlement_batch::BatchState, usage_record::RecordState};
 use gridstake_ledger::{
     archive, batch,
+    checkpoint::{Checkpoint, Counters, Device, Subject, devices_hash},
+    signature,
     verify::{
         Fault,
         all::{self, Item, LaneError, VerifiedLane},
@@ -23,10 +26,16 @@ use gridstake_ledger::{
         file::FileError,
     },
 };
-use gridstake_operator::archive::{SHORTEST_RETENTION, Terms};
+use gridstake_operator::{
+    archive::{SHORTEST_RETENTION, Terms},
+    controllers::usage_record::receipt,
+};
 use serde_json::{Value, json};
 
-use crate::world::{LANE, Replica, World};
+use crate::{
+    anvil::PAYER,
+    world::{LANE, Replica, World, sealed},
+};
 
 const ESCROW: u64 = 1_000_000_000_000;
 const KEEP: Terms = Terms {
@@ -207,15 +216,101 @@ async fn a_final_batch_is_archived_and_verified_from_archive_and_chain_alone() {
     assert!(finding.at.contains(&at), "{finding}");
 }
 
+/// A sealed record of a second, whose bill rests on two statements that an agent signed.
+fn evidenced(number: u64) -> Value {
+    let mut record = sealed(number, 1, 1, 1000);
+    let name = record["metadata"]["name"].as_str().unwrap().to_owned();
+    let agent = PrivateKeySigner::from_bytes(&B256::repeat_byte(9)).unwrap();
+    let device = Device {
+        uuid: "GPU-1".to_owned(),
+        parent_uuid: String::new(),
+        share: (1, 1),
+    };
+    let subject = Subject {
+        record: &name,
+        pod_uid: "pod",
+        devices: devices_hash(&[device]),
+    };
+    let mut previous = B256::ZERO;
+    let mut stated = Vec::new();
+    for (seq, (from_ms, to_ms)) in (0..).zip([(0, 500), (500, 1000)]) {
+        let checkpoint = Checkpoint {
+            epoch: 0,
+            seq,
+            from_ms,
+            to_ms,
+            folded: 0,
+            counters: Counters::default(),
+            previous,
+        };
+        let signed = agent.sign_hash_sync(&checkpoint.digest(subject)).unwrap();
+        let head = checkpoint.head(subject);
+        stated.push(json!({
+            "epoch": 0, "seq": seq, "fromMs": from_ms, "toMs": to_ms, "previous": previous, "head": head,
+            "signature": signature::text(&signed),
+        }));
+        previous = head;
+    }
+    record["status"]["evidence"] = json!({
+        "podUid": "pod", "key": agent.address(), "devices": [{"uuid": "GPU-1"}], "checkpoints": stated,
+        "startedMs": 0, "endedMs": 1000,
+    });
+    record["status"]["sealed"]["evidenceHead"] = json!(previous);
+    let read: UsageRecord = serde_json::from_value(record.clone()).unwrap();
+    let seal = read.status.as_ref().unwrap().sealed.as_ref().unwrap();
+    record["status"]["sealed"]["receiptHash"] = json!(receipt::hash(&read, seal).unwrap());
+    record
+}
+
+#[tokio::test]
+async fn evidence_is_archived_with_the_bill_that_rests_on_it() {
+    let folder = folder("evidence");
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let mut archivist = replica.archivist(&folder, KEEP);
+    world.api.seal(&evidenced(256));
+    world.seal(257..258, 1000);
+    settle(&world, &mut replica).await;
+    archivist.one_pass().await;
+    let lane = verified(on_chain(&world).await, &folder).unwrap();
+    let summary = &lane.summary;
+    assert_eq!((summary.evidenced, summary.without_evidence), (1, 1));
+    assert_eq!(summary.signatures, 2);
+    let slice = lane.files[0].entries[0].slice.as_ref().unwrap();
+    assert_eq!(slice.gpus, [("GPU-1".to_owned(), (1, 1))]);
+}
+
 #[tokio::test]
 async fn entries_that_were_left_out_are_verified_as_left_out_and_paid_later_once() {
     let folder = folder("skipped");
     let world = World::new(ESCROW).await;
     let mut replica = world.replica().await;
     let mut archivist = replica.archivist(&folder, KEEP);
-    // Nobody has registered payer 2: its group is left out.
+    // Payer 2 takes its deposit back while the batch is under way: its group is left out.
+    let anvil = &world.anvil;
+    anvil.rpc("evm_setAutomine", json!([true])).await;
+    let register = Settlement::registerPayerCall { lane: LANE };
+    anvil.transact(PAYER, world.settlement, &register).await;
+    world.deposit(2, 1_000_000).await;
+    let thaw = Settlement::thawCall {
+        lane: LANE,
+        payer: 2,
+        amount: 1_000_000,
+    };
+    anvil.transact(PAYER, world.settlement, &thaw).await;
+    anvil.pass_time(7 * 24 * 3600).await;
+    anvil.hold().await;
     world.seal(256..258, 1000);
     world.seal_one(258, 2, 1, 1000);
+    replica.step().await;
+    anvil.drop_pending().await;
+    anvil.rpc("evm_setAutomine", json!([true])).await;
+    let withdraw = Settlement::withdrawCall {
+        lane: LANE,
+        payer: 2,
+    };
+    anvil.transact(PAYER, world.settlement, &withdraw).await;
+    anvil.hold().await;
     settle(&world, &mut replica).await;
     archivist.one_pass().await;
     assert_eq!(world.states()[&258], RecordState::Skipped);

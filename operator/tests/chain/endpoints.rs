@@ -57,32 +57,32 @@ async fn the_second_is_enough(lie: Lie, settings: &str) {
 
 #[tokio::test]
 async fn a_first_endpoint_that_loses_answers_holds_nothing_up() {
-    the_second_is_enough(Lie::AnswerLost, "").await;
+    Box::pin(the_second_is_enough(Lie::AnswerLost, "")).await;
 }
 
 #[tokio::test]
 async fn a_first_endpoint_that_answers_too_late_holds_nothing_up() {
-    the_second_is_enough(Lie::Late, "  requestTimeout: 200ms\n").await;
+    Box::pin(the_second_is_enough(Lie::Late, "  requestTimeout: 200ms\n")).await;
 }
 
 #[tokio::test]
 async fn a_first_endpoint_that_garbles_answers_holds_nothing_up() {
-    the_second_is_enough(Lie::Truncated, "").await;
+    Box::pin(the_second_is_enough(Lie::Truncated, "")).await;
 }
 
 #[tokio::test]
 async fn a_first_endpoint_that_refuses_everything_holds_nothing_up() {
-    the_second_is_enough(Lie::Refused, "").await;
+    Box::pin(the_second_is_enough(Lie::Refused, "")).await;
 }
 
 #[tokio::test]
 async fn a_first_endpoint_that_turns_everything_away_holds_nothing_up() {
-    the_second_is_enough(Lie::Status(429, Some(3600)), "").await;
+    Box::pin(the_second_is_enough(Lie::Status(429, Some(3600)), "")).await;
 }
 
 #[tokio::test]
 async fn a_first_endpoint_of_another_chain_is_passed_over() {
-    the_second_is_enough(Lie::OtherChain, "").await;
+    Box::pin(the_second_is_enough(Lie::OtherChain, "")).await;
 }
 
 #[tokio::test]
