@@ -50,6 +50,8 @@ const SECOND: u64 = 1_000_000;
 const EMISSION: u64 = 100;
 /// Passes in fair weather within which everything must be final.
 const PATIENCE: usize = 400;
+/// So many more for each entry that makes a batch unreadable: it is found by halving, and each half has to expire.
+const SEARCH: usize = 150;
 /// After so many of them a replica is started anew, as if time had passed: what it tries again rarely, it tries again.
 const LIFE: usize = 20;
 
@@ -395,7 +397,12 @@ impl Stage {
         ] {
             self.nature.be(weather).await;
         }
-        for round in 0..PATIENCE {
+        let unreadable = self
+            .sealed
+            .values()
+            .filter(|kind| **kind == Kind::Unreadable);
+        let patience = PATIENCE + SEARCH * unreadable.count();
+        for round in 0..patience {
             if round % LIFE == 0 {
                 self.restart(0);
             }
