@@ -272,6 +272,13 @@ impl Settler {
         if seq > 1 && !log.iter().any(|batch| batch.spec.sequence + 1 >= seq) {
             log.extend(observe::batch(&self.context.client, &self.lane, seq - 1).await?);
         }
+        // A batch that is under way and was not listed was written since: what it holds would go into another one.
+        let is_final = |batch: &SettlementBatch| {
+            batch.status.as_ref().and_then(|status| status.state) == Some(BatchState::Final)
+        };
+        if log[open.len()..].iter().any(|batch| !is_final(batch)) {
+            return Ok(true);
+        }
         let logged = log
             .iter()
             .map(observe::logged)
