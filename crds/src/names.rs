@@ -86,11 +86,14 @@ pub fn settlement_batch(lane: u32, sequence: u64) -> String {
     format!("lane-{lane}-{sequence:020}")
 }
 
-/// The name of the batch that takes the place of others with this sequence number, which can never be mined; `revision`
-/// counts from 1.
+/// The name of the batch that takes the place of `superseded` others with this sequence number, which can never be mined.
 #[must_use]
-pub fn settlement_batch_revision(lane: u32, sequence: u64, revision: usize) -> String {
-    format!("{}-r{revision}", settlement_batch(lane, sequence))
+pub fn settlement_batch_revision(lane: u32, sequence: u64, superseded: usize) -> String {
+    let first = settlement_batch(lane, sequence);
+    match superseded {
+        0 => first,
+        revision => format!("{first}-r{revision}"),
+    }
 }
 
 /// The name of an Incident, from the hash of its evidence (`0x` and hexadecimal digits): the same offence, found twice,
@@ -114,6 +117,7 @@ mod tests {
         assert_eq!(settlement_batch(7, 42), "lane-7-00000000000000000042");
         assert!(settlement_batch(7, 9) < settlement_batch(7, 10));
         assert!(settlement_batch_revision(7, 9, 2) < settlement_batch(7, 10));
+        assert_eq!(settlement_batch_revision(7, 9, 0), settlement_batch(7, 9));
         assert_eq!(settlement_batch(u32::MAX, u64::MAX).len(), 36);
     }
 

@@ -361,10 +361,7 @@ impl Settler {
         else {
             return Ok(None);
         };
-        let name = match superseded.len() {
-            0 => names::settlement_batch(config.lane, sequence),
-            revision => names::settlement_batch_revision(config.lane, sequence, revision),
-        };
+        let name = names::settlement_batch_revision(config.lane, sequence, superseded.len());
         spec.supersedes = superseded.last().map(ResourceExt::name_any);
         self.create(SettlementBatch::new(&name, spec)).await?;
         self.metrics.built(why);

@@ -197,10 +197,8 @@ impl Settler {
             inclusion,
         } = missing;
         let there = observe::revisions(&self.context.client, &self.lane, spec.sequence).await?;
-        let name = match there.superseded.len() {
-            0 => names::settlement_batch(spec.lane, spec.sequence),
-            revision => names::settlement_batch_revision(spec.lane, spec.sequence, revision),
-        };
+        let superseded = there.superseded.len();
+        let name = names::settlement_batch_revision(spec.lane, spec.sequence, superseded);
         spec.supersedes = there.superseded.last().map(ResourceExt::name_any);
         let mut batch = SettlementBatch::new(&name, spec);
         batch

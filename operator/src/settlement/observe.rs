@@ -141,10 +141,7 @@ pub async fn revisions(
     let number = lane.chain().config().lane;
     let mut found = Revisions::default();
     loop {
-        let name = match found.superseded.len() {
-            0 => names::settlement_batch(number, sequence),
-            revision => names::settlement_batch_revision(number, sequence, revision),
-        };
+        let name = names::settlement_batch_revision(number, sequence, found.superseded.len());
         let Some(batch) = named(client, &name).await? else {
             return Ok(found);
         };

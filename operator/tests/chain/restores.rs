@@ -15,23 +15,12 @@ use serde_json::json;
 
 use crate::{
     anvil::ADMIN,
-    world::{LANE, Replica, World, sealed},
+    world::{LANE, Replica, World, sealed, settle},
 };
 
 const ESCROW: u64 = 1_000_000_000_000;
 /// What a record of a second costs.
 const SECOND: u64 = 1_000_000;
-
-async fn settle(world: &World, replica: &mut Replica) {
-    for _ in 0..30 {
-        replica.step().await;
-        if world.all_final() {
-            return;
-        }
-        world.anvil.mine(1).await;
-    }
-    panic!("not final: {:?} {:#?}", world.states(), world.api.batches());
-}
 
 #[tokio::test]
 async fn what_only_the_chain_holds_is_taken_over_and_nothing_is_paid_twice() {

@@ -10,24 +10,12 @@ use serde_json::json;
 
 use crate::{
     anvil::{ADMIN, Anvil, PAYER},
-    world::{LANE, Replica, World, sealed},
+    world::{LANE, Replica, World, sealed, settle},
 };
 
 const ESCROW: u64 = 1_000_000_000_000;
 /// What a record of a second costs.
 const SECOND: u64 = 1_000_000;
-
-/// Steps and mines until every record is final.
-async fn settle(world: &World, replica: &mut Replica) {
-    for _ in 0..20 {
-        replica.step().await;
-        if world.all_final() {
-            return;
-        }
-        world.anvil.mine(1).await;
-    }
-    panic!("not final: {:?} {:#?}", world.states(), world.api.batches());
-}
 
 fn state(world: &World, sequence: u64) -> BatchState {
     world.batch(sequence).status.unwrap().state.unwrap()

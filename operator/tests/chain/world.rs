@@ -301,6 +301,18 @@ impl World {
     }
 }
 
+/// Steps and mines until every record is final.
+pub async fn settle(world: &World, replica: &mut Replica) {
+    for _ in 0..20 {
+        replica.step().await;
+        if world.all_final() {
+            return;
+        }
+        world.anvil.mine(1).await;
+    }
+    panic!("not final: {:?} {:#?}", world.states(), world.api.batches());
+}
+
 /// A sealed record of one GPU for `millis`.
 pub fn sealed(number: u64, payer: u32, provider: u32, millis: u64) -> Value {
     let mut record = json!({
