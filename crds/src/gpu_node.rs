@@ -278,10 +278,16 @@ pub struct GpuNodeStatus {
     #[schemars(range(min = 0, max = 1000))]
     pub reputation: Option<u32>,
 
-    /// Hash over the node's device UUIDs and models, as it is posted on chain.
+    /// Hash over the node's GPUs (UUIDs, models, memory) and its provider, as it stands on chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::hash")]
     pub inventory_hash: Option<String>,
+
+    /// The UUIDs of the GPUs that `inventoryHash` covers. While the node shows another one, it is not offered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub posted_devices: Vec<String>,
 
     /// `Reporting`, `Healthy`, `Bonded`, `Offered`, `Quarantined` and the summary `Ready`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -537,6 +543,8 @@ closed_enum! {
         Unbonded,
         /// The key of the node's agent is not certified by the provider, or no longer; see `spec.agentCertificate`.
         KeyNotCertified,
+        /// The node shows a GPU that has not been stated on chain; a batch that states it is on its way.
+        InventoryNotPosted,
         /// Too many failures lately.
         Quarantined,
     }

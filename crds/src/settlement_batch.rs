@@ -46,6 +46,7 @@ pub const MAX_DATA_BYTES: usize = 16 * 1024;
     printcolumn(name = "Lane", type_ = "integer", json_path = ".spec.lane"),
     printcolumn(name = "Sequence", type_ = "integer", json_path = ".spec.sequence"),
     printcolumn(name = "Records", type_ = "integer", json_path = ".spec.recordCount"),
+    printcolumn(name = "Statements", type_ = "integer", json_path = ".spec.statementCount", priority = 1),
     printcolumn(name = "Total", type_ = "string", json_path = ".spec.total"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
     printcolumn(name = "Blocked", type_ = "string", json_path = ".status.blocked"),
@@ -98,6 +99,10 @@ pub struct SettlementBatchSpec {
     /// How many groups (payer, provider, price) `data` holds.
     #[schemars(range(min = 0, max = 1024))]
     pub group_count: u32,
+    /// How many statements `data` holds: changed inventories, uptime, the week's earnings.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 255))]
+    pub statement_count: u32,
     /// The lowest record number in `data`.
     pub first_job_no: u64,
     /// The highest record number in `data`.
@@ -197,6 +202,8 @@ pub struct SkippedGroup {
     pub payer: u32,
     /// The provider's account number.
     pub provider: u32,
+    /// The price as on the wire: 10⁻¹⁸ token per unit.
+    pub price: u64,
     /// Why.
     pub reason: SkipReason,
 }

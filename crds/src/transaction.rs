@@ -58,6 +58,9 @@ pub struct Inclusion {
     pub transaction: String,
     /// The block that holds it.
     pub block: BlockReference,
+    /// The time of that block, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<u64>,
     /// The gas it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gas_used: Option<u64>,

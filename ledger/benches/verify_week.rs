@@ -170,7 +170,7 @@ impl Week {
         let plain: Vec<Entry> = entries.iter().map(|entry| entry.entry).collect();
         let leaves: Vec<B256> = entries.iter().map(|entry| entry.leaf).collect();
         let decision_head = B256::repeat_byte(0xdd);
-        let data = batch::encode(&plain).unwrap();
+        let data = batch::encode(&plain, &[]).unwrap();
         let settled = batch::decode(&data).unwrap();
         let amounts = settled.amounts().unwrap();
         let outcome = Outcome {

@@ -7,10 +7,14 @@
 //! | [`billing`] | what of a lease is billed, slice by slice; emissions |
 //! | [`checkpoint`] | an agent's signed, hash-chained statements and their verification |
 //! | [`receipt`] | what stands under a batch's usage root for one record |
+//! | [`earnings`] | what each provider got in a week, from the chain's batches |
 //! | [`merkle`] | roots and proofs as OpenZeppelin's `MerkleProof` verifies them |
 //! | [`batch`] | the payload of `Settlement.settle`: encoder, strict decoder, the lane's hash chain |
+//! | [`statement`] | what a lane states on chain beside payments: inventories, uptime, the week's earnings |
 //! | [`typed`] | the EIP-712 structs that people, agents and the operator sign |
+//! | [`uptime`] | which node was up in which minute, as one hash chain |
 //! | [`verify`] | archive against chain: what is wrong, and where |
+//! | [`week`] | weeks of ISO 8601 |
 //! | [`signature`] | 65-byte signatures: reading, normalising, recovering |
 
 pub mod amount;
@@ -18,8 +22,12 @@ pub mod archive;
 pub mod batch;
 pub mod billing;
 pub mod checkpoint;
+pub mod earnings;
 pub mod merkle;
 pub mod receipt;
 pub mod signature;
+pub mod statement;
 pub mod typed;
+pub mod uptime;
 pub mod verify;
+pub mod week;

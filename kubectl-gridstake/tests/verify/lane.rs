@@ -44,7 +44,7 @@ fn archived(sequence: u64, previous: B256, first: u64) -> ArchivedBatch {
             sequence,
             previous,
             usage_root: merkle::usage_root(&leaves, B256::ZERO),
-            data: batch::encode(&plain).unwrap(),
+            data: batch::encode(&plain, &[]).unwrap(),
             decision_head: B256::ZERO,
         },
         certificates: vec![],

@@ -168,7 +168,7 @@ pub fn batch_of(
         sequence,
         previous,
         usage_root: merkle::usage_root(&leaves, decision_head),
-        data: batch::encode(&plain).unwrap(),
+        data: batch::encode(&plain, &[]).unwrap(),
         decision_head,
     };
     let mut certificate = Certificate {

@@ -1,11 +1,12 @@
 //! Bytes to entries, and the contract's event to what was paid.
 
-use alloy_primitives::U256;
+use alloy_primitives::{B256, U256};
 
 use super::{
-    Batch, Entry, GROUP, Group, HEADER, MAX_GROUP_BITS, MAX_RECORD_BYTES, MAX_RECORDS, WORD,
-    WORD_BITS,
+    Batch, Entry, GROUP, Group, HEADER, MAX_GROUP_BITS, MAX_RECORD_BYTES, MAX_RECORDS, STATEMENT,
+    WORD, WORD_BITS,
 };
+use crate::statement::Statement;
 
 /// Why bytes are no payload. Offsets are in bytes from the payload's begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,7 +112,12 @@ pub fn decode(data: &[u8]) -> Result<Batch, DecodeError> {
         .map(group)
         .collect();
     let records = part(records_at, width * numbers.len(), "records")?;
-    let expected = records_at + records.len();
+    let statements_at = records_at + records.len();
+    let statements: Vec<Statement> = part(statements_at, STATEMENT * byte(6), "statements")?
+        .chunks_exact(STATEMENT)
+        .map(statement)
+        .collect();
+    let expected = statements_at + STATEMENT * statements.len();
     if data.len() != expected {
         return Err(DecodeError::Length {
             len: data.len(),
@@ -152,6 +158,7 @@ pub fn decode(data: &[u8]) -> Result<Batch, DecodeError> {
         groups,
         units,
         entries,
+        statements,
     })
 }
 
@@ -200,6 +207,18 @@ fn group(bytes: &[u8]) -> Group {
 }
 
 /// At most 8 bytes as a number.
+fn statement(bytes: &[u8]) -> Statement {
+    let (kind, rest) = bytes.split_at(1);
+    let (own, rest) = rest.split_at(4);
+    let (subject, content) = rest.split_at(32);
+    Statement {
+        kind: kind.first().copied().unwrap_or(0),
+        number: u32::try_from(number(own)).unwrap_or(u32::MAX),
+        subject: B256::from_slice(subject),
+        content: B256::from_slice(content),
+    }
+}
+
 fn number(bytes: &[u8]) -> u64 {
     bytes
         .iter()

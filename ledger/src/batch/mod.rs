@@ -5,10 +5,14 @@
 //! 1        u8   g   bits of the group at the top of each record, 0 to 10
 //! 2        u16  G   groups, at most 2^g
 //! 4        u16  K   words of the bitmap
-//! 6        K × 32   wordNo:u32 | mask:224      strictly ascending; job number = wordNo × 224 + bit (bit 0 is the lowest)
-//! 6+32K    G × 16   payer:u32 | provider:u32 | price:u64
-//! …        J × W    group:g bits | units:(8W − g) bits, one per set bit, in ascending job numbers; nothing follows
+//! 6        u8   S   statements
+//! 7        K × 32   wordNo:u32 | mask:224      strictly ascending; job number = wordNo × 224 + bit (bit 0 is the lowest)
+//! 7+32K    G × 16   payer:u32 | provider:u32 | price:u64
+//! …        J × W    group:g bits | units:(8W − g) bits, one per set bit, in ascending job numbers
+//! …        S × 69   kind:u8 | number:u32 | subject:32 bytes | content:32 bytes; nothing follows
 //! ```
+//!
+//! What statements say is in [`crate::statement`]; the contract repeats them as events.
 
 mod decode;
 mod encode;
@@ -18,6 +22,8 @@ use alloy_sol_types::SolValue as _;
 
 pub use decode::{DecodeError, Outcome, decode, outcome};
 pub use encode::{EncodeError, encode, encoded_len};
+
+use crate::statement::Statement;
 
 /// Job numbers in one word of the bitmap.
 pub const WORD_BITS: u64 = 224;
@@ -31,11 +37,14 @@ pub const MAX_RECORDS: usize = 65_535;
 const MAX_GROUP_BITS: u32 = 10;
 /// The most bytes of a record.
 const MAX_RECORD_BYTES: u32 = 6;
+/// The most statements that one payload can say.
+pub const MAX_STATEMENTS: usize = 255;
 /// Bytes before the first word.
-const HEADER: usize = 6;
-/// Bytes of a word and of a group.
+const HEADER: usize = 7;
+/// Bytes of a word, of a group and of a statement.
 const WORD: usize = 32;
 const GROUP: usize = 16;
+const STATEMENT: usize = 69;
 
 /// One entry: what one job number is paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +94,8 @@ pub struct Batch {
     pub units: Vec<u64>,
     /// The entries, in ascending job numbers.
     pub entries: Vec<Entry>,
+    /// What the lane states beside payments.
+    pub statements: Vec<Statement>,
 }
 
 impl Batch {
@@ -127,57 +138,95 @@ mod tests {
         }
     }
 
+    fn statement(byte: u8) -> Statement {
+        Statement {
+            kind: byte,
+            number: 7,
+            subject: B256::repeat_byte(byte),
+            content: B256::repeat_byte(byte.wrapping_add(1)),
+        }
+    }
+
     #[test]
     fn a_payload_is_laid_out_as_documented() {
-        let data = encode(&[
-            entry(0, 1, 2, 5, 0x0102),
-            entry(223, 1, 2, 5, 3),
-            entry(224, 4, 2, 5, 1),
-        ])
+        let data = encode(
+            &[
+                entry(0, 1, 2, 5, 0x0102),
+                entry(223, 1, 2, 5, 3),
+                entry(224, 4, 2, 5, 1),
+            ],
+            &[statement(0xaa)],
+        )
         .unwrap();
         // g = 1, units need 9 bits: 2 bytes a record.
-        assert_eq!(data[..6], [2, 1, 0, 2, 0, 2]);
-        let word = |at: usize| &data[6 + 32 * at..6 + 32 * (at + 1)];
+        assert_eq!(data[..7], [2, 1, 0, 2, 0, 2, 1]);
+        let word = |at: usize| &data[7 + 32 * at..7 + 32 * (at + 1)];
         assert_eq!(word(0)[..4], [0, 0, 0, 0]);
         assert_eq!((word(0)[4], word(0)[31]), (0x80, 0x01));
         assert_eq!((word(1)[3], word(1)[31]), (1, 1));
         assert_eq!(
-            data[70..86],
+            data[71..87],
             [0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 5]
         );
-        assert_eq!(data[102..], [0x01, 0x02, 0x00, 0x03, 0x80, 0x01]);
+        assert_eq!(data[103..109], [0x01, 0x02, 0x00, 0x03, 0x80, 0x01]);
+        assert_eq!(data[109..114], [0xaa, 0, 0, 0, 7]);
+        assert_eq!(data[114..146], [0xaa; 32]);
+        assert_eq!(data[146..178], [0xab; 32]);
+        assert_eq!(data.len(), 109 + 69);
     }
 
     #[test]
     fn what_cannot_be_encoded_names_the_number() {
-        assert_eq!(encode(&[]), Err(EncodeError::Empty));
+        assert_eq!(encode(&[], &[]), Err(EncodeError::Empty));
         assert_eq!(
-            encode(&[entry(5, 1, 1, 1, 1), entry(5, 1, 1, 1, 1)]),
+            encode(&[entry(5, 1, 1, 1, 1), entry(5, 1, 1, 1, 1)], &[]),
             Err(EncodeError::NotAscending { job_no: 5 })
         );
         assert_eq!(
-            encode(&[entry(7, 1, 1, 1, 1 << 48)]),
+            encode(&[entry(7, 1, 1, 1, 1 << 48)], &[]),
             Err(EncodeError::UnitsTooLarge {
                 job_no: 7,
                 max: (1 << 48) - 1
             })
         );
         assert_eq!(
-            encode(&[entry(u64::MAX, 1, 1, 1, 1)]),
+            encode(&[entry(u64::MAX, 1, 1, 1, 1)], &[]),
             Err(EncodeError::NumberTooLarge { job_no: u64::MAX })
         );
         let many: Vec<_> = (0..8_000).map(|n| entry(n, 1, 1, 1, 1 << 30)).collect();
-        assert!(matches!(encode(&many), Err(EncodeError::TooLong { .. })));
+        assert!(matches!(
+            encode(&many, &[]),
+            Err(EncodeError::TooLong { .. })
+        ));
         let groups: Vec<_> = (0..1025).map(|n| entry(n.into(), n, 1, 1, 1)).collect();
         assert_eq!(
-            encode(&groups),
+            encode(&groups, &[]),
             Err(EncodeError::TooManyGroups { groups: 1025 })
         );
     }
 
     #[test]
+    fn a_batch_may_hold_statements_alone() {
+        let stated = [statement(1), statement(2)];
+        let data = encode(&[], &stated).unwrap();
+        assert_eq!(data[..7], [1, 0, 0, 0, 0, 0, 2]);
+        let batch = decode(&data).unwrap();
+        assert_eq!(batch.statements, stated);
+        assert!(batch.entries.is_empty() && batch.groups.is_empty());
+        let many = vec![statement(1); 256];
+        assert_eq!(
+            encode(&[], &many),
+            Err(EncodeError::TooManyStatements { statements: 256 })
+        );
+    }
+
+    #[test]
     fn a_payload_that_was_cut_or_extended_is_refused() {
-        let data = encode(&[entry(1, 1, 2, 5, 9), entry(300, 3, 2, 5, 9)]).unwrap();
+        let data = encode(
+            &[entry(1, 1, 2, 5, 9), entry(300, 3, 2, 5, 9)],
+            &[statement(1)],
+        )
+        .unwrap();
         for len in 0..data.len() {
             assert!(decode(&data[..len]).is_err(), "{len}");
         }
@@ -213,11 +262,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded(all in entries()) {
-            let data = encode(&all).unwrap();
-            prop_assert_eq!(Ok(data.len()), encoded_len(&all));
+        fn what_is_encoded_is_decoded(all in entries(), stated in prop::collection::vec(any::<u8>().prop_map(statement), 0..4)) {
+            let data = encode(&all, &stated).unwrap();
+            prop_assert_eq!(Ok(data.len()), encoded_len(&all, &stated));
             let batch = decode(&data).unwrap();
             prop_assert_eq!(&batch.entries, &all);
+            prop_assert_eq!(&batch.statements, &stated);
             for ((group, units), amount) in batch.groups.iter().zip(&batch.units).zip(batch.amounts().unwrap()) {
                 let sum: u64 = all.iter().filter(|e| Group::from(*e) == *group).map(|e| e.units).sum();
                 prop_assert_eq!(*units, sum);
@@ -235,10 +285,10 @@ mod tests {
 
         #[test]
         fn changed_bytes_never_read_as_the_same_entries(all in entries(), at: prop::sample::Index, bit in 0_u8..8) {
-            let data = encode(&all).unwrap();
+            let data = encode(&all, &[statement(3)]).unwrap();
             let mut changed = data.clone();
             changed[at.index(data.len())] ^= 1 << bit;
-            prop_assert_ne!(decode(&changed).map(|b| b.entries), Ok(all));
+            prop_assert_ne!(decode(&changed).map(|b| (b.entries, b.statements)), Ok((all, vec![statement(3)])));
         }
     }
 }

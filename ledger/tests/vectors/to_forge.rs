@@ -70,7 +70,7 @@ fn batches() -> Value {
     let mut prev = B256::ZERO;
     let mut batches = Vec::new();
     for (seq, content) in (1_u64..).zip(contents()) {
-        let data = encode(&content).unwrap();
+        let data = encode(&content, &[]).unwrap();
         let parsed = decode(&data).unwrap();
         let usage_root = keccak256(format!("usage root {seq}"));
         let head = chain_hash(prev, LANE, seq, usage_root, data_hash(&data));

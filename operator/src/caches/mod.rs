@@ -278,6 +278,11 @@ impl Caches {
         self.triggers.incidents.clone()
     }
 
+    /// Announces that this GpuNode is to be looked at.
+    pub fn look_at_gpu_node(&self, name: &str) {
+        self.triggers.gpu_nodes.one(None, name);
+    }
+
     /// Announces that stakes on a chain have changed: whatever hangs on them is looked at again.
     pub fn stakes_changed(&self) {
         self.triggers.stake_bindings.all();

@@ -26,9 +26,9 @@ use super::{
     payable::{self, Due},
     planner::{self, Decision, Offer, Why},
     records,
-    run::Settler,
+    run::{Held, Settler},
     signer::SignError,
-    status,
+    statements, status,
     transaction::Call,
 };
 use crate::{
@@ -299,23 +299,24 @@ fn hash(batch: &SettlementBatch, field: &'static str, text: &str) -> Result<B256
 }
 
 impl Settler {
-    /// Builds the batch `sequence` of what is owed and would be paid, if that is worth its fee. Returns how many entries are
-    /// left for the next one, if one was built.
+    /// Builds the batch `sequence` of what is owed and would be paid and of what is to be stated, if that is worth its fee.
+    /// Returns how much is left for the next one, if one was built.
     pub(super) async fn build(
         &mut self,
         sequence: u64,
         view: &ChainView,
-        held: &BTreeSet<u64>,
+        held: &Held,
         records: Vec<UsageRecord>,
     ) -> Result<Option<usize>, ActError> {
         let config = self.lane.chain().config().clone();
         self.due_ms = None;
         self.metrics.planner_waits.set(0);
-        let dues = self.payable(&records, held, view).await?;
+        let dues = self.payable(&records, &held.numbers, view).await?;
         self.metrics
             .waiting
             .set(i64::try_from(dues.len()).unwrap_or(i64::MAX));
-        if dues.is_empty() {
+        let stated = self.lane.statements().due(&held.statements);
+        if dues.is_empty() && !stated.ask_for_a_batch() {
             return Ok(None);
         }
         let superseded = observe::revisions(&self.context.client, &self.lane, sequence)
@@ -331,7 +332,7 @@ impl Settler {
                 candidates = suspected;
             }
         }
-        let selection = build_batch::select(candidates);
+        let selection = build_batch::select(candidates, &stated.statements);
         for (number, error) in &selection.refused {
             let owner = records
                 .iter()
@@ -341,7 +342,7 @@ impl Settler {
             }
         }
         let chosen = payable::with_their_use(selection.chosen, &dues);
-        if chosen.is_empty() {
+        if chosen.is_empty() && !stated.ask_for_a_batch() {
             return Ok(None);
         }
         let (_, previous) = self.lane.head(view).await?;
@@ -354,9 +355,9 @@ impl Settler {
             previous,
             decision_head: self.decision_head(),
         };
-        let mut spec = build_batch::build(&place, &chosen)?;
+        let mut spec = build_batch::build(&place, &chosen, &stated.statements)?;
         let Some(why) = self
-            .weigh(&spec, &chosen, &dues, selection.left > 0)
+            .weigh(&spec, &chosen, &dues, &stated, selection.left > 0)
             .await?
         else {
             return Ok(None);
@@ -374,16 +375,19 @@ impl Settler {
         self.metrics
             .waiting
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        Ok(Some(waiting))
+        // More may have to be stated than one batch says.
+        let unsaid = usize::from(stated.statements.len() == statements::MOST);
+        Ok(Some(waiting + unsaid))
     }
 
-    /// Why the batch `spec` of `chosen` is to be built; `None` if more is to be gathered first. `full`: more is waiting than
-    /// fits.
+    /// Why the batch `spec` of `chosen` and what is `stated` is to be built; `None` if more is to be gathered first. `full`:
+    /// more is waiting than fits.
     async fn weigh(
         &mut self,
         spec: &SettlementBatchSpec,
         chosen: &[Candidate],
         dues: &[Due],
+        stated: &statements::Due,
         full: bool,
     ) -> Result<Option<Why>, ActError> {
         let config = self.lane.chain().config().clone();
@@ -392,12 +396,14 @@ impl Settler {
         let ended = dues
             .iter()
             .filter(|due| numbers.contains(&due.number()))
-            .map(|due| due.ended_ms);
+            .map(|due| due.ended_ms)
+            .chain(stated.oldest_ms);
         let offer = Offer {
             total: spec.total.nano(),
             oldest_ms: ended.min().unwrap_or(0),
             full,
-            gas: planner::expected_gas(&entries, &spec.data.0),
+            urgent: stated.urgent,
+            gas: planner::expected_gas(&entries, stated.statements.len(), &spec.data.0),
         };
         let now_ms = self.now_ms();
         if let Some(why) = planner::at_any_price(&config.planner, &offer, now_ms) {
@@ -466,6 +472,7 @@ impl Settler {
             Ok(batch) => tracing::info!(
                 batch = name,
                 records = batch.spec.record_count,
+                statements = batch.spec.statement_count,
                 total = %batch.spec.total,
                 "a batch is prepared"
             ),

@@ -79,6 +79,7 @@ pub fn spec(
         chain_hash: chain_hash.to_string(),
         record_count: count(content.entries.len()),
         group_count: count(content.groups.len()),
+        statement_count: count(content.statements.len()),
         first_job_no: content.entries.first().map_or(0, |entry| entry.job_no),
         last_job_no: content.entries.last().map_or(0, |entry| entry.job_no),
         total: TokenAmount::from_nano(amounts.iter().map(|amount| u128::from(*amount)).sum()),

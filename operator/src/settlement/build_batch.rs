@@ -6,6 +6,7 @@ use gridstake_ledger::{
     amount,
     batch::{self, EncodeError, Entry},
     merkle,
+    statement::Statement,
 };
 use k8s_openapi::ByteString;
 
@@ -65,12 +66,12 @@ pub enum BuildError {
 /// Why no batch can hold the candidate, if none can.
 #[must_use]
 pub fn unfit(candidate: &Candidate) -> Option<EncodeError> {
-    batch::encoded_len(std::slice::from_ref(&candidate.entry)).err()
+    batch::encoded_len(std::slice::from_ref(&candidate.entry), &[]).err()
 }
 
-/// Chooses the lowest numbers, as many as fit.
+/// Chooses the lowest numbers, as many as fit beside the `statements`.
 #[must_use]
-pub fn select(mut candidates: Vec<Candidate>) -> Selection {
+pub fn select(mut candidates: Vec<Candidate>, statements: &[Statement]) -> Selection {
     candidates.sort_by_key(|candidate| candidate.entry.job_no);
     candidates.dedup_by_key(|candidate| candidate.entry.job_no);
     let mut refused = Vec::new();
@@ -80,7 +81,7 @@ pub fn select(mut candidates: Vec<Candidate>) -> Selection {
             .map(|c| c.entry)
             .take(MOST_RECORDS)
             .collect();
-        match longest_prefix(&entries) {
+        match longest_prefix(&entries, statements) {
             Ok(length) => {
                 let left = candidates.split_off(length).len();
                 return Selection {
@@ -98,19 +99,22 @@ pub fn select(mut candidates: Vec<Candidate>) -> Selection {
 }
 
 /// How many of the first entries fit, or the entry that never does.
-fn longest_prefix(entries: &[Entry]) -> Result<usize, (u64, EncodeError)> {
+fn longest_prefix(
+    entries: &[Entry],
+    statements: &[Statement],
+) -> Result<usize, (u64, EncodeError)> {
     let (mut fits, mut beyond) = (0, entries.len() + 1);
     // Every entry adds bytes, so what fits is a prefix.
     while beyond - fits > 1 {
         let middle = usize::midpoint(fits, beyond);
-        match batch::encoded_len(&entries[..middle]) {
+        match batch::encoded_len(&entries[..middle], statements) {
             Ok(_) => fits = middle,
             Err(
                 EncodeError::UnitsTooLarge { job_no, .. } | EncodeError::NumberTooLarge { job_no },
             ) if fits == 0 && middle == 1 => {
                 return Err((
                     job_no,
-                    batch::encoded_len(&entries[..1])
+                    batch::encoded_len(&entries[..1], statements)
                         .err()
                         .unwrap_or(EncodeError::Empty),
                 ));
@@ -121,12 +125,16 @@ fn longest_prefix(entries: &[Entry]) -> Result<usize, (u64, EncodeError)> {
     Ok(fits)
 }
 
-/// The batch of `chosen`.
-pub fn build(place: &Place, chosen: &[Candidate]) -> Result<SettlementBatchSpec, BuildError> {
+/// The batch of `chosen` and `statements`.
+pub fn build(
+    place: &Place,
+    chosen: &[Candidate],
+    statements: &[Statement],
+) -> Result<SettlementBatchSpec, BuildError> {
     let entries: Vec<Entry> = chosen.iter().map(|candidate| candidate.entry).collect();
-    let data = batch::encode(&entries).map_err(BuildError::Encode)?;
+    let data = batch::encode(&entries, statements).map_err(BuildError::Encode)?;
     let read = batch::decode(&data).map_err(|_| BuildError::ReadBack)?;
-    if read.entries != entries {
+    if read.entries != entries || read.statements != statements {
         return Err(BuildError::ReadBack);
     }
     // A group that no account can hold is left out by the contract, as any that its payer cannot cover.
@@ -160,6 +168,7 @@ pub fn build(place: &Place, chosen: &[Candidate]) -> Result<SettlementBatchSpec,
         chain_hash: chain_hash.to_string(),
         record_count: count(entries.len()),
         group_count: count(read.groups.len()),
+        statement_count: count(statements.len()),
         first_job_no: entries.first().map_or(0, |entry| entry.job_no),
         last_job_no: entries.last().map_or(0, |entry| entry.job_no),
         total: TokenAmount::from_nano(total),
@@ -205,7 +214,7 @@ mod tests {
             candidate(257, 2, 20),
             candidate(300, 1, 30),
         ];
-        let spec = build(&place(), &chosen).unwrap();
+        let spec = build(&place(), &chosen, &[]).unwrap();
         assert_eq!((spec.record_count, spec.group_count), (3, 2));
         assert_eq!((spec.first_job_no, spec.last_job_no), (256, 300));
         assert_eq!(spec.total.nano(), 60);
@@ -219,19 +228,18 @@ mod tests {
 
     #[test]
     fn the_lowest_numbers_come_first_and_each_once() {
-        let selection = select(vec![
-            candidate(9, 1, 1),
-            candidate(3, 1, 1),
-            candidate(9, 1, 1),
-        ]);
+        let selection = select(
+            vec![candidate(9, 1, 1), candidate(3, 1, 1), candidate(9, 1, 1)],
+            &[],
+        );
         let numbers: Vec<u64> = selection.chosen.iter().map(|c| c.entry.job_no).collect();
         assert_eq!(numbers, [3, 9]);
-        assert_eq!(select(vec![]), Selection::default());
+        assert_eq!(select(vec![], &[]), Selection::default());
     }
 
     #[test]
     fn no_more_than_a_thousand_records_go_into_one_batch() {
-        let selection = select((0..2500).map(|n| candidate(n, 1, 1000)).collect());
+        let selection = select((0..2500).map(|n| candidate(n, 1, 1000)).collect(), &[]);
         assert_eq!(
             (selection.chosen.len(), selection.left),
             (MOST_RECORDS, 1500)
@@ -240,9 +248,12 @@ mod tests {
 
     #[test]
     fn scattered_numbers_fill_the_payload_before_the_count() {
-        let selection = select((0..1000).map(|n| candidate(n * 224, 1, 1000)).collect());
+        let selection = select(
+            (0..1000).map(|n| candidate(n * 224, 1, 1000)).collect(),
+            &[],
+        );
         assert!(selection.chosen.len() < 600, "{}", selection.chosen.len());
-        let spec = build(&place(), &selection.chosen).unwrap();
+        let spec = build(&place(), &selection.chosen, &[]).unwrap();
         assert!(spec.data.0.len() <= batch::MAX_BYTES);
         assert_eq!(selection.chosen.len() + selection.left, 1000);
     }
@@ -258,18 +269,21 @@ mod tests {
 
     #[test]
     fn what_no_batch_can_hold_does_not_hold_up_the_rest() {
-        let selection = select(vec![candidate(1, 1, u64::MAX), candidate(2, 1, 5)]);
+        let selection = select(vec![candidate(1, 1, u64::MAX), candidate(2, 1, 5)], &[]);
         assert_eq!(selection.chosen, [candidate(2, 1, 5)]);
         assert!(matches!(
             selection.refused[..],
             [(1, EncodeError::UnitsTooLarge { .. })]
         ));
         // In the middle: it comes first in the batch after this one, and is refused there.
-        let selection = select(vec![
-            candidate(1, 1, 5),
-            candidate(2, 1, u64::MAX),
-            candidate(3, 1, 5),
-        ]);
+        let selection = select(
+            vec![
+                candidate(1, 1, 5),
+                candidate(2, 1, u64::MAX),
+                candidate(3, 1, 5),
+            ],
+            &[],
+        );
         assert_eq!(selection.chosen, [candidate(1, 1, 5)]);
         assert_eq!(selection.left, 2);
     }
@@ -278,7 +292,7 @@ mod tests {
     fn an_amount_that_no_account_can_hold_does_not_hold_up_the_rest() {
         let mut beyond = candidate(2, 2, 1 << 40);
         beyond.entry.price = u64::MAX;
-        let spec = build(&place(), &[candidate(1, 1, 5), beyond]).unwrap();
+        let spec = build(&place(), &[candidate(1, 1, 5), beyond], &[]).unwrap();
         assert_eq!((spec.record_count, spec.total.nano()), (2, 5));
     }
 
@@ -291,10 +305,10 @@ mod tests {
             let candidates: Vec<Candidate> = numbers.iter().enumerate()
                 .map(|(index, number)| candidate(*number, 1 + u32::try_from(index).unwrap() % providers, units))
                 .collect();
-            let selection = select(candidates.clone());
+            let selection = select(candidates.clone(), &[]);
             prop_assert!(!selection.chosen.is_empty());
             prop_assert_eq!(selection.chosen.len() + selection.left, candidates.len());
-            let spec = build(&place(), &selection.chosen).unwrap();
+            let spec = build(&place(), &selection.chosen, &[]).unwrap();
             let sum: u64 = selection.chosen.iter().map(|c| c.entry.units).sum();
             prop_assert_eq!(spec.total.nano(), u128::from(sum));
         }

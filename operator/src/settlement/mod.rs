@@ -9,6 +9,7 @@
 //! | [`act`], [`outbox`], [`transaction`], [`signer`] | signs, stores, sends |
 //! | [`adopt`] | takes into the log what only the chain holds, after the API server was restored |
 //! | [`doubt`] | which slices may have been paid without the cluster knowing, after that |
+//! | [`statements`] | what the lane states beside payments |
 //! | [`activation`] | lets providers be paid whose cooling is over |
 
 pub mod act;
@@ -28,6 +29,7 @@ pub mod records;
 pub mod run;
 pub mod send;
 pub mod signer;
+pub mod statements;
 pub mod status;
 pub mod transaction;
 
@@ -43,6 +45,7 @@ use self::{
     metrics::SettlementMetrics,
     outbox::Outbox,
     signer::{KeyError, Keys},
+    statements::Statements,
 };
 use crate::{
     caches::triggers::Pulse,
@@ -69,6 +72,7 @@ struct Parts {
     keys: Keys,
     outbox: Outbox,
     sealed: Pulse,
+    statements: Statements,
     agreement: watch::Sender<Option<Arc<Doubts>>>,
     finals: broadcast::Sender<String>,
     chain_metrics: ChainMetrics,
@@ -141,6 +145,7 @@ impl Lane {
             outbox: Outbox::new(keys.gas.clone()),
             keys,
             sealed: Pulse::default(),
+            statements: Statements::default(),
             agreement: watch::Sender::default(),
             finals: broadcast::channel(FINALS).0,
             chain_metrics,
@@ -211,6 +216,12 @@ impl Lane {
     #[must_use]
     pub fn sealed(&self) -> watch::Receiver<u64> {
         self.0.sealed.changes()
+    }
+
+    /// What it is to state and has stated.
+    #[must_use]
+    pub fn statements(&self) -> &Statements {
+        &self.0.statements
     }
 
     /// Announces that the batch of this name has become final.

@@ -366,7 +366,7 @@ async fn by_transaction(
     );
     let settled = settled.filter(|settled| settled.chain_hash.to_string() == batch.spec.chain_hash);
     Ok(settled.map(|settled| Found {
-        inclusion: inclusion(&receipt, number, block),
+        inclusion: inclusion(&receipt, &canonical),
         settled,
     }))
 }
@@ -420,13 +420,17 @@ impl<'a> SettledBatches<'a> {
         else {
             return Ok(None);
         };
-        let (Some(number), Some(block)) = (receipt.block_number, receipt.block_hash) else {
+        let Some(number) = receipt.block_number else {
             return Ok(None);
         };
+        let block = client.block(BlockNumberOrTag::Number(number)).await?;
+        if receipt.block_hash != Some(block.hash) {
+            return Ok(None);
+        }
         Ok(Some(SettledOnChain {
             from,
             input,
-            inclusion: inclusion(&receipt, number, block),
+            inclusion: inclusion(&receipt, &block),
         }))
     }
 
@@ -482,13 +486,14 @@ async fn by_event(
     Ok(None)
 }
 
-fn inclusion(receipt: &TransactionReceipt, number: u64, block: B256) -> Inclusion {
+fn inclusion(receipt: &TransactionReceipt, block: &Block) -> Inclusion {
     Inclusion {
         transaction: receipt.transaction_hash.to_string(),
         block: BlockReference {
-            number,
-            hash: block.to_string(),
+            number: block.number,
+            hash: block.hash.to_string(),
         },
+        timestamp: Some(block.timestamp),
         gas_used: Some(receipt.gas_used),
         effective_gas_price: Some(receipt.effective_gas_price.to_string()),
     }

@@ -46,17 +46,12 @@ pub fn read(
         .find(|event| event.lane == lane && event.seq == seq)?;
     let outcome = batch::outcome(settled.summary, &settled.amounts).ok()?;
 
-    let mut explained: Vec<SkippedGroup> = ours
+    let mut explained: Vec<Settlement::GroupSkipped> = ours
         .iter()
         .filter_map(|log| Settlement::GroupSkipped::decode_log(&log.inner).ok())
         .filter(|event| event.lane == lane && event.seq == seq)
-        .map(|event| SkippedGroup {
-            payer: event.payer,
-            provider: event.provider,
-            reason: reason(event.why),
-        })
+        .map(|event| event.data)
         .collect();
-    let skipped_groups = explained.clone();
     let mut by_group: BTreeMap<Group, SkipReason> = BTreeMap::new();
     for (group, paid) in content.groups.iter().zip(&outcome.groups) {
         if paid.is_some() {
@@ -67,10 +62,19 @@ pub fn read(
             .iter()
             .position(|skip| skip.payer == group.payer && skip.provider == group.provider);
         let reason = at.map_or(SkipReason::InsufficientEscrow, |at| {
-            explained.remove(at).reason
+            reason(explained.remove(at).why)
         });
         by_group.insert(*group, reason);
     }
+    let skipped_groups = by_group
+        .iter()
+        .map(|(group, reason)| SkippedGroup {
+            payer: group.payer,
+            provider: group.provider,
+            price: group.price,
+            reason: *reason,
+        })
+        .collect();
     let skipped_records: Vec<SkippedRecords> = ours
         .iter()
         .filter_map(|log| Settlement::JobsSkipped::decode_log(&log.inner).ok())
@@ -150,7 +154,7 @@ mod tests {
     }
 
     fn content(entries: &[Entry]) -> Batch {
-        batch::decode(&batch::encode(entries).unwrap()).unwrap()
+        batch::decode(&batch::encode(entries, &[]).unwrap()).unwrap()
     }
 
     fn settled(amounts: &[u64], paid: u64, skipped: u64) -> Settlement::BatchSettled {
@@ -213,6 +217,8 @@ mod tests {
             ])
         );
         assert_eq!(read.outcome.skipped_records[0].word, 1);
+        let group = &read.outcome.skipped_groups[0];
+        assert_eq!((group.payer, group.provider, group.price), (3, 9, 2));
     }
 
     #[test]

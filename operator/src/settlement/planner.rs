@@ -22,6 +22,8 @@ pub struct Offer {
     pub oldest_ms: u64,
     /// Whether more is waiting than fits.
     pub full: bool,
+    /// Whether something in it may not wait.
+    pub urgent: bool,
     /// How much gas sending it would take.
     pub gas: u64,
 }
@@ -33,6 +35,8 @@ pub enum Why {
     Unpriced,
     /// No more fits.
     Full,
+    /// A statement in it may not wait.
+    Urgent,
     /// A slice has waited for as long as it may.
     Aged,
     /// It pays enough for its fee.
@@ -46,6 +50,7 @@ impl Why {
         match self {
             Self::Unpriced => "Unpriced",
             Self::Full => "Full",
+            Self::Urgent => "Urgent",
             Self::Aged => "Aged",
             Self::Worthwhile => "Worthwhile",
         }
@@ -71,6 +76,8 @@ pub fn at_any_price(planner: &PlannerConfig, offer: &Offer, now_ms: u64) -> Opti
         Some(Why::Unpriced)
     } else if offer.full {
         Some(Why::Full)
+    } else if offer.urgent {
+        Some(Why::Urgent)
     } else if now_ms >= latest(planner, offer) {
         Some(Why::Aged)
     } else {
@@ -142,15 +149,17 @@ const NEW_BITS: u64 = 22_100;
 const ENTRY_OF_FOUR_BYTES: u64 = 59;
 /// Another entry.
 const ENTRY: u64 = 95;
+/// A statement: its event of four topics and three words.
+const STATEMENT: u64 = 2_800;
 
-/// How much gas a call of `settle` is expected to take that pays `entries`, encoded as `data`.
+/// How much gas a call of `settle` is expected to take that pays `entries` and says so many `statements`, encoded as `data`.
 ///
 /// The transaction's own part is that of EIP-7623: 21,000, and the greater of the floor for input (10 for a byte that is
 /// zero, 40 for another) and 4 and 16 together with what is executed. What is executed is fitted to `make gas`
 /// (docs/benchmarks.md, 2026-11-28): 20 groups, 500 to 2,000 entries of four bytes, accounts in 12 and in 40 slots; and to
 /// receipts of batches of one group with 1 to 1,000 entries of three bytes. Tests hold it to both. What a chain charges beside gas, such as an L1 fee, is not in it.
 #[must_use]
-pub fn expected_gas(entries: &[Entry], data: &[u8]) -> u64 {
+pub fn expected_gas(entries: &[Entry], statements: usize, data: &[u8]) -> u64 {
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let length = count(data.len());
     let zero: u64 = data.iter().map(|byte| u64::from(*byte == 0)).sum();
@@ -174,7 +183,8 @@ pub fn expected_gas(entries: &[Entry], data: &[u8]) -> u64 {
         + ACCOUNT_SLOT * accounts
         + KNOWN_BITS
         + NEW_BITS * count(words.len()).saturating_sub(1)
-        + entry * count(entries.len());
+        + entry * count(entries.len())
+        + STATEMENT * count(statements);
     let floor = ZERO_BYTE.0 * zeros + OTHER_BYTE.0 * others;
     let standard = ZERO_BYTE.1 * zeros + OTHER_BYTE.1 * others + executed;
     TRANSACTION + floor.max(standard)
@@ -206,6 +216,7 @@ mod tests {
             total,
             oldest_ms: HOUR,
             full: false,
+            urgent: false,
             gas: 100_000,
         }
     }
@@ -227,6 +238,14 @@ mod tests {
                 },
                 HOUR,
                 Build(Why::Full),
+            ),
+            (
+                Offer {
+                    urgent: true,
+                    ..offer(0)
+                },
+                HOUR,
+                Build(Why::Urgent),
             ),
             // A clock that was set back waits no longer than one that was not.
             (offer(0), 0, wait),
@@ -280,7 +299,7 @@ mod tests {
                 }
             })
             .collect();
-        let data = batch::encode(&entries).unwrap();
+        let data = batch::encode(&entries, &[]).unwrap();
         (entries, data)
     }
 
@@ -298,7 +317,7 @@ mod tests {
             let sum: u64 = (0..batches)
                 .map(|batch| {
                     let (entries, data) = measured(jobs, spread, 20 + batch * jobs);
-                    expected_gas(&entries, &data)
+                    expected_gas(&entries, 0, &data)
                 })
                 .sum();
             let expected = sum / batches / jobs;
@@ -321,9 +340,9 @@ mod tests {
                 units: 0x7f7f_7f7f_7f7f,
             })
             .collect();
-        let data = batch::encode(&entries).unwrap();
+        let data = batch::encode(&entries, &[]).unwrap();
         let nonzero = u64::try_from(data.iter().filter(|byte| **byte != 0).count()).unwrap();
-        assert!(expected_gas(&entries, &data) >= 21_000 + 40 * nonzero);
+        assert!(expected_gas(&entries, 0, &data) >= 21_000 + 40 * nonzero);
     }
 
     proptest! {
@@ -357,6 +376,7 @@ mod tests {
                     total: waiting.iter().map(|(_, amount)| u128::from(*amount)).sum(),
                     oldest_ms: waiting.iter().map(|(ended, _)| *ended).min().unwrap(),
                     full: false,
+                    urgent: false,
                     gas: 100_000,
                 };
                 prop_assert!(now - offer.oldest_ms <= max_age);

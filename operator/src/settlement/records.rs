@@ -291,6 +291,7 @@ status:
                 number: 5,
                 hash: "0x2".into(),
             },
+            timestamp: None,
             gas_used: None,
             effective_gas_price: None,
         };

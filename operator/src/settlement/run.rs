@@ -16,6 +16,7 @@ use gridstake_crds::{
     settlement_batch::{BatchState, BlockedReason},
     usage_record::RecordSettlement,
 };
+use gridstake_ledger::statement::Statement;
 use kube::{ResourceExt as _, runtime::events::EventType};
 use tokio_util::sync::CancellationToken;
 
@@ -91,6 +92,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
     tracing::info!(chain = settler.lane.chain().name(), "settlement begins");
     let mut views = settler.lane.chain().views();
     let mut sealed = settler.lane.sealed();
+    let mut stated = settler.lane.statements().news();
     loop {
         let pass = async {
             if settler.context.leadership.holds() {
@@ -108,6 +110,10 @@ pub async fn run(context: Context, stop: CancellationToken) {
             _ = sealed.changed() => {
                 let count = *sealed.borrow_and_update();
                 settler.records_announced(count);
+            }
+            _ = stated.changed() => {
+                stated.mark_unchanged();
+                settler.statements_announced();
             }
             () = tokio::time::sleep(settler.pause()) => {}
         }
@@ -172,6 +178,11 @@ impl Settler {
     /// So many records have been announced in all; they are looked for when `window` is over.
     pub fn records_announced(&mut self, count: u64) {
         self.announced = count;
+        self.waiting_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Something is to be stated; a batch is built when `window` is over.
+    pub fn statements_announced(&mut self) {
         self.waiting_since.get_or_insert_with(Instant::now);
     }
 
@@ -403,7 +414,10 @@ impl Settler {
         self.metrics.open(states);
         if let (Some(sequence), Some(records)) = (plan.build.filter(|_| gathered), records) {
             // Of what has become final just now the records were read before they were stamped.
-            let held = held_by(&open)?;
+            let held = Held {
+                numbers: held_by(&open)?,
+                statements: unmined_statements(&open)?,
+            };
             let config = self.lane.chain().config().clone();
             self.oldest_ms = records
                 .iter()
@@ -538,10 +552,13 @@ impl Settler {
         found: Option<&Found>,
         plan: &Plan,
     ) -> Result<Option<SettlementBatch>, PassError> {
-        let on_chain = matches!(
-            state,
-            BatchState::Included | BatchState::Safe | BatchState::Final
-        );
+        let on_chain = is_on_chain(state);
+        if on_chain && batch.spec.statement_count > 0 {
+            let said = observe::content(batch)?.statements;
+            for node in self.lane.statements().stated(&said) {
+                self.context.caches.look_at_gpu_node(&node);
+            }
+        }
         let waits = plan.waiting.contains(&batch.spec.sequence);
         let before = batch.status.clone().unwrap_or_default();
         let written = self
@@ -764,6 +781,34 @@ impl Elsewhere {
             Rest::Waiting
         }
     }
+}
+
+/// What batches hold that are under way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    /// Numbers of records.
+    pub numbers: BTreeSet<u64>,
+    /// What is stated by those that are in no block yet.
+    pub statements: BTreeSet<Statement>,
+}
+
+fn is_on_chain(state: BatchState) -> bool {
+    matches!(
+        state,
+        BatchState::Included | BatchState::Safe | BatchState::Final
+    )
+}
+
+/// What batches state that are in no block yet.
+fn unmined_statements(batches: &[SettlementBatch]) -> Result<BTreeSet<Statement>, ObserveError> {
+    let state = |batch: &SettlementBatch| batch.status.as_ref().and_then(|status| status.state);
+    let mut held = BTreeSet::new();
+    for batch in batches {
+        if batch.spec.statement_count > 0 && !state(batch).is_some_and(is_on_chain) {
+            held.extend(observe::content(batch)?.statements);
+        }
+    }
+    Ok(held)
 }
 
 /// The numbers that batches hold.

@@ -359,7 +359,7 @@ fn the_contract_pays_what_the_ledger_computes() {
         1 => (entries(700, 700), entries(10, 3)),
     ];
     for_all(300, &two, |runtime, world, (one, other)| {
-        let payloads = [one, other].map(|entries| batch::encode(&entries).unwrap());
+        let payloads = [one, other].map(|entries| batch::encode(&entries, &[]).unwrap());
         runtime.block_on(settle_and_compare(world, &payloads))
     });
 }
@@ -433,7 +433,7 @@ fn has_twins(content: &Batch) -> bool {
 #[test]
 fn what_the_ledger_cannot_read_the_contract_refuses_and_the_other_way_round() {
     let spoilt = (entries(40, 6), damage())
-        .prop_map(|(entries, damage)| damage.done_to(batch::encode(&entries).unwrap()));
+        .prop_map(|(entries, damage)| damage.done_to(batch::encode(&entries, &[]).unwrap()));
     let (mut refused, mut taken) = (0, 0);
     for_all(1000, &spoilt, |runtime, world, data| {
         let (call, _) = settle_call(world, 1, B256::ZERO, &data);

@@ -337,7 +337,7 @@ async fn a_batch_that_somebody_else_signed_with_the_lanes_key_stops_everything()
         price: 1_000_000_000,
         units: 5,
     };
-    let data = batch::encode(&[theirs]).unwrap();
+    let data = batch::encode(&[theirs], &[]).unwrap();
     let (input, _) = settle_call(&world, head.seq + 1, head.chainHash, &data);
     world.anvil.rpc("evm_setAutomine", json!([true])).await;
     world.anvil.send(ADMIN, Some(world.settlement), input).await;

@@ -420,7 +420,11 @@ async fn the_gas_that_is_expected_is_near_what_a_chain_charges() {
         let batch = world.batch(world.head().await);
         assert_eq!(u64::from(batch.spec.record_count), count);
         let content = gridstake_ledger::batch::decode(&batch.spec.data.0).unwrap();
-        let expected = planner::expected_gas(&content.entries, &batch.spec.data.0);
+        let expected = planner::expected_gas(
+            &content.entries,
+            content.statements.len(),
+            &batch.spec.data.0,
+        );
         let charged = batch.status.unwrap().inclusion.unwrap().gas_used.unwrap();
         println!("gas entries={count} expected={expected} charged={charged}");
         assert!(

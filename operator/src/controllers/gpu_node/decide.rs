@@ -14,7 +14,11 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 
-use super::{guarantee::Guarantee, observe::Observed};
+use super::{
+    guarantee::Guarantee,
+    inventory::{self, Inventory},
+    observe::Observed,
+};
 use crate::{controllers::stake_binding::bond::Bond, scheduler::Resources};
 
 /// Three heartbeats of 10 s: after this an agent counts as silent.
@@ -36,6 +40,8 @@ pub struct Plan {
     pub free: u32,
     /// The provider to which one StakeBinding binds the node.
     pub provider_id: Option<u32>,
+    /// What stands on chain about its GPUs, and what should.
+    pub inventory: Inventory,
     /// The moment at which time alone can change the answer.
     pub again_at: Option<Timestamp>,
 }
@@ -71,6 +77,11 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
         capacity: seen.gpus.capacity,
         free: seen.gpus.free,
         provider_id: seen.guarantee.backing.provider,
+        inventory: inventory::decide(gpu_node, &seen.guarantee, |statement| {
+            seen.stated
+                .as_ref()
+                .is_some_and(|stated| stated.is_stated(statement))
+        }),
         again_at: next_change(gpu_node, seen, now),
     }
 }
@@ -126,7 +137,13 @@ pub fn offer(
         OfferMode::Drained => return Err(OfferReason::Drained),
         OfferMode::IdleOnly | OfferMode::Scheduled => return Err(OfferReason::ModeUnavailable),
     }
-    guarantee.holds()
+    guarantee.holds()?;
+    match guarantee.backing.in_force() {
+        Some(provider) if !inventory::is_posted(gpu_node, provider.id) => {
+            Err(OfferReason::InventoryNotPosted)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The first moment after `now` at which the answer may differ though no object has changed.
@@ -363,6 +380,9 @@ fn why_not_offered(gpu_node: &GpuNode, guarantee: &Guarantee, reason: OfferReaso
         OfferReason::OutsideWindow => "no window of spec.windows is open",
         OfferReason::InLocalUse => "the node is in local use",
         OfferReason::Unbonded | OfferReason::KeyNotCertified => return guarantee.words(gpu_node),
+        OfferReason::InventoryNotPosted => {
+            "the node shows a GPU that has not been stated on chain: a batch that states it follows; see status.devices and status.postedDevices"
+        }
         OfferReason::Quarantined => "too many failures lately",
     };
     words.to_owned()

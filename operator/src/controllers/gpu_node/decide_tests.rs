@@ -83,6 +83,7 @@ fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
             free: 1,
         },
         guarantee: Guarantee::default(),
+        stated: None,
     }
 }
 
@@ -443,6 +444,30 @@ fn guaranteed(bond: Bond, certificate: Result<(), CertificateFault>) -> Observed
     seen
 }
 
+/// The node's GPUs stand on chain.
+fn post(node: &mut GpuNode) {
+    let status = node.status.as_mut().unwrap();
+    status.provider_id = Some(provider().id);
+    status.posted_devices = status.devices.iter().map(|d| d.uuid.clone()).collect();
+}
+
+#[test]
+fn a_node_that_shows_a_gpu_which_is_not_stated_on_chain_is_not_offered() {
+    let bonded = || guaranteed(Bond::InForce(provider()), Ok(()));
+    let mut node = well();
+    let plan = decide(&node, &bonded(), now());
+    assert_eq!(plan.offer.reason, OfferReason::InventoryNotPosted);
+    assert!(words(&plan, "Offered").contains("status.postedDevices"));
+    post(&mut node);
+    assert_eq!(
+        decide(&node, &bonded(), now()).offer.reason,
+        OfferReason::Available
+    );
+    node.status.as_mut().unwrap().devices[0].uuid = "GPU-swapped".to_owned();
+    let plan = decide(&node, &bonded(), now());
+    assert_eq!(plan.offer.reason, OfferReason::InventoryNotPosted);
+}
+
 #[test]
 fn with_a_chain_a_node_is_offered_only_while_it_is_bonded_and_its_agents_key_certified() {
     let missing = |reason| Bond::Missing(reason, "why".to_owned());
@@ -484,7 +509,9 @@ fn with_a_chain_a_node_is_offered_only_while_it_is_bonded_and_its_agents_key_cer
             OfferReason::Unbonded,
         ),
     ] {
-        let plan = decide(&well(), &guaranteed(bond, certificate), now());
+        let mut node = well();
+        post(&mut node);
+        let plan = decide(&node, &guaranteed(bond, certificate), now());
         assert_eq!(stated(&plan, "Bonded"), (holds, reason));
         assert_eq!(plan.offer.reason, offer, "{reason}");
         if offer == OfferReason::Unbonded {

@@ -3,6 +3,7 @@
 pub mod act;
 pub mod decide;
 pub mod guarantee;
+pub mod inventory;
 pub mod observe;
 pub mod signers;
 pub mod status;
@@ -86,8 +87,11 @@ async fn pass(
 ) -> Result<Pass, Error> {
     let now = (context.now)();
     let name = gpu_node.name_any();
-    let seen = observe::observe(&context.caches, &context.chains, &gpu_node, now);
+    let seen = observe::observe(&context, &gpu_node, now);
     let plan = decide::decide(&gpu_node, &seen, now);
+    if let Some(stated) = &seen.stated {
+        stated.declare(&name, plan.inventory.declare);
+    }
 
     let settles_in = writes.settles_in(&name, Instant::now());
     let desired = status::desired(&gpu_node, &plan, settles_in.is_some(), now);

@@ -8,17 +8,19 @@ use kube::ResourceExt as _;
 
 use super::guarantee::{Guarantee, Vault, certificate};
 use crate::{
+    Context,
     caches::Caches,
     chain::{Chain, Chains},
     controllers::stake_binding::{
         bond,
         observe::{resolutions, sight},
     },
+    settlement::statements::Statements,
     snapshot::{GpuCounts, gpu_counts},
 };
 
 /// A GpuNode's surroundings.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// The Node of the same name.
     pub node: Option<Arc<Node>>,
@@ -28,17 +30,21 @@ pub struct Observed {
     pub gpus: GpuCounts,
     /// The stake behind the node, and its agent's key.
     pub guarantee: Guarantee,
+    /// What is stated on the chain of that stake.
+    pub stated: Option<Statements>,
 }
 
 /// Looks around `gpu_node` at `now`.
 #[must_use]
-pub fn observe(caches: &Caches, chains: &Chains, gpu_node: &GpuNode, now: Timestamp) -> Observed {
+pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observed {
+    let (caches, chains) = (&context.caches, &context.chains);
     let name = gpu_node.name_any();
     Observed {
         node: caches.node(&name),
         heartbeat: caches.last_heartbeat(&name),
         gpus: gpu_counts(caches, chains, gpu_node, now),
         guarantee: guarantee(caches, chains, gpu_node, now),
+        stated: context.lane.as_ref().map(|lane| lane.statements().clone()),
     }
 }
 

@@ -20,6 +20,8 @@ pub const OWNER: StatusOwner = StatusOwner {
         "free",
         "offer",
         "providerId",
+        "inventoryHash",
+        "postedDevices",
     ],
     conditions: &[
         "Reporting",
@@ -47,6 +49,8 @@ pub fn desired(gpu_node: &GpuNode, plan: &Plan, settling: bool, now: Timestamp) 
         free: Some(plan.free),
         offer: Some(plan.offer.clone()),
         provider_id: plan.provider_id,
+        inventory_hash: plan.inventory.hash.clone(),
+        posted_devices: plan.inventory.devices.clone(),
         conditions: condition::conditions(conditions, &plan.facts, generation, now),
         ..GpuNodeStatus::default()
     };
@@ -64,6 +68,8 @@ fn only_free_differs(present: &GpuNodeStatus, desired: &GpuNodeStatus, plan: &Pl
         && present.capacity == desired.capacity
         && present.offer == desired.offer
         && present.provider_id == desired.provider_id
+        && present.inventory_hash == desired.inventory_hash
+        && present.posted_devices == desired.posted_devices
         && plan
             .facts
             .iter()

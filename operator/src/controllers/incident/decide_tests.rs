@@ -33,6 +33,7 @@ fn inclusion(block: u64) -> Inclusion {
             number: block,
             hash: B256::repeat_byte(3).to_string(),
         },
+        timestamp: None,
         gas_used: None,
         effective_gas_price: None,
     }

@@ -162,6 +162,7 @@ async fn inclusion(
             number: block,
             hash: hash.to_string(),
         },
+        timestamp: None,
         gas_used: receipt.as_ref().map(|receipt| receipt.gas_used),
         effective_gas_price: receipt.map(|receipt| receipt.effective_gas_price.to_string()),
     })
@@ -253,6 +254,7 @@ mod tests {
                 number: 1,
                 hash: String::new(),
             },
+            timestamp: None,
             gas_used: None,
             effective_gas_price: None,
         };
