@@ -96,6 +96,21 @@ pub fn settlement_batch_revision(lane: u32, sequence: u64, superseded: usize) ->
     }
 }
 
+/// The names of the batches that a batch of this name took the place of, the first one first.
+#[must_use]
+pub fn superseded_batches(name: &str) -> Vec<String> {
+    let Some((first, revision)) = name.rsplit_once("-r") else {
+        return Vec::new();
+    };
+    let revisions = revision.parse::<usize>().unwrap_or(0);
+    (0..revisions)
+        .map(|revision| match revision {
+            0 => first.to_owned(),
+            revision => format!("{first}-r{revision}"),
+        })
+        .collect()
+}
+
 /// The name of an Incident, from the hash of its evidence (`0x` and hexadecimal digits): the same offence, found twice,
 /// is one object.
 #[must_use]
@@ -119,6 +134,16 @@ mod tests {
         assert!(settlement_batch_revision(7, 9, 2) < settlement_batch(7, 10));
         assert_eq!(settlement_batch_revision(7, 9, 0), settlement_batch(7, 9));
         assert_eq!(settlement_batch(u32::MAX, u64::MAX).len(), 36);
+    }
+
+    #[test]
+    fn a_batch_names_those_whose_place_it_took() {
+        let named = |superseded| settlement_batch_revision(7, 9, superseded);
+        assert_eq!(superseded_batches(&named(0)), [""; 0]);
+        assert_eq!(
+            superseded_batches(&named(3)),
+            [named(0), named(1), named(2)]
+        );
     }
 
     #[test]

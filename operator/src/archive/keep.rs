@@ -21,6 +21,8 @@ pub struct FinalBatch {
     pub sequence: u64,
     /// When it was found to be final.
     pub since: Option<Timestamp>,
+    /// The time of its block, in Unix seconds.
+    pub settled_at: Option<u64>,
     /// The address of its file.
     pub file: Option<B256>,
 }
@@ -36,6 +38,10 @@ impl FinalBatch {
             since: condition::find(&status.conditions, SettlementBatchCondition::Final)
                 .filter(|condition| condition.status == "True")
                 .map(|condition| condition.last_transition_time.0),
+            settled_at: status
+                .inclusion
+                .as_ref()
+                .and_then(|inclusion| inclusion.timestamp),
             file: status
                 .archive_hash
                 .as_ref()
@@ -44,13 +50,19 @@ impl FinalBatch {
     }
 }
 
-/// The batches that may be removed: archived and final for longer than `retention`. The lane's newest one is what the
-/// next one follows from.
+/// The batches that may be removed: archived, final for longer than `retention`, and of a week whose earnings are reported.
+/// The lane's newest one is what the next one follows from.
 #[must_use]
-pub fn batches(all: &[FinalBatch], now: Timestamp, retention: Duration) -> Vec<&FinalBatch> {
+pub fn batches(
+    all: &[FinalBatch],
+    now: Timestamp,
+    retention: Duration,
+    is_reported: impl Fn(u64) -> bool,
+) -> Vec<&FinalBatch> {
     let newest = all.iter().map(|batch| batch.sequence).max();
     all.iter()
         .filter(|batch| Some(batch.sequence) != newest && batch.file.is_some())
+        .filter(|batch| batch.settled_at.is_some_and(&is_reported))
         .filter(|batch| {
             batch.since.is_some_and(|since| {
                 Duration::try_from(now.duration_since(since)).is_ok_and(|age| age > retention)
@@ -162,6 +174,7 @@ mod tests {
             name: format!("lane-7-{sequence}"),
             sequence,
             since: Some(time(final_on_day)),
+            settled_at: Some(sequence),
             file: archived.then_some(B256::ZERO),
         }
     }
@@ -175,7 +188,7 @@ mod tests {
             batch(4, 10, true),
         ];
         let gone = |day: u64| -> Vec<u64> {
-            batches(&all, time(day), MONTH)
+            batches(&all, time(day), MONTH, |_| true)
                 .iter()
                 .map(|batch| batch.sequence)
                 .collect()
@@ -183,6 +196,18 @@ mod tests {
         assert_eq!(gone(40), [0_u64; 0], "exactly as old as the retention");
         assert_eq!(gone(41), [1]);
         assert_eq!(gone(100), [1, 3]);
+    }
+
+    #[test]
+    fn a_batch_stays_until_the_earnings_of_its_week_are_reported() {
+        let all = [batch(1, 10, true), batch(2, 10, true), batch(3, 10, true)];
+        let gone = batches(&all, time(100), MONTH, |at| at < 2);
+        assert_eq!(gone, [&all[0]]);
+        let unknown = FinalBatch {
+            settled_at: None,
+            ..batch(1, 10, true)
+        };
+        assert!(batches(&[unknown, batch(2, 10, true)], time(100), MONTH, |_| true).is_empty());
     }
 
     /// A record of job `uid`, slice `slice`, that ended on this day.

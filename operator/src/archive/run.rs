@@ -12,7 +12,7 @@ use std::{
 
 use alloy::primitives::B256;
 use gridstake_crds::{
-    ComputeJob, SettlementBatch, UsageRecord,
+    ComputeJob, SettlementBatch, UsageRecord, names,
     settlement_batch::BatchState,
     usage_record::{RecordSettlement, RecordState},
 };
@@ -364,7 +364,9 @@ impl Archivist {
     async fn remove_batches(&mut self, all: &[FinalBatch]) -> Result<(), ArchiveError> {
         let terms = self.archive.terms();
         let api: Api<SettlementBatch> = Api::all(self.context.client.clone());
-        for batch in keep::batches(all, (self.context.now)(), terms.retention) {
+        let stated = self.lane.statements();
+        let reported = |seconds| stated.is_reported(seconds);
+        for batch in keep::batches(all, (self.context.now)(), terms.retention, reported) {
             if self.waiting.contains_key(&batch.name) {
                 continue;
             }
@@ -382,6 +384,13 @@ impl Archivist {
             });
             if stays {
                 continue;
+            }
+            // What had its number before says nothing any more. While one is left, so is the batch that leads to it.
+            for before in names::superseded_batches(&batch.name) {
+                let gone = api.delete(&before, &DeleteParams::default()).await;
+                removed(gone.map(drop), || {
+                    format!("remove SettlementBatch {before}")
+                })?;
             }
             let only = DeleteParams::default().preconditions(Preconditions {
                 uid: now.uid(),

@@ -400,6 +400,14 @@ impl Reader {
             cancelled: cancel_reason(slash.why),
         }))
     }
+
+    /// The lane that proposed a slash.
+    pub async fn slash_lane(&self, id: U256, at: B256) -> Result<u32, ClientError> {
+        let slash = self
+            .vault("read a slash", StakeVault::slashOfCall { id }, at)
+            .await?;
+        Ok(slash.lane)
+    }
 }
 
 /// The keys whose value holds.

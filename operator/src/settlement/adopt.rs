@@ -178,7 +178,7 @@ impl Settler {
     }
 
     /// What the log holds from this number on can never be mined on what the chain holds.
-    async fn supersede_from(&self, lowest: u64) -> Result<(), PassError> {
+    async fn supersede_from(&mut self, lowest: u64) -> Result<(), PassError> {
         let open = observe::open_batches(&self.context.client, &self.lane).await?;
         let records = observe::unsettled(&self.context.client, &self.context.namespace).await?;
         let above = |batch: &&SettlementBatch| batch.spec.sequence >= lowest;

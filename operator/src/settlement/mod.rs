@@ -10,6 +10,7 @@
 //! | [`adopt`] | takes into the log what only the chain holds, after the API server was restored |
 //! | [`doubt`] | which slices may have been paid without the cluster knowing, after that |
 //! | [`statements`] | what the lane states beside payments |
+//! | [`report`], [`week`] | the earnings of a week that is over |
 //! | [`activation`] | lets providers be paid whose cooling is over |
 
 pub mod act;
@@ -26,12 +27,14 @@ pub mod outcome;
 pub mod payable;
 pub mod planner;
 pub mod records;
+pub mod report;
 pub mod run;
 pub mod send;
 pub mod signer;
 pub mod statements;
 pub mod status;
 pub mod transaction;
+pub mod week;
 
 use std::sync::Arc;
 

@@ -123,6 +123,36 @@ pub async fn open_batches(
     Ok(batches)
 }
 
+/// Every batch of the lane, by a quorum read, page by page so that no answer is large.
+pub async fn each_batch(
+    client: &Client,
+    lane: &Lane,
+    mut see: impl FnMut(SettlementBatch) -> Result<(), ObserveError>,
+) -> Result<(), ObserveError> {
+    let config = lane.chain().config();
+    let api = Api::<SettlementBatch>::all(client.clone());
+    let selector = format!("spec.chain={}", config.name);
+    let mut params = ListParams::default().fields(&selector).limit(PAGE);
+    loop {
+        let page = api
+            .list(&params)
+            .await
+            .map_err(|source| ObserveError::List {
+                kind: "SettlementBatches",
+                source: Box::new(source),
+            })?;
+        for batch in page.items {
+            if batch.spec.lane == config.lane {
+                see(batch)?;
+            }
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
+}
+
 /// The batches of the lane with one number.
 #[derive(Debug, Default)]
 pub struct Revisions {

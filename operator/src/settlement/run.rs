@@ -144,6 +144,7 @@ pub struct Settler {
     /// When the newest final batch was sealed; of the oldest record that is not final.
     oldest_ms: Option<u64>,
     pub(super) activation: super::activation::Activation,
+    pub(super) reporting: super::report::Reporting,
     pub(super) halted: Option<Halt>,
     /// When the doubts were last looked at.
     pub(super) doubts_at: Option<Instant>,
@@ -169,6 +170,7 @@ impl Settler {
             retried: HashMap::new(),
             oldest_ms: None,
             activation: super::activation::Activation::default(),
+            reporting: super::report::Reporting::default(),
             halted: None,
             doubts_at: None,
             doubts_announced: 0,
@@ -261,6 +263,9 @@ impl Settler {
             }
         }
         if self.head != Some(view.head) {
+            if self.halted.is_none() {
+                self.report_weeks(&view).await;
+            }
             self.activate(&view).await;
             self.measure_gas(&view).await;
             self.head = Some(view.head);
@@ -546,7 +551,7 @@ impl Settler {
 
     /// Writes a batch's state, and tells of it.
     pub(super) async fn advance(
-        &self,
+        &mut self,
         batch: &SettlementBatch,
         state: BatchState,
         found: Option<&Found>,
@@ -557,6 +562,9 @@ impl Settler {
             let said = observe::content(batch)?.statements;
             for node in self.lane.statements().stated(&said) {
                 self.context.caches.look_at_gpu_node(&node);
+            }
+            if state == BatchState::Final {
+                self.reporting.look_again();
             }
         }
         let waits = plan.waiting.contains(&batch.spec.sequence);

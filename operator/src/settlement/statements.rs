@@ -10,7 +10,10 @@ use std::{
 };
 
 use alloy::primitives::B256;
-use gridstake_ledger::statement::{self, Statement};
+use gridstake_ledger::{
+    statement::{self, Statement},
+    week::Week,
+};
 use tokio::sync::watch;
 
 use crate::caches::triggers::Pulse;
@@ -38,6 +41,8 @@ struct State {
     earnings: BTreeMap<Statement, u64>,
     /// The newest head of the log of uptime.
     uptime: Option<Statement>,
+    /// Every week before this one is reported in full.
+    reported_before: Option<Week>,
     /// The content that mined batches have stated last, by kind and subject.
     stated: BTreeMap<(u8, B256), (u32, B256)>,
 }
@@ -156,6 +161,19 @@ impl Statements {
             nodes.extend(declared.map(|(node, _)| node.clone()));
         }
         nodes
+    }
+
+    /// The earnings of every week before this one are reported in full.
+    pub fn reported_before(&self, week: Week) {
+        self.state().reported_before = Some(week);
+    }
+
+    /// Whether the earnings of the week in which `seconds` (Unix time) lie are reported in full. `false` while that is not
+    /// known.
+    #[must_use]
+    pub fn is_reported(&self, seconds: u64) -> bool {
+        let reported = self.state().reported_before;
+        reported.is_some_and(|before| Week::of(seconds) < before)
     }
 
     /// What goes into the next batch, less what `held` batches hold.
