@@ -188,6 +188,11 @@ impl Settler {
         self.waiting_since.get_or_insert_with(Instant::now);
     }
 
+    /// Looks for weeks that are over in the next pass.
+    pub fn look_at_weeks(&mut self) {
+        self.reporting.look_again();
+    }
+
     /// A batch is under way.
     pub(super) fn mark_busy(&mut self) {
         self.quiet = false;

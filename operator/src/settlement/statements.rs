@@ -147,6 +147,7 @@ impl Statements {
     }
 
     /// A mined batch has stated this. Returns the nodes whose declared inventory it was.
+    #[must_use = "these nodes may be offered now"]
     pub fn stated(&self, statements: &[Statement]) -> Vec<String> {
         let mut state = self.state();
         let mut nodes = Vec::new();
@@ -234,7 +235,7 @@ mod tests {
 
         statements.declare("n1", Some(new));
         assert_eq!(statements.due(&none).statements, [new]);
-        statements.stated(&[new]);
+        assert_eq!(statements.stated(&[new]), ["n1"]);
         assert!(!statements.is_stated(&old));
         // The old GPUs are back: that is news again.
         statements.declare("n1", Some(old));
@@ -259,7 +260,7 @@ mod tests {
             (due.statements, due.oldest_ms),
             (vec![report(3)], Some(2_000))
         );
-        statements.stated(&[report(2), report(3)]);
+        assert!(statements.stated(&[report(2), report(3)]).is_empty());
         assert_eq!(statements.due(&BTreeSet::new()), Due::default());
     }
 

@@ -25,6 +25,7 @@ use gridstake_ledger::{
         evidence::Signatures,
         file::FileError,
     },
+    week::Week,
 };
 use gridstake_operator::{
     archive::{SHORTEST_RETENTION, Terms},
@@ -381,6 +382,11 @@ async fn what_a_lost_volume_held_is_written_again_before_anything_is_removed() {
     let mut archivist = replica.archivist(&folder, old);
     archivist.one_pass().await;
     assert!(verified(on_chain(&world).await, &folder).is_ok());
+    assert_eq!(world.api.batches().len(), 2, "their week is not reported");
+    let later = Week::of(4_000_000_000);
+    replica.lane.statements().reported_before(later);
+    archivist.look_around();
+    archivist.one_pass().await;
     let left = world.api.batches();
     assert_eq!(left.len(), 1, "the newest one stays");
     assert_eq!(left[0].spec.sequence, 2);

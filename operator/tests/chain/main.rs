@@ -28,4 +28,5 @@ mod poison;
 mod reorgs;
 mod restores;
 mod settles;
+mod states;
 mod world;
