@@ -9,6 +9,7 @@
 //! | [`chain`] | what is known of the chain, kept up to date by following its blocks |
 //! | [`settlement`] | what a lane owes: batched, signed, sent, followed until it is final |
 //! | [`archive`] | final batches as files, and what may leave the cluster for it |
+//! | [`uptime`] | which node was up in which minute, as a log that is stated on chain |
 //! | [`contracts_deploy`] | the subcommand that puts the contracts on a chain |
 //! | [`caches`] | what is known of the cluster, kept up to date by watches |
 //! | [`reconcile`], [`backoff`], [`status`], [`events`], [`error`] | what controllers run on |
@@ -38,5 +39,6 @@ pub mod settlement;
 pub mod snapshot;
 pub mod status;
 pub mod telemetry;
+pub mod uptime;
 
 pub use context::Context;

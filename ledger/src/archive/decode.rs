@@ -115,7 +115,7 @@ pub struct Reader<'a> {
     far: usize,
 }
 
-type Read<T> = Result<T, Malformed>;
+pub(super) type Read<T> = Result<T, Malformed>;
 
 /// A comma, a quote and the first letter of a name tell a field that may be there from the one after it.
 const FIELD: usize = 3;
@@ -513,7 +513,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The end of the line.
-    fn check(mut self) -> Read<Check> {
+    pub(super) fn check(mut self) -> Read<Check> {
         let body = self.begin..self.at;
         let computed = keccak256(self.file.get(body.clone()).unwrap_or_default());
         self.field(r#","check":"#)?;
@@ -560,7 +560,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Steps over `text`; if it does not stand here, the error names the first byte that differs.
-    fn literal(&mut self, text: &str, expected: &'static str) -> Read<()> {
+    pub(super) fn literal(&mut self, text: &str, expected: &'static str) -> Read<()> {
         let same = self.same(text);
         self.at += same;
         if same == text.len() {
@@ -579,11 +579,11 @@ impl<'a> Reader<'a> {
             .count()
     }
 
-    fn field(&mut self, text: &'static str) -> Read<()> {
+    pub(super) fn field(&mut self, text: &'static str) -> Read<()> {
         self.literal(text, text)
     }
 
-    fn number(&mut self) -> Read<u64> {
+    pub(super) fn number(&mut self) -> Read<u64> {
         const EXPECTED: &str = "a decimal number without leading zeros, below 2^64";
         let begin = self.at;
         let mut value: u64 = 0;
@@ -613,7 +613,15 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    fn number32(&mut self) -> Read<u32> {
+    pub(super) fn number16(&mut self) -> Read<u16> {
+        let value = self.number()?;
+        u16::try_from(value).map_err(|_| Malformed {
+            at: self.at.saturating_sub(1),
+            expected: "a number below 2^16",
+        })
+    }
+
+    pub(super) fn number32(&mut self) -> Read<u32> {
         let value = self.number()?;
         u32::try_from(value).map_err(|_| Malformed {
             // Its last digit is the one too many.
@@ -670,11 +678,11 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    fn hash(&mut self) -> Read<B256> {
+    pub(super) fn hash(&mut self) -> Read<B256> {
         self.hex(Some(32)).map(|bytes| B256::from_slice(&bytes))
     }
 
-    fn address(&mut self) -> Read<Address> {
+    pub(super) fn address(&mut self) -> Read<Address> {
         self.hex(Some(20)).map(|bytes| Address::from_slice(&bytes))
     }
 
@@ -702,7 +710,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn text(&mut self) -> Read<String> {
+    pub(super) fn text(&mut self) -> Read<String> {
         const LETTER: &str = "a letter, or an escape as the format writes it";
         self.literal("\"", "a quote")?;
         let mut bytes = Vec::new();

@@ -63,10 +63,10 @@ pub fn entry_prefix(entry: &Entry) -> String {
 }
 
 /// A line that is being written. Each step takes what stands before the value.
-struct Line(String);
+pub(super) struct Line(pub(super) String);
 
 impl Line {
-    fn number(&mut self, before: &str, value: u64) {
+    pub(super) fn number(&mut self, before: &str, value: u64) {
         // Writing to a string cannot fail.
         let _ = write!(self.0, "{before}{value}");
     }
@@ -77,14 +77,14 @@ impl Line {
         }
     }
 
-    fn hex(&mut self, before: &str, bytes: &[u8]) {
+    pub(super) fn hex(&mut self, before: &str, bytes: &[u8]) {
         self.0.push_str(before);
         self.0.push('"');
         self.0.push_str(&hex::encode_prefixed(bytes));
         self.0.push('"');
     }
 
-    fn text(&mut self, before: &str, text: &str) {
+    pub(super) fn text(&mut self, before: &str, text: &str) {
         self.0.push_str(before);
         self.0.push('"');
         for letter in text.chars() {
@@ -130,7 +130,7 @@ impl Line {
         self.0.push('}');
     }
 
-    fn end(mut self, file: &mut Vec<u8>) {
+    pub(super) fn end(mut self, file: &mut Vec<u8>) {
         let check = keccak256(self.0.as_bytes());
         self.hex(r#","check":"#, check.as_slice());
         self.0.push_str("}\n");

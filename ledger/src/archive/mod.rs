@@ -19,6 +19,7 @@
 mod decode;
 mod encode;
 mod signed;
+pub mod uptime;
 
 use alloy_primitives::{Address, B256, Signature, keccak256};
 
@@ -278,8 +279,12 @@ pub fn object_path(address: B256) -> String {
 /// The folder of a lane's index.
 #[must_use]
 pub fn lane_folder(chain_id: u64, contract: Address, lane: u32) -> String {
+    format!("{}/batches", lane_root(chain_id, contract, lane))
+}
+
+fn lane_root(chain_id: u64, contract: Address, lane: u32) -> String {
     let contract = alloy_primitives::hex::encode_prefixed(contract);
-    format!("lanes/{chain_id}-{contract}-{lane}/batches")
+    format!("lanes/{chain_id}-{contract}-{lane}")
 }
 
 /// Where the index names the address of a batch's file.

@@ -6,6 +6,7 @@
 //! | [`file`](mod@file) | one batch's file against the chain |
 //! | [`evidence`] | agents' statements: hashes, signatures, and whether they carry the bill |
 //! | [`lane`] | what only shows over many batches |
+//! | [`uptime`] | the log of uptime against what was stated about it |
 //! | [`all`] | many files on all cores |
 //!
 //! What proves a file right is the chain alone: the chain hash commits to the payload and to the root over all leaves; a
@@ -17,6 +18,7 @@ pub mod chain;
 pub mod evidence;
 pub mod file;
 pub mod lane;
+pub mod uptime;
 
 use crate::{archive::Place, checkpoint};
 

@@ -119,6 +119,32 @@ impl Store {
         Ok(address)
     }
 
+    /// Writes a file and names it in an index that can be written once; `None` if that names another one already.
+    pub async fn write_once(&self, index: &str, file: Vec<u8>) -> Result<Option<B256>, StoreError> {
+        let files = self.open()?;
+        let address = archive::address(&file);
+        put(
+            &files,
+            &archive::object_path(address),
+            file,
+            PutMode::Create,
+        )
+        .await?;
+        let entry = archive::index_entry(address).into_bytes();
+        if put(&files, index, entry.clone(), PutMode::Create).await? == Put::Written {
+            return Ok(Some(address));
+        }
+        let there = self.read(index).await?;
+        Ok((there.as_ref() == Some(&entry)).then_some(address))
+    }
+
+    /// Lets an index name this file.
+    pub async fn point(&self, index: &str, address: B256) -> Result<(), StoreError> {
+        let entry = archive::index_entry(address).into_bytes();
+        put(&self.open()?, index, entry, PutMode::Overwrite).await?;
+        Ok(())
+    }
+
     /// Whether a file with this address is there; it is not read.
     pub async fn has(&self, address: B256) -> Result<bool, StoreError> {
         let path = Path::from(archive::object_path(address));

@@ -29,6 +29,7 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     controllers.spawn(placement::run(context.clone(), stop.clone()));
     controllers.spawn(crate::settlement::run::run(context.clone(), stop.clone()));
     controllers.spawn(archive::run::run(context.clone(), stop.clone()));
+    controllers.spawn(crate::uptime::run::run(context.clone(), stop.clone()));
     while let Some(ended) = controllers.join_next().await {
         if let Err(error) = ended {
             tracing::error!(error = %error, "a controller panicked");

@@ -1,5 +1,7 @@
 //! What a lane states on chain beside payments: each statement once, whatever happens.
 
+use std::path::{Path, PathBuf};
+
 use alloy::{
     hex,
     primitives::{B256, U256, keccak256},
@@ -8,10 +10,18 @@ use alloy::{
 use gridstake_contracts::{Settlement, StakeVault};
 use gridstake_crds::settlement_batch::BatchState;
 use gridstake_ledger::{
+    archive,
+    earnings::LaneId,
     signature,
     statement::{self, EarningsReport, Gpu, Statement},
     typed,
+    uptime::{EPOCH_SECONDS, EpochUptime},
+    verify::{self, uptime::Claim},
     week::Week,
+};
+use gridstake_operator::{
+    archive::{Archive, SHORTEST_RETENTION, Terms},
+    uptime::{epoch::Sight, run::Log},
 };
 use serde_json::{Value, json};
 
@@ -227,6 +237,107 @@ async fn a_week_that_is_reported_is_not_reported_again_after_a_backup_is_restore
     world.until_quiet(&mut replica).await;
     assert_eq!(world.stated().await.len(), 1);
     assert_eq!(world.head().await, 2);
+}
+
+fn sight(node: &str, heard_at: u64) -> Sight {
+    Sight {
+        node: node.to_owned(),
+        provider: 1,
+        heard_at: Some(heard_at),
+        gpus: 8,
+        healthy: 8,
+    }
+}
+
+/// The epochs of the archive in `folder`, in their order.
+fn epochs(world: &World, folder: &Path) -> Vec<EpochUptime> {
+    let lane = LaneId {
+        chain_id: 31337,
+        settlement: world.settlement,
+        lane: LANE,
+    };
+    let index = folder.join(archive::uptime::index_path(lane, 0));
+    let mut names: Vec<_> = std::fs::read_dir(index.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| !path.ends_with("newest"))
+        .collect();
+    names.sort();
+    let read = |path: &PathBuf| {
+        let address = archive::read_index_entry(&std::fs::read(path).unwrap()).unwrap();
+        let file = std::fs::read(folder.join(archive::object_path(address))).unwrap();
+        assert_eq!(archive::address(&file), address);
+        archive::uptime::decode(&file).unwrap().1
+    };
+    names.iter().map(read).collect()
+}
+
+#[tokio::test]
+async fn the_log_of_uptime_goes_on_whoever_leads_and_its_head_is_stated_with_the_next_batch() {
+    let world = World::new(ESCROW).await;
+    let folder = std::env::temp_dir().join(format!("gridstake-uptime-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    let mut replica = world.replica().await;
+    let archive = |replica: &Replica| {
+        let terms = Terms {
+            retention: SHORTEST_RETENTION,
+            removes: false,
+        };
+        let registry = replica.context.metrics.registry();
+        Archive::open(folder.to_str().unwrap(), terms, registry).unwrap()
+    };
+    let log = |replica: &Replica| {
+        Log::new(
+            replica.context.clone(),
+            replica.lane.clone(),
+            &archive(replica),
+        )
+    };
+    let begin = 2_993_184 * EPOCH_SECONDS;
+    // n2 is heard of in every other minute.
+    let watch = |log: &mut Log, epoch: u64| {
+        for minute in 1..=10 {
+            let now = begin + epoch * EPOCH_SECONDS + minute * 60 + 1;
+            let n2 = now - if minute % 2 == 0 { 30 } else { 90 };
+            log.see(now, vec![sight("n1", now - 5), sight("n2", n2)]);
+        }
+    };
+    let mut first = log(&replica);
+    for epoch in 0..2 {
+        watch(&mut first, epoch);
+        first.write().await.unwrap();
+    }
+    // Another replica leads from here on; the first one does not know yet.
+    let other = world.replica().await;
+    let mut second = log(&other);
+    watch(&mut second, 2);
+    second.write().await.unwrap();
+    watch(&mut first, 2);
+    first.write().await.unwrap();
+    watch(&mut second, 3);
+    second.write().await.unwrap();
+    // No batch is made of it alone.
+    replica.settler.statements_announced();
+    replica.step().await;
+    assert!(world.api.batches().is_empty());
+    world.seal(256..258, 1000);
+    settle(&world, &mut replica).await;
+    let stated = world.stated().await;
+    assert_eq!(
+        (stated.len(), stated[0].kind, stated[0].number),
+        (1, statement::UPTIME, 2_993_186)
+    );
+
+    let claim = Claim {
+        batch: 1,
+        epoch: stated[0].number,
+        head: stated[0].content,
+    };
+    let summary = verify::uptime::check(&epochs(&world, &folder), &[claim]).unwrap();
+    assert_eq!((summary.epochs, summary.aside, summary.anew), (4, 0, 0));
+    let minutes = |watched, up| verify::uptime::Minutes { watched, up };
+    assert_eq!(summary.nodes["n1"], minutes(40, 40));
+    assert_eq!(summary.nodes["n2"], minutes(40, 20));
 }
 
 #[tokio::test]
