@@ -248,6 +248,7 @@ def encode(entries: list[tuple[int, int, int]], groups: list[tuple[int, int, int
     for number, _, _ in entries:
         words[number // WORD_BITS] = words.get(number // WORD_BITS, 0) | 1 << number % WORD_BITS
     data = bytes([width, group_bits]) + len(groups).to_bytes(2, "big") + len(words).to_bytes(2, "big")
+    data += bytes([0])  # statements
     data += b"".join((word << WORD_BITS | mask).to_bytes(32, "big") for word, mask in sorted(words.items()))
     data += b"".join(
         payer.to_bytes(4, "big") + provider.to_bytes(4, "big") + price.to_bytes(8, "big")

@@ -35,7 +35,7 @@ contract SettlementProofs is ProofFixture {
         returns (bytes memory)
     {
         return abi.encodePacked(
-            uint8(6), uint8(1), uint16(1), uint16(1), wordNo, mask, payer_, provider, price, records
+            hex"06010001000100", wordNo, mask, payer_, provider, price, records
         );
     }
 
@@ -153,7 +153,7 @@ contract SettlementProofs is ProofFixture {
         settlement.deposit(LANE, other, otherDeposit);
         bytes memory groups = abi.encodePacked(payer, provider, price, other, uint32(9), poisonedPrice);
         bytes memory data = abi.encodePacked(
-            uint8(6), uint8(1), uint16(2), uint16(1), uint32(0), uint224(3), groups, _record(0, units), _record(1, poisoned)
+            hex"06010002000100", uint32(0), uint224(3), groups, _record(0, units), _record(1, poisoned)
         );
         _settle(1, 0, data, by);
         uint256 owed = _owed(units, price);
@@ -199,7 +199,7 @@ contract SettlementProofs is ProofFixture {
         Signed memory first,
         Signed memory second
     ) public {
-        bytes memory empty = hex"010000000000";
+        bytes memory empty = hex"01000000000000";
         bytes32 head = _settle(seq, prev, empty, first);
         assert(seq == 1 && prev == 0);
         _settle(nextSeq, nextPrev, empty, second);
@@ -208,7 +208,7 @@ contract SettlementProofs is ProofFixture {
 
     /// What is settled was signed by the lane's signer, word for word, and has not expired.
     function check_onlyWhatTheSignerSignedIsSettled(bytes32 usageRoot, uint64 validUntil, bytes32 r, bytes32 vs) public {
-        bytes memory empty = hex"010000000000";
+        bytes memory empty = hex"01000000000000";
         settlement.settle(LANE, 1, 0, usageRoot, validUntil, r, vs, empty);
         bytes32 content = keccak256(
             abi.encode(

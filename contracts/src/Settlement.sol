@@ -15,6 +15,8 @@ import {Parameters} from "./settlement/Parameters.sol";
 /// @notice Two things make a double payment impossible, each by itself: a lane's batches are numbered and chained, so a
 /// batch executes once and in order; and each job number has one bit, so a job is paid once even if two batches hold it.
 /// An entry that cannot be paid is left out with a reason; the rest of the batch is paid.
+/// A batch can also carry statements of the lane's signer, which become events and change nothing here; so they are made once
+/// and in order, as the batch is.
 contract Settlement is EIP712, Lanes, Earnings {
     using PackedBatch for PackedBatch.Batch;
 
@@ -25,6 +27,8 @@ contract Settlement is EIP712, Lanes, Earnings {
     uint256 private constant PRICE_PER_NANO = 1_000_000_000;
     /// @dev In `amounts` of BatchSettled: the group was left out.
     uint256 private constant SKIPPED = 1 << 63;
+    /// @dev More than the vault can count: it is asked at most once a batch, and only where a provider is not active.
+    uint256 private constant NOT_ASKED = type(uint256).max;
 
     /// @param seq number of the batch
     /// @param total nano-tokens paid
@@ -85,6 +89,7 @@ contract Settlement is EIP712, Lanes, Earnings {
         _lanes[lane].seq = uint48(seq);
         _lanes[lane].chainHash = chainHash;
         _emitSettled(batch, outcome, chainHash, usageRoot);
+        _emitStatements(batch, lane, seq);
     }
 
     function isPaid(uint32 lane, uint64 jobNo) external view returns (bool) {
@@ -259,6 +264,7 @@ contract Settlement is EIP712, Lanes, Earnings {
     function _explainGroups(PackedBatch.Batch memory batch, Outcome memory outcome) private {
         unchecked {
             uint256 amounts = outcome.amounts;
+            uint256 registered = NOT_ASKED;
             for (uint256 p = batch.groups; p < batch.records; (p += 16, amounts += 8)) {
                 uint256 group;
                 uint256 amount;
@@ -269,17 +275,16 @@ contract Settlement is EIP712, Lanes, Earnings {
                 if (amount != SKIPPED) continue;
                 uint32 payer = uint32(group >> 224);
                 uint32 provider = uint32(group >> 192);
-                emit GroupSkipped(
-                    outcome.lane, outcome.seq, provider, payer, _whySkipped(outcome.lane, payer, provider)
-                );
+                Why why = Why.Insufficient;
+                if (!isActive(provider)) {
+                    if (registered == NOT_ASKED) registered = _vault.providerCount();
+                    why = provider != 0 && provider <= registered ? Why.ProviderCooling : Why.UnknownProvider;
+                } else if (!Accounts.isLive(Accounts.payers(outcome.lane), payer)) {
+                    why = Why.UnknownPayer;
+                }
+                emit GroupSkipped(outcome.lane, outcome.seq, provider, payer, why);
             }
         }
-    }
-
-    function _whySkipped(uint32 lane, uint32 payer, uint32 provider) private view returns (Why) {
-        if (!isActive(provider)) return _isRegistered(provider) ? Why.ProviderCooling : Why.UnknownProvider;
-        if (!Accounts.isLive(Accounts.payers(lane), payer)) return Why.UnknownPayer;
-        return Why.Insufficient;
     }
 
     /// @dev Rare: jobs of groups that were left out stay payable, so their bits are not set.
@@ -341,6 +346,18 @@ contract Settlement is EIP712, Lanes, Earnings {
                 mstore(add(log, 128), length)
                 mcopy(add(log, 160), amounts, padded)
                 log3(log, add(160, padded), selector, lane, seq)
+            }
+        }
+    }
+
+    // ---- statements: nothing is stored, and nothing is made of what they say
+
+    function _emitStatements(PackedBatch.Batch memory batch, uint32 lane, uint64 seq) private {
+        unchecked {
+            uint256 end = batch.end;
+            for (uint256 p = batch.statements; p < end; p += PackedBatch.STATEMENT_SIZE) {
+                (uint8 kind, uint32 number, bytes32 subject, bytes32 content) = PackedBatch.statementAt(p);
+                emit Stated(lane, kind, subject, seq, number, content);
             }
         }
     }

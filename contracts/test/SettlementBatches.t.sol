@@ -300,12 +300,12 @@ contract SettlementBatchesTest is SettlementFixture {
             shorter[i] = good[i];
         }
         _expectRefused(bad, 1, 0, type(uint64).max, shorter);
-        _expectRefused(bad, 1, 0, type(uint64).max, hex"000000000000"); // W = 0
-        _expectRefused(bad, 1, 0, type(uint64).max, hex"070000000000"); // W = 7
-        _expectRefused(bad, 1, 0, type(uint64).max, hex"060b00000000"); // g = 11
-        _expectRefused(bad, 1, 0, type(uint64).max, hex"010900000000"); // g > 8 W
-        _expectRefused(bad, 1, 0, type(uint64).max, bytes.concat(hex"010000020000", new bytes(32))); // G > 2^g
-        _expectRefused(bad, 1, 0, type(uint64).max, hex"01000000ffff"); // K words that are not there
+        _expectRefused(bad, 1, 0, type(uint64).max, hex"00000000000000"); // W = 0
+        _expectRefused(bad, 1, 0, type(uint64).max, hex"07000000000000"); // W = 7
+        _expectRefused(bad, 1, 0, type(uint64).max, hex"060b0000000000"); // g = 11
+        _expectRefused(bad, 1, 0, type(uint64).max, hex"01090000000000"); // g > 8 W
+        _expectRefused(bad, 1, 0, type(uint64).max, bytes.concat(hex"01000002000000", new bytes(32))); // G > 2^g
+        _expectRefused(bad, 1, 0, type(uint64).max, hex"01000000ffff00"); // K words that are not there
     }
 
     function test_refusesWordsOutOfOrder() public {
@@ -317,7 +317,7 @@ contract SettlementBatchesTest is SettlementFixture {
         _expectRefused(bad, 1, 0, type(uint64).max, BatchFormat.encode(c));
         bytes32 word = bytes32(uint256(1) << 224 | 1);
         bytes memory twice = abi.encodePacked(
-            uint8(1), uint8(0), uint16(1), uint16(2), word, word, payer, provider, PRICE_NANO, uint8(1), uint8(1)
+            hex"01000001000200", word, word, payer, provider, PRICE_NANO, uint8(1), uint8(1)
         );
         _expectRefused(bad, 1, 0, type(uint64).max, twice);
     }

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {ISettlement} from "../src/interfaces/ISettlement.sol";
-import {BatchFormat, Content, Group, Job} from "./support/BatchFormat.sol";
+import {BatchFormat, Content, Group, Job, Statement} from "./support/BatchFormat.sol";
 import {PlainSettlement} from "./support/PlainSettlement.sol";
 import {SettlementFixture} from "./support/SettlementFixture.sol";
 import {Vm} from "./support/Test.sol";
@@ -21,6 +21,7 @@ contract SettlementDifferentialTest is SettlementFixture {
     bool private sawDuplicate;
     bool private sawPaid;
     bool private sawUnknownGroup;
+    bool private sawStatement;
 
     function setUp() public {
         _deploy(18);
@@ -70,6 +71,12 @@ contract SettlementDifferentialTest is SettlementFixture {
             }
             jobNo += uint64(1 + (_below(4) == 0 ? _below(300) : 0));
         }
+        c.statements = new Statement[](_below(2) * _below(5));
+        for (uint256 i = 0; i < c.statements.length; i++) {
+            c.statements[i] = Statement(
+                uint8(_below(256)), uint32(_below(1 << 32)), keccak256(abi.encode(random, 1)), keccak256(abi.encode(random))
+            );
+        }
     }
 
     function _compare(Content memory c) private {
@@ -85,9 +92,14 @@ contract SettlementDifferentialTest is SettlementFixture {
         }
         uint256 summary = want.total << 64 | want.paid << 32 | want.skipped;
         bytes memory event_ = abi.encode(plain.chain(), ROOT, summary, amounts);
-        _same(keccak256(logs[logs.length - 1].data), keccak256(event_), "event");
+        uint256 settled = logs.length - 1 - c.statements.length;
+        _same(keccak256(logs[settled].data), keccak256(event_), "event");
+        for (uint256 i = 0; i < c.statements.length; i++) {
+            _sameStatement(logs[settled + 1 + i], c.statements[i]);
+            sawStatement = true;
+        }
         if (want.paid != 0) sawPaid = true;
-        for (uint256 i = 0; i + 1 < logs.length; i++) {
+        for (uint256 i = 0; i < settled; i++) {
             if (logs[i].topics[0] == ISettlement.JobsSkipped.selector) sawDuplicate = true;
         }
 
@@ -107,6 +119,14 @@ contract SettlementDifferentialTest is SettlementFixture {
         _same(headHash, plain.chain(), "chain hash");
     }
 
+    function _sameStatement(Vm.Log memory log, Statement memory s) private view {
+        _same(log.topics[0], ISettlement.Stated.selector, "statement");
+        _same(uint256(log.topics[1]), LANE, "lane");
+        _same(uint256(log.topics[2]), s.kind, "kind");
+        _same(log.topics[3], s.subject, "subject");
+        _same(keccak256(log.data), keccak256(abi.encode(seq, s.number, s.content)), "what is stated");
+    }
+
     function testFuzz_batchesDoWhatThePlainRulesSay(uint256 seed) public {
         random = seed;
         for (uint256 i = 0; i < BATCHES; i++) {
@@ -118,7 +138,7 @@ contract SettlementDifferentialTest is SettlementFixture {
         for (uint256 i = 0; i < 40; i++) {
             _compare(_content());
         }
-        _true(sawPaid && sawSkippedGroup && sawDuplicate && sawUnknownGroup, "each of them");
+        _true(sawPaid && sawSkippedGroup && sawDuplicate && sawUnknownGroup && sawStatement, "each of them");
     }
 
     // ---- garbage
@@ -133,7 +153,7 @@ contract SettlementDifferentialTest is SettlementFixture {
         uint256 way = _below(4);
         if (way == 0) data = noise;
         else if (way == 1) data = bytes.concat(data, noise);
-        else if (way == 2) data[_below(6)] = bytes1(uint8(_below(12)));
+        else if (way == 2) data[_below(7)] = bytes1(uint8(_below(12)));
         else data[_below(data.length)] = bytes1(uint8(_below(256)));
 
         bool isOne;

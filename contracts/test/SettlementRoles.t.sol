@@ -114,7 +114,7 @@ contract SettlementRolesTest is SettlementFixture {
         settlement.setLaneSigner(LANE, address(0));
         settlement.setLaneSigner(LANE, vm.addr(0xB0B));
         vm.stopPrank();
-        bytes memory data = hex"010000000000";
+        bytes memory data = hex"01000000000000";
         (bytes32 r, bytes32 vs) = _sign(SIGNER_KEY, _digest(LANE, 1, 0, 0, data, type(uint64).max));
         vm.expectRevert(ISettlement.BadSignature.selector);
         settlement.settle(LANE, 1, 0, 0, type(uint64).max, r, vs, data);

@@ -135,11 +135,11 @@ contract VectorsForLedgerTest is SettlementFixture {
         bad[0] = "";
         bad[1] = bytes.concat(good, hex"00");
         bad[2] = shorter;
-        bad[3] = hex"000000000000";
-        bad[4] = hex"070000000000";
-        bad[5] = hex"060b00000000";
-        bad[6] = hex"010900000000";
-        bad[7] = bytes.concat(hex"010000020000", new bytes(32));
+        bad[3] = hex"00000000000000";
+        bad[4] = hex"07000000000000";
+        bad[5] = hex"060b0000000000";
+        bad[6] = hex"01090000000000";
+        bad[7] = bytes.concat(hex"01000002000000", new bytes(32));
         bad[8] = BatchFormat.encode(twice);
         bad[9] = BatchFormat.encode(stray);
     }

@@ -91,6 +91,11 @@ interface ISettlement {
     event GroupSkipped(uint32 indexed lane, uint64 indexed seq, uint32 provider, uint32 payer, Why why);
     /// @notice One a bitmap word with refused jobs: job number = wordNo * 224 + bit.
     event JobsSkipped(uint32 indexed lane, uint64 indexed seq, uint32 wordNo, uint224 bits, Why why);
+    /// @notice What the lane's signer states in a batch, in the order of the data, after its BatchSettled. The contract gives
+    /// no meaning to kind, subject, number and content.
+    event Stated(
+        uint32 indexed lane, uint8 indexed kind, bytes32 indexed subject, uint64 seq, uint32 number, bytes32 content
+    );
     /// @notice A provider's credit was divided: fee to the treasury, a part to delegators, the rest to the provider.
     event Divided(uint32 indexed provider, uint64 credit, uint64 fee, uint64 toDelegators, uint64 toProvider);
     event ClaimRequested(uint32 indexed provider, uint64 amount, uint64 due);

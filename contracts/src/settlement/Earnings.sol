@@ -85,7 +85,7 @@ abstract contract Earnings is Holdings {
         return Claim({amount: _earned[provider].claim, due: _earned[provider].claimDue});
     }
 
-    function _isRegistered(uint32 provider) internal view returns (bool) {
+    function _isRegistered(uint32 provider) private view returns (bool) {
         return provider != 0 && provider <= _vault.providerCount();
     }
 

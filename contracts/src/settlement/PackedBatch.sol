@@ -7,16 +7,18 @@ import {ISettlement} from "../interfaces/ISettlement.sol";
 uint256 constant WORD_BITS = 0x00000000ffffffffffffffffffffffffffffffffffffffffffffffffffffffff;
 
 /// @title The wire format of a batch, read in place.
-/// @notice All numbers big-endian; nothing may follow the last record:
+/// @notice All numbers big-endian; nothing may follow the last statement:
 ///
 ///     0       u8   W         bytes of a record, 1..6
 ///     1       u8   g         bits of the group number at the top of each record, 0..10, at most 8 W
 ///     2       u16  G         groups, at most 2^g
 ///     4       u16  K         words
-///     6       K x 32         wordNo: u32 | mask: 224 bits; wordNo strictly ascending; job number = wordNo * 224 + bit
-///     6+32K   G x 16         payer: u32 | provider: u32 | price: u64 (1e-18 token per unit)
+///     6       u8   S         statements
+///     7       K x 32         wordNo: u32 | mask: 224 bits; wordNo strictly ascending; job number = wordNo * 224 + bit
+///     7+32K   G x 16         payer: u32 | provider: u32 | price: u64 (1e-18 token per unit)
 ///     ...     J x W          group: g bits | units: 8W - g bits, in ascending order of job numbers;
 ///                            J = number of bits set in all masks, at most 65,535
+///     ...     S x 69         kind: u8 | number: u32 | subject: bytes32 | content: bytes32
 ///
 /// A record whose group number is G or more must have no units; its job is marked as paid and nothing is owed for it.
 /// @dev Units of a group add up to less than 2^64: 65,535 records below 2^48.
@@ -25,9 +27,10 @@ library PackedBatch {
     uint256 private constant MAX_WIDTH = 6;
     uint256 private constant MAX_GROUP_BITS = 10;
     uint256 private constant MAX_JOBS = 65_535;
-    uint256 private constant FIRST_WORD = 6;
+    uint256 private constant FIRST_WORD = 7;
     uint256 private constant WORD_SIZE = 32;
     uint256 private constant GROUP_SIZE = 16;
+    uint256 internal constant STATEMENT_SIZE = 69;
     uint256 private constant LOW_64 = (1 << 64) - 1;
     /// @dev One in each 32-bit lane, and in each 64-bit lane, of a word.
     uint256 private constant LANES_32 = 0x0000000100000001000000010000000100000001000000010000000100000001;
@@ -39,6 +42,8 @@ library PackedBatch {
     /// @param words calldata offset of the words
     /// @param groups calldata offset of the groups: the end of the words
     /// @param records calldata offset of the records: the end of the groups
+    /// @param statements calldata offset of the statements: the end of the records
+    /// @param end calldata offset of the end of the statements
     /// @param units memory offset of 2^g words: the units of each group in the low 64 bits, anything above
     /// @param fresh memory offset of K words: the bits of each word that are to be paid
     /// @param jobs J
@@ -49,6 +54,8 @@ library PackedBatch {
         uint256 words;
         uint256 groups;
         uint256 records;
+        uint256 statements;
+        uint256 end;
         uint256 units;
         uint256 fresh;
         uint256 jobs;
@@ -79,9 +86,11 @@ library PackedBatch {
             batch.groups = batch.words + WORD_SIZE * wordCount;
             batch.records = batch.groups + GROUP_SIZE * groupCount;
             // Before anything is read, so that no loop runs past the data.
-            if (batch.records > start + data.length) revert ISettlement.BadEncoding();
+            batch.end = start + data.length;
+            if (batch.records > batch.end) revert ISettlement.BadEncoding();
             batch.jobs = _countJobs(batch.words, batch.groups);
-            if (batch.jobs > MAX_JOBS || batch.records + batch.jobs * width != start + data.length) {
+            batch.statements = batch.records + batch.jobs * width;
+            if (batch.jobs > MAX_JOBS || batch.statements + STATEMENT_SIZE * ((header >> 200) & 0xff) != batch.end) {
                 revert ISettlement.BadEncoding();
             }
 
@@ -131,6 +140,22 @@ library PackedBatch {
                 mstore(entry, sub(mload(entry), units))
             }
         }
+    }
+
+    /// @notice The statement at a calldata offset.
+    function statementAt(uint256 offset)
+        internal
+        pure
+        returns (uint8 kind, uint32 number, bytes32 subject, bytes32 content)
+    {
+        uint256 word;
+        assembly ("memory-safe") {
+            word := calldataload(offset)
+            subject := calldataload(add(offset, 5))
+            content := calldataload(add(offset, 37))
+        }
+        kind = uint8(word >> 248);
+        number = uint32(word >> 216);
     }
 
     /// @notice Number of bits set; of at most 255.
@@ -206,7 +231,7 @@ library PackedBatch {
     function _sumRecords(Batch memory batch, uint256 next) private pure {
         unchecked {
             uint256 width = batch.width;
-            uint256 end = batch.records + batch.jobs * width;
+            uint256 end = batch.statements;
             uint256 table = batch.units;
             uint256 groupShift = 251 - batch.groupBits; // the group number times 32
             uint256 groupMask = ((1 << batch.groupBits) - 1) << 5;

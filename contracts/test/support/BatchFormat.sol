@@ -14,11 +14,19 @@ struct Job {
     uint64 units;
 }
 
+struct Statement {
+    uint8 kind;
+    uint32 number;
+    bytes32 subject;
+    bytes32 content;
+}
+
 struct Content {
     uint8 width;
     uint8 groupBits;
     Group[] groups;
     Job[] jobs;
+    Statement[] statements;
 }
 
 /// @title A second reading of the wire format, from its description alone: a byte at a time, no bit tricks.
@@ -30,7 +38,9 @@ library BatchFormat {
         for (uint256 i = 0; i < c.jobs.length; i++) {
             if (i == 0 || c.jobs[i].jobNo / 224 != c.jobs[i - 1].jobNo / 224) wordCount++;
         }
-        data = abi.encodePacked(c.width, c.groupBits, uint16(c.groups.length), uint16(wordCount));
+        data = abi.encodePacked(
+            c.width, c.groupBits, uint16(c.groups.length), uint16(wordCount), uint8(c.statements.length)
+        );
         for (uint256 i = 0; i < c.jobs.length;) {
             uint64 wordNo = c.jobs[i].jobNo / 224;
             uint224 mask;
@@ -51,20 +61,26 @@ library BatchFormat {
             }
         }
         data = bytes.concat(data, records);
+        for (uint256 i = 0; i < c.statements.length; i++) {
+            Statement memory s = c.statements[i];
+            data = abi.encodePacked(data, s.kind, s.number, s.subject, s.content);
+        }
     }
 
     function decode(bytes memory data) internal pure returns (Content memory c) {
-        if (data.length < 6) revert Malformed("header");
+        if (data.length < 7) revert Malformed("header");
         c.width = uint8(data[0]);
         c.groupBits = uint8(data[1]);
         uint256 groupCount = _number(data, 2, 2);
         uint256 wordCount = _number(data, 4, 2);
+        c.statements = new Statement[](uint8(data[6]));
         if (c.width < 1 || c.width > 6) revert Malformed("width");
         if (c.groupBits > 10 || c.groupBits > 8 * uint256(c.width)) revert Malformed("group bits");
         if (groupCount > 2 ** c.groupBits) revert Malformed("groups");
-        uint256 groups = 6 + 32 * wordCount;
+        uint256 groups = 7 + 32 * wordCount;
         uint256 records = groups + 16 * groupCount;
-        if (data.length < records) revert Malformed("length");
+        if (data.length < records + 69 * c.statements.length) revert Malformed("length");
+        uint256 statements = data.length - 69 * c.statements.length;
 
         c.groups = new Group[](groupCount);
         for (uint256 i = 0; i < groupCount; i++) {
@@ -73,16 +89,16 @@ library BatchFormat {
                 Group(uint32(_number(data, offset, 4)), uint32(_number(data, offset + 4, 4)), uint64(_number(data, offset + 8, 8)));
         }
 
-        c.jobs = new Job[]((data.length - records) / c.width);
+        c.jobs = new Job[]((statements - records) / c.width);
         if (c.jobs.length > 65_535) revert Malformed("jobs");
         uint256 n;
         uint256 least;
         for (uint256 w = 0; w < wordCount; w++) {
-            uint256 wordNo = _number(data, 6 + 32 * w, 4);
+            uint256 wordNo = _number(data, 7 + 32 * w, 4);
             if (wordNo < least) revert Malformed("word order");
             least = wordNo + 1;
             for (uint256 bit = 0; bit < 224; bit++) {
-                if (uint8(data[6 + 32 * w + 31 - bit / 8]) >> (bit % 8) & 1 == 0) continue;
+                if (uint8(data[7 + 32 * w + 31 - bit / 8]) >> (bit % 8) & 1 == 0) continue;
                 if (n == c.jobs.length) revert Malformed("too few records");
                 uint256 record = _number(data, records + n * c.width, c.width);
                 uint256 unitValues = 2 ** (8 * uint256(c.width) - c.groupBits);
@@ -91,12 +107,21 @@ library BatchFormat {
                 n++;
             }
         }
-        if (n != c.jobs.length || records + n * c.width != data.length) revert Malformed("too many records");
+        if (n != c.jobs.length || records + n * c.width != statements) revert Malformed("too many records");
+        for (uint256 i = 0; i < c.statements.length; i++) {
+            uint256 offset = statements + 69 * i;
+            c.statements[i] = Statement(
+                uint8(data[offset]),
+                uint32(_number(data, offset + 1, 4)),
+                bytes32(_number(data, offset + 5, 32)),
+                bytes32(_number(data, offset + 37, 32))
+            );
+        }
     }
 
     function _number(bytes memory data, uint256 offset, uint256 length) private pure returns (uint256 value) {
         for (uint256 i = 0; i < length; i++) {
-            value = value * 256 + uint8(data[offset + i]);
+            value = value << 8 | uint8(data[offset + i]);
         }
     }
 }
