@@ -206,10 +206,11 @@ contract StakeVault is StakeVaultStakes, EIP712 {
     /// @dev `amount` is at most what the slash has frozen, and what is frozen is at most what is at stake.
     function _execute(uint256 id, Slash storage slash, uint128 amount) private {
         uint32 provider = slash.provider;
+        // Before the call below: whoever it leads to finds a slash that is over. What it takes stays frozen until it is taken.
+        slash.state = SlashState.Executed;
         // What was credited until now is divided by the shares of until now.
         _tryDivide(provider);
         ProviderState storage state = _providers[provider];
-        slash.state = SlashState.Executed;
         state.frozen -= slash.frozen;
 
         uint128 rest = amount;

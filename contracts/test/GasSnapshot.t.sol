@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {BatchFormat, Content, Group, Job} from "./support/BatchFormat.sol";
+import {BatchFormat, Content, Group, Job, Statement} from "./support/BatchFormat.sol";
 import {VaultFixture} from "./support/VaultFixture.sol";
 
 /// @dev What the calls that people and the operator send cost, each as a transaction of its own: 21,000 gas and its data are
@@ -57,6 +57,19 @@ contract GasSnapshotTest is VaultFixture {
         _settleAndMeasure(_batch(1, 1, 1), "settle 1 job of 1 group");
         _settleAndMeasure(_batch(1, 2, 20), "settle 20 jobs of 1 group");
         _settleAndMeasure(_batch(1, 0, 20), "settle 20 jobs that are paid already");
+    }
+
+    function test_gasOfStatements() public {
+        _settleAndMeasure(_batch(1, 0, 1), "settle 1 job of 1 group, the first");
+        Content memory c = BatchFormat.decode(_batch(1, 1, 1));
+        c.statements = new Statement[](10);
+        for (uint256 i = 0; i < 10; i++) {
+            c.statements[i] = Statement(1, 8, keccak256(abi.encode(i)), keccak256(abi.encode("content", i)));
+        }
+        _settleAndMeasure(BatchFormat.encode(c), "settle 1 job of 1 group and 10 statements");
+        c.groups = new Group[](0);
+        c.jobs = new Job[](0);
+        _settleAndMeasure(BatchFormat.encode(c), "settle 10 statements alone");
     }
 
     function test_gasOfBatchesOfTwentyGroups() public {

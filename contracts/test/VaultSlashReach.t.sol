@@ -4,7 +4,7 @@ pragma solidity ^0.8.28;
 import {ISettlement} from "../src/interfaces/ISettlement.sol";
 import {IStakeVault} from "../src/interfaces/IStakeVault.sol";
 import {StakeVaultParameters} from "../src/StakeVaultParameters.sol";
-import {BrokenSettlement} from "./support/VaultDoubles.sol";
+import {BrokenSettlement, ReenteringSettlement} from "./support/VaultDoubles.sol";
 import {VaultFixture} from "./support/VaultFixture.sol";
 
 /// @dev What a slash reaches, how much of it, and what it leaves alone.
@@ -153,9 +153,9 @@ contract VaultSlashReachTest is VaultFixture {
         _propose("i", TOKEN);
     }
 
-    function test_aSettlementThatFailsBlocksNeitherExitsNorSlashes() public {
+    /// @dev A vault that knows no settlement yet.
+    function _anotherVault() private {
         vault = _newVault(address(token), ADMIN, TREASURY);
-        ISettlement broken = new BrokenSettlement(address(vault), address(token)).asSettlement();
         bytes32 arbiter = vault.ARBITER_ROLE();
         bytes32 laneAdmin = vault.LANE_ADMIN_ROLE();
         vm.startPrank(ADMIN);
@@ -164,6 +164,11 @@ contract VaultSlashReachTest is VaultFixture {
         vm.stopPrank();
         vm.prank(LANE_ADMIN);
         vault.setSlashSigner(LANE, vm.addr(SLASH_KEY));
+    }
+
+    function test_aSettlementThatFailsBlocksNeitherExitsNorSlashes() public {
+        _anotherVault();
+        ISettlement broken = new BrokenSettlement(address(vault), address(token)).asSettlement();
         provider = _register();
         _fund(STAKER);
         _fund(DELEGATOR);
@@ -180,6 +185,54 @@ contract VaultSlashReachTest is VaultFixture {
         _later(UNBONDING);
         _same(_withdraw(STAKER, own), 0, "own stake first");
         _same(_withdraw(DELEGATOR, delegated), 50 * TOKEN, "the rest");
+    }
+
+    /// The settlement is staker, arbiter and guardian at once, and has two slashes, one of which is upheld: what a slash that
+    /// executes twice would take is there.
+    function test_aSettlementThatCallsBackFindsASlashThatIsOverAndTakesNothingThatIsFrozen() public {
+        _anotherVault();
+        ReenteringSettlement double = new ReenteringSettlement(address(vault), address(token));
+        ISettlement settlement_ = double.asSettlement();
+        bytes32 arbiter = vault.ARBITER_ROLE();
+        bytes32 guardian = vault.GUARDIAN_ROLE();
+        vm.startPrank(ADMIN);
+        vault.setSettlement(settlement_);
+        vault.grantRole(arbiter, address(double));
+        vault.grantRole(guardian, address(double));
+        vm.stopPrank();
+        _fund(address(double));
+        vm.startPrank(address(double));
+        provider = vault.register(OPERATOR, BENEFICIARY);
+        vault.stake(provider, 1_000 * TOKEN);
+        uint32 ticket = vault.requestUnbond(provider, 1_000 * TOKEN);
+        vm.stopPrank();
+        _later(UNBONDING);
+        uint256 first = _proposeAny("i", 300 * TOKEN);
+        uint256 second = _proposeAny("j", 400 * TOKEN);
+        _dispute(first);
+        _resolve(first, 300 * TOKEN);
+
+        bytes[] memory calls = new bytes[](4);
+        calls[0] = abi.encodeCall(IStakeVault.finalizeSlash, first);
+        calls[1] = abi.encodeCall(IStakeVault.cancelSlash, first);
+        calls[2] = abi.encodeCall(IStakeVault.resolveSlash, (first, 1));
+        calls[3] = abi.encodeCall(IStakeVault.withdraw, (provider, ticket));
+        double.onDivide(first, calls);
+        uint256 before = _held(address(double));
+        vault.finalizeSlash(first);
+
+        _same(double.asked(), 1, "asked to divide once");
+        _true(double.seen() == IStakeVault.SlashState.Executed, "over before anybody was called");
+        _same(double.succeeded(), 1, "the withdrawal alone");
+        _same(_held(address(double)) - before, 300 * TOKEN, "of what is not frozen");
+        (uint128 principal,, uint128 slashed) = vault.liabilities();
+        _same(slashed, 300 * TOKEN, "taken once");
+        _same(principal, 400 * TOKEN, "what the other slash holds");
+        _same(_frozen(), 400 * TOKEN, "and it still does");
+        _later(DISPUTE + 1);
+        vault.finalizeSlash(second);
+        (,, slashed) = vault.liabilities();
+        _same(slashed, 700 * TOKEN, "each once");
     }
 
     function testFuzz_aSlashTakesWhatIsAskedOrWhatThereIs(

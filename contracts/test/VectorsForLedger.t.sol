@@ -2,7 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {ISettlement} from "../src/interfaces/ISettlement.sol";
-import {BatchFormat, Content, Group, Job} from "./support/BatchFormat.sol";
+import {BatchFormat, Content, Group, Job, Statement} from "./support/BatchFormat.sol";
 import {Eip712Domain} from "./support/Eip712Domain.sol";
 import {SettlementFixture} from "./support/SettlementFixture.sol";
 
@@ -41,6 +41,11 @@ contract VectorsForLedgerTest is SettlementFixture {
             c.jobs[i] = Job(jobNo, _below(c.groups.length), uint64(_below(1 << unitBits)));
             jobNo += uint64(1 + (_below(5) == 0 ? _below(1 << 12) : 0));
         }
+        c.statements = new Statement[](_below(4));
+        for (uint256 i = 0; i < c.statements.length; i++) {
+            bytes32 subject = bytes32(_below(type(uint256).max));
+            c.statements[i] = Statement(uint8(_below(256)), uint32(_below(1 << 32)), subject, keccak256(abi.encode(subject)));
+        }
     }
 
     // ---- JSON: numbers and bytes are strings
@@ -50,6 +55,13 @@ contract VectorsForLedgerTest is SettlementFixture {
     }
 
     function _list(string memory name, uint256[] memory values) private pure returns (string memory list) {
+        for (uint256 i = 0; i < values.length; i++) {
+            list = string.concat(list, i == 0 ? '"' : ', "', vm.toString(values[i]), '"');
+        }
+        return string.concat('"', name, '": [', list, "]");
+    }
+
+    function _list(string memory name, bytes32[] memory values) private pure returns (string memory list) {
         for (uint256 i = 0; i < values.length; i++) {
             list = string.concat(list, i == 0 ? '"' : ', "', vm.toString(values[i]), '"');
         }
@@ -78,6 +90,26 @@ contract VectorsForLedgerTest is SettlementFixture {
             _list("price", v[3]),
             ",\n      ",
             _list("units", v[4])
+        );
+    }
+
+    function _statements(Content memory c) private pure returns (string memory) {
+        uint256[][2] memory v = [new uint256[](c.statements.length), new uint256[](c.statements.length)];
+        bytes32[][2] memory h = [new bytes32[](c.statements.length), new bytes32[](c.statements.length)];
+        for (uint256 i = 0; i < c.statements.length; i++) {
+            v[0][i] = c.statements[i].kind;
+            v[1][i] = c.statements[i].number;
+            h[0][i] = c.statements[i].subject;
+            h[1][i] = c.statements[i].content;
+        }
+        return string.concat(
+            _list("kind", v[0]),
+            ", ",
+            _list("number", v[1]),
+            ",\n      ",
+            _list("subject", h[0]),
+            ",\n      ",
+            _list("content", h[1])
         );
     }
 
@@ -116,25 +148,32 @@ contract VectorsForLedgerTest is SettlementFixture {
             ",\n      ",
             _entries(c)
         );
+        text = string.concat(text, ",\n      ", _statements(c));
         return string.concat("    {\n      ", text, "\n    }");
+    }
+
+    /// @dev Without the last byte.
+    function _shorter(bytes memory data) private pure returns (bytes memory) {
+        assembly ("memory-safe") {
+            mstore(data, sub(mload(data), 1))
+        }
+        return data;
     }
 
     function _malformed() private pure returns (bytes[] memory bad) {
         bytes memory good = BatchFormat.encode(_single(300, 1, 1, 5));
-        bytes memory shorter = BatchFormat.encode(_single(300, 1, 1, 5));
-        assembly ("memory-safe") {
-            mstore(shorter, sub(mload(shorter), 1))
-        }
         Content memory twice = _single(300, 1, 1, 5);
         twice.jobs = new Job[](2);
         twice.jobs[0] = Job(300, 0, 1);
         twice.jobs[1] = Job(3, 0, 1);
         Content memory stray = _single(1, 1, 1, 5);
         stray.jobs[0].group = 1;
-        bad = new bytes[](10);
+        Content memory states = _single(300, 1, 1, 5);
+        states.statements = new Statement[](1);
+        bad = new bytes[](13);
         bad[0] = "";
         bad[1] = bytes.concat(good, hex"00");
-        bad[2] = shorter;
+        bad[2] = _shorter(BatchFormat.encode(_single(300, 1, 1, 5)));
         bad[3] = hex"00000000000000";
         bad[4] = hex"07000000000000";
         bad[5] = hex"060b0000000000";
@@ -142,6 +181,11 @@ contract VectorsForLedgerTest is SettlementFixture {
         bad[7] = bytes.concat(hex"01000002000000", new bytes(32));
         bad[8] = BatchFormat.encode(twice);
         bad[9] = BatchFormat.encode(stray);
+        bad[10] = _shorter(BatchFormat.encode(states));
+        bad[11] = BatchFormat.encode(states);
+        bad[11][6] = 0x02; // one more than there is
+        bad[12] = BatchFormat.encode(states);
+        bad[12][6] = 0x00; // one less
     }
 
     function test_whatTheLedgerReadsIsWhatThisSideMakes() public {

@@ -69,7 +69,22 @@ contract VectorsFromLedgerTest is SettlementFixture {
                 _same(c.groups[c.jobs[k].group].price, price[k], "price");
             }
             _amounts(c, i);
+            _statements(c, i);
             _same(keccak256(BatchFormat.encode(c)), _hash(_batch(i, "dataHash")), "encoded again");
+        }
+    }
+
+    function _statements(Content memory c, uint256 i) private view {
+        uint256[] memory kind = _numbers(_batch(i, "statements.kind"));
+        uint256[] memory number = _numbers(_batch(i, "statements.number"));
+        bytes32[] memory subject = vm.parseJsonBytes32Array(json, _batch(i, "statements.subject"));
+        bytes32[] memory content = vm.parseJsonBytes32Array(json, _batch(i, "statements.content"));
+        _same(c.statements.length, kind.length, "statements");
+        for (uint256 k = 0; k < kind.length; k++) {
+            _same(c.statements[k].kind, kind[k], "kind");
+            _same(c.statements[k].number, number[k], "number");
+            _same(c.statements[k].subject, subject[k], "subject");
+            _same(c.statements[k].content, content[k], "content");
         }
     }
 
@@ -111,7 +126,7 @@ contract VectorsFromLedgerTest is SettlementFixture {
             );
             _same(_digestAt(home, "Gridstake Settlement", content), _hash(_batch(i, "digest")), "digest");
         }
-        _same(i, 3, "batches");
+        _same(i, 4, "batches");
     }
 
     /// The real contract, at the address for which the ledger signed.
@@ -134,7 +149,7 @@ contract VectorsFromLedgerTest is SettlementFixture {
         for (uint256 i = 0; vm.keyExistsJson(json, _batch(i, "data")); i++) {
             _settleVector(i);
         }
-        _same(settlement.laneOf(LANE).seq, 3, "all of them");
+        _same(settlement.laneOf(LANE).seq, 4, "all of them");
     }
 
     function _settleVector(uint256 i) private {
@@ -150,7 +165,12 @@ contract VectorsFromLedgerTest is SettlementFixture {
             vm.parseJsonBytes(json, _batch(i, "data"))
         );
         Vm.Log[] memory logs = vm.getRecordedLogs();
-        _same(logs.length, 1, "nothing was left out");
+        bytes32[] memory content = vm.parseJsonBytes32Array(json, _batch(i, "statements.content"));
+        _same(logs.length, 1 + content.length, "nothing was left out, and all is stated");
+        for (uint256 k = 0; k < content.length; k++) {
+            (,, bytes32 stated) = abi.decode(logs[1 + k].data, (uint64, uint32, bytes32));
+            _same(stated, content[k], "what was stated");
+        }
         (bytes32 head,,, bytes memory paid) = abi.decode(logs[0].data, (bytes32, bytes32, uint256, bytes));
         _same(head, _hash(_batch(i, "chainHash")), "head");
         uint256[] memory amount = _numbers(_batch(i, "groups.amount"));

@@ -231,7 +231,8 @@ library PackedBatch {
     function _sumRecords(Batch memory batch, uint256 next) private pure {
         unchecked {
             uint256 width = batch.width;
-            uint256 end = batch.statements;
+            // That is `statements`; but with that the compiler makes the loop above dearer, by 10 gas a job (measured).
+            uint256 end = batch.records + batch.jobs * width;
             uint256 table = batch.units;
             uint256 groupShift = 251 - batch.groupBits; // the group number times 32
             uint256 groupMask = ((1 << batch.groupBits) - 1) << 5;

@@ -44,3 +44,36 @@ contract BrokenSettlement is VaultPartner {
         revert("broken");
     }
 }
+
+/// @dev Calls the vault back whenever it is asked to divide, and counts what the vault let it do.
+contract ReenteringSettlement is VaultPartner {
+    bytes[] private _calls;
+    uint256 private _slash;
+    uint256 public asked;
+    uint256 public succeeded;
+    /// @dev The state in which the vault showed the slash.
+    IStakeVault.SlashState public seen;
+
+    constructor(address vault_, address token_) VaultPartner(vault_, token_) {}
+
+    function onDivide(uint256 slash, bytes[] calldata calls) external {
+        _slash = slash;
+        for (uint256 i = 0; i < calls.length; i++) {
+            _calls.push(calls[i]);
+        }
+    }
+
+    function creditOf(uint32) external pure returns (uint64) {
+        return 0;
+    }
+
+    function divide(uint32) external {
+        if (_slash == 0) return;
+        asked++;
+        seen = IStakeVault(vault).slashOf(_slash).state;
+        for (uint256 i = 0; i < _calls.length; i++) {
+            (bool ok,) = vault.call(_calls[i]);
+            if (ok) succeeded++;
+        }
+    }
+}

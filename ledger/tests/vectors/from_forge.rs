@@ -2,6 +2,7 @@
 
 use gridstake_ledger::{
     batch::{Entry, chain_hash, data_hash, decode},
+    statement::Statement,
     typed::{Batch, digest, settlement_domain},
 };
 use serde_json::Value;
@@ -24,6 +25,17 @@ fn entries(batch: &Value) -> Vec<Entry> {
         .collect()
 }
 
+fn statements(batch: &Value) -> Vec<Statement> {
+    (0..list(batch, "/kind").len())
+        .map(|n| Statement {
+            kind: number(batch, &format!("/kind/{n}")),
+            number: number(batch, &format!("/number/{n}")),
+            subject: hash(batch, &format!("/subject/{n}")),
+            content: hash(batch, &format!("/content/{n}")),
+        })
+        .collect()
+}
+
 #[test]
 fn batches_that_forge_encoded_say_the_same_here() {
     let vectors = vectors();
@@ -36,7 +48,9 @@ fn batches_that_forge_encoded_say_the_same_here() {
     assert!(batches.len() > 5);
     for batch in batches {
         let payload = data(batch, "/data");
-        assert_eq!(decode(&payload).unwrap().entries, entries(batch));
+        let content = decode(&payload).unwrap();
+        assert_eq!(content.entries, entries(batch));
+        assert_eq!(content.statements, statements(batch));
         assert_eq!(data_hash(&payload), hash(batch, "/dataHash"));
         let (lane, seq) = (number(batch, "/lane"), number(batch, "/seq"));
         let (prev, usage_root) = (hash(batch, "/prev"), hash(batch, "/usageRoot"));

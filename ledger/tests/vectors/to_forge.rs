@@ -11,12 +11,13 @@ use gridstake_ledger::{
     merkle::{proof, usage_leaves, usage_root},
     receipt::{Receipt, RecordContent},
     signature::compact,
+    statement::{self, EarningsReport, Gpu, Statement},
     typed::{AgentKey, Batch, PayerConsent, Slash, digest, settlement_domain, vault_domain},
 };
 use k256::ecdsa::SigningKey;
 use serde_json::{Value, json};
 
-use crate::values::{bytes, entries, hashes_of, numbers, path, read};
+use crate::values::{self as lists, bytes, hashes_of, numbers, path, read};
 
 const FILE: &str = "ledger.json";
 const CHAIN_ID: u64 = 31_337;
@@ -41,8 +42,40 @@ fn entry(job_no: u64, payer: u32, provider: u32, price: u64, units: u64) -> Entr
     }
 }
 
-/// Entries of three batches that follow each other: one entry; many of few groups over several words; the widest.
-fn contents() -> Vec<Vec<Entry>> {
+/// A statement of each kind, about things that are made up.
+fn stated() -> Vec<Statement> {
+    let gpu = Gpu {
+        uuid: "GPU-7a2d".into(),
+        model: "NVIDIA H100 80GB HBM3".into(),
+        memoryMiB: 81_559,
+        computeCapability: "9.0".into(),
+        pciBusId: "00000000:17:00.0".into(),
+        mig: false,
+    };
+    let report = EarningsReport {
+        chainId: CHAIN_ID,
+        settlement: SETTLEMENT,
+        lane: LANE,
+        provider: 2,
+        week: 202_648,
+        firstBatch: 1,
+        lastBatch: 2,
+        jobs: 75,
+        gpuMillis: 123_456_789,
+        paid: 88_888_888,
+        emissions: 5,
+        slashed: 7,
+    };
+    vec![
+        statement::inventory("gpu-node-1.example", 2, vec![gpu]),
+        statement::uptime(2_993_000, keccak256("head of the log of uptime")),
+        statement::earnings(&report),
+    ]
+}
+
+/// Entries and statements of four batches that follow each other: one entry; many of few groups over several words; the
+/// widest; none, but statements.
+fn contents() -> Vec<(Vec<Entry>, Vec<Statement>)> {
     let price = |nano| price_on_wire(nano).unwrap();
     let many = (0..300)
         .map(|n| {
@@ -63,14 +96,20 @@ fn contents() -> Vec<Vec<Entry>> {
         entry(672, 2, 1, 600_000_000, 999),
         entry(1_000_000, 3, 4, price(18), 0),
     ];
-    vec![vec![entry(0, 1, 2, price(720_000), 600_000)], many, wide]
+    let one = vec![entry(0, 1, 2, price(720_000), 600_000)];
+    vec![
+        (one, vec![]),
+        (many, stated()),
+        (wide, vec![]),
+        (vec![], stated()),
+    ]
 }
 
 fn batches() -> Value {
     let mut prev = B256::ZERO;
     let mut batches = Vec::new();
-    for (seq, content) in (1_u64..).zip(contents()) {
-        let data = encode(&content, &[]).unwrap();
+    for (seq, (entries, stated)) in (1_u64..).zip(contents()) {
+        let data = encode(&entries, &stated).unwrap();
         let parsed = decode(&data).unwrap();
         let usage_root = keccak256(format!("usage root {seq}"));
         let head = chain_hash(prev, LANE, seq, usage_root, data_hash(&data));
@@ -95,7 +134,8 @@ fn batches() -> Value {
             "digest": bytes(digest),
             "r": bytes(r),
             "vs": bytes(vs),
-            "entries": entries(&parsed.entries),
+            "entries": lists::entries(&parsed.entries),
+            "statements": lists::statements(&parsed.statements),
             "groups": {
                 "payer": numbers(parsed.groups.iter().map(|g| g.payer)),
                 "provider": numbers(parsed.groups.iter().map(|g| g.provider)),

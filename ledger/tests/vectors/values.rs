@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use alloy_primitives::{B256, hex};
-use gridstake_ledger::batch::Entry;
+use gridstake_ledger::{batch::Entry, statement::Statement};
 use serde_json::{Value, json};
 
 /// Where a file of vectors is.
@@ -41,6 +41,16 @@ pub(crate) fn entries(entries: &[Entry]) -> Value {
         "provider": numbers(entries.iter().map(|e| e.provider)),
         "price": numbers(entries.iter().map(|e| e.price)),
         "units": numbers(entries.iter().map(|e| e.units)),
+    })
+}
+
+/// The same of statements.
+pub(crate) fn statements(statements: &[Statement]) -> Value {
+    json!({
+        "kind": numbers(statements.iter().map(|s| s.kind)),
+        "number": numbers(statements.iter().map(|s| s.number)),
+        "subject": hashes_of(statements.iter().map(|s| s.subject)),
+        "content": hashes_of(statements.iter().map(|s| s.content)),
     })
 }
 
