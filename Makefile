@@ -32,6 +32,7 @@ test: ## everything: check, unit and property tests, stories on a real cluster
 test-long: contracts-mutants contracts-prove contracts-slither ## what is too long for every run: big campaigns, long outages, mutants, proofs
 	@FOUNDRY_PROFILE=long contracts/test.sh
 	@e2e/verify.sh long
+	@operator/tests/buckets.sh
 	@$(MAKE) --no-print-directory campaign
 	@operator/tests/chain/campaign/bugs.sh
 

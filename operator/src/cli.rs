@@ -73,9 +73,10 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_CHAINS_FILE")]
     pub chains_file: Option<PathBuf>,
 
-    /// Folder in which final batches are kept as files: an absolute path, or file:// and one. Without it nothing is
-    /// archived, and nothing final is removed from the cluster.
-    #[arg(long, env = "GRIDSTAKE_ARCHIVE", value_name = "FOLDER")]
+    /// Where final batches are kept as files: a folder by its absolute path, or a bucket such as s3://bucket/prefix or
+    /// gs://bucket, whose keys are taken from the environment (AWS_…, GOOGLE_…). Without it nothing is archived, and
+    /// nothing final is removed from the cluster.
+    #[arg(long, env = "GRIDSTAKE_ARCHIVE", value_name = "FOLDER-OR-BUCKET")]
     pub archive: Option<String>,
 
     /// For how many days what is archived also stays in the cluster. At least 9: for so long a stake can be slashed for

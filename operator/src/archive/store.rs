@@ -1,37 +1,67 @@
 //! Files of the archive: written once, durable before anything rests on them.
 
-use std::{error::Error as StdError, path::PathBuf, str::FromStr};
+use std::{
+    error::Error as StdError,
+    path::PathBuf,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
 
 use alloy::primitives::B256;
 use gridstake_ledger::archive;
 use object_store::{
     ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, local::LocalFileSystem,
-    path::Path,
+    parse_url_opts, path::Path, prefix::PrefixStore,
 };
+use reqwest::Url;
 
 /// Where an archive is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A folder.
     Folder(PathBuf),
+    /// A bucket of S3 or of Google Cloud Storage, and a prefix in it.
+    Bucket(Url),
 }
 
 /// A text that names no archive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} names no archive: write an absolute path, or file:// and an absolute path")]
+#[error(
+    "{0:?} names no archive: write an absolute path, or file:// and an absolute path, or s3://bucket/prefix, or gs://bucket/prefix"
+)]
 pub struct LocationError(String);
 
 impl FromStr for Location {
     type Err = LocationError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || LocationError(text.to_owned());
+        if text.starts_with("s3://") || text.starts_with("gs://") {
+            let url = Url::parse(text).map_err(|_| wrong())?;
+            // A key has no place in an address, which is logged.
+            let bare =
+                url.username().is_empty() && url.password().is_none() && url.query().is_none();
+            return if url.has_host() && bare {
+                Ok(Self::Bucket(url))
+            } else {
+                Err(wrong())
+            };
+        }
         let path = text.strip_prefix("file://").unwrap_or(text);
         if path.starts_with('/') {
             Ok(Self::Folder(PathBuf::from(path)))
         } else {
-            Err(LocationError(text.to_owned()))
+            Err(wrong())
         }
     }
+}
+
+/// What the environment says about buckets: `AWS_…` and `GOOGLE_…`, as the clouds' own tools read them.
+fn bucket_options() -> impl Iterator<Item = (String, String)> {
+    std::env::vars().filter_map(|(name, value)| {
+        let named = name.starts_with("AWS_") || name.starts_with("GOOGLE_");
+        named.then(|| (name.to_ascii_lowercase(), value))
+    })
 }
 
 /// Why the archive could not be written or read.
@@ -82,25 +112,41 @@ impl StoreError {
     }
 }
 
-/// The files of an archive. Each method opens it anew: a volume may come back.
+/// The files of an archive. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Store {
     location: Location,
+    bucket: Arc<OnceLock<Arc<dyn ObjectStore>>>,
 }
 
 impl Store {
     /// The files at `location`.
     #[must_use]
     pub fn new(location: Location) -> Self {
-        Self { location }
+        Self {
+            location,
+            bucket: Arc::default(),
+        }
     }
 
-    fn open(&self) -> Result<LocalFileSystem, StoreError> {
-        let Location::Folder(folder) = &self.location;
-        std::fs::create_dir_all(folder).map_err(StoreError::Folder)?;
-        LocalFileSystem::new_with_prefix(folder)
-            .map(|files| files.with_fsync(true))
-            .map_err(|source| StoreError::Request { op: "open", source })
+    fn open(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        let failed = |source| StoreError::Request { op: "open", source };
+        match &self.location {
+            // Opened each time: a volume may come back.
+            Location::Folder(folder) => {
+                std::fs::create_dir_all(folder).map_err(StoreError::Folder)?;
+                let files = LocalFileSystem::new_with_prefix(folder).map_err(failed)?;
+                Ok(Arc::new(files.with_fsync(true)))
+            }
+            Location::Bucket(url) => {
+                if let Some(bucket) = self.bucket.get() {
+                    return Ok(bucket.clone());
+                }
+                let (bucket, prefix) = parse_url_opts(url, bucket_options()).map_err(failed)?;
+                let bucket: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(bucket, prefix));
+                Ok(self.bucket.get_or_init(|| bucket).clone())
+            }
+        }
     }
 
     /// Writes the file of a batch and names it in the index of its lane. Doing it twice is the same as doing it once.
@@ -265,13 +311,94 @@ mod tests {
         assert!(store.write("i", b"file".to_vec()).await.is_ok());
     }
 
+    #[tokio::test]
+    async fn an_index_that_is_written_once_is_not_written_again() {
+        only_once(&store(&folder("once"))).await;
+    }
+
+    async fn only_once(store: &Store) {
+        let first = store.write_once("uptime/1", b"one".to_vec()).await.unwrap();
+        assert_eq!(first, Some(archive::address(b"one")));
+        // The answer to the first write was lost.
+        let again = store.write_once("uptime/1", b"one".to_vec()).await.unwrap();
+        assert_eq!(again, first);
+        let other = store.write_once("uptime/1", b"two".to_vec()).await.unwrap();
+        assert_eq!(other, None);
+        let entry = store.read("uptime/1").await.unwrap().unwrap();
+        assert_eq!(archive::read_index_entry(&entry), first);
+        store
+            .point("uptime/newest", archive::address(b"two"))
+            .await
+            .unwrap();
+        store
+            .point("uptime/newest", archive::address(b"one"))
+            .await
+            .unwrap();
+        assert_eq!(store.read("uptime/newest").await.unwrap(), Some(entry));
+    }
+
+    /// `GRIDSTAKE_TEST_BUCKETS`: addresses of empty buckets, separated by spaces; the environment holds their keys.
+    #[tokio::test]
+    #[ignore = "long: operator/tests/buckets.sh runs it against servers of its own"]
+    async fn a_bucket_holds_what_a_folder_does() {
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .unwrap();
+        let buckets = std::env::var("GRIDSTAKE_TEST_BUCKETS").unwrap();
+        assert!(!buckets.trim().is_empty());
+        for bucket in buckets.split_whitespace() {
+            let store = Store::new(bucket.parse().unwrap());
+            let address = store.write("lanes/x/1", b"file".to_vec()).await.unwrap();
+            assert_eq!(
+                store.write("lanes/x/1", b"file".to_vec()).await.unwrap(),
+                address
+            );
+            assert!(store.holds(address).await.unwrap() && store.has(address).await.unwrap());
+            assert!(
+                !store.holds(B256::ZERO).await.unwrap() && !store.has(B256::ZERO).await.unwrap()
+            );
+            let entry = store.read("lanes/x/1").await.unwrap().unwrap();
+            assert_eq!(archive::read_index_entry(&entry), Some(address));
+            // A second version is indexed.
+            let later = store.write("lanes/x/1", b"life".to_vec()).await.unwrap();
+            let entry = store.read("lanes/x/1").await.unwrap().unwrap();
+            assert_eq!(archive::read_index_entry(&entry), Some(later));
+            only_once(&store).await;
+            // Somebody puts something else in the place of a file.
+            let path = Path::from(archive::object_path(address));
+            let changed = PutPayload::from_static(b"changed");
+            store.open().unwrap().put(&path, changed).await.unwrap();
+            assert!(!store.holds(address).await.unwrap());
+            let refused = store
+                .write("lanes/x/1", b"file".to_vec())
+                .await
+                .unwrap_err();
+            assert!(matches!(refused, StoreError::Changed { .. }), "{refused}");
+        }
+    }
+
     #[test]
     fn an_address_that_names_no_archive_is_refused_with_what_would() {
         let folder = Ok(Location::Folder("/a".into()));
         assert_eq!("/a".parse(), folder);
         assert_eq!("file:///a".parse(), folder);
-        let refused = "s3://bucket".parse::<Location>().unwrap_err().to_string();
-        assert!(refused.contains("an absolute path"), "{refused}");
-        assert!("a".parse::<Location>().is_err());
+        for bucket in ["s3://bucket", "gs://bucket/some/prefix"] {
+            let expected = Location::Bucket(bucket.parse().unwrap());
+            assert_eq!(bucket.parse(), Ok(expected));
+        }
+        for wrong in [
+            "a",
+            "s3://",
+            "http://host/",
+            "s3://key:secret@bucket",
+            "s3://bucket?x=y",
+            "",
+        ] {
+            let refused = wrong.parse::<Location>().unwrap_err().to_string();
+            assert!(
+                refused.contains("an absolute path") && refused.contains("s3://bucket"),
+                "{refused}"
+            );
+        }
     }
 }
