@@ -36,7 +36,10 @@ pub mod status;
 pub mod transaction;
 pub mod week;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use prometheus::Registry;
 
@@ -77,6 +80,8 @@ struct Parts {
     sealed: Pulse,
     statements: Statements,
     agreement: watch::Sender<Option<Arc<Doubts>>>,
+    /// Until when, on the chain's clock, what was signed for a record before it was found to be forgotten may be in force.
+    forgotten: Mutex<HashMap<String, u64>>,
     finals: broadcast::Sender<String>,
     chain_metrics: ChainMetrics,
     metrics: SettlementMetrics,
@@ -150,6 +155,7 @@ impl Lane {
             sealed: Pulse::default(),
             statements: Statements::default(),
             agreement: watch::Sender::default(),
+            forgotten: Mutex::default(),
             finals: broadcast::channel(FINALS).0,
             chain_metrics,
             metrics: SettlementMetrics::new(registry).map_err(OpenError::Metrics)?,
@@ -207,6 +213,22 @@ impl Lane {
     /// Log and chain do not agree.
     pub(crate) fn disagrees(&self) {
         self.0.agreement.send_replace(None);
+    }
+
+    /// Whether nothing can be mined any more that was signed for the record of this name before this was asked for the first
+    /// time: a final block is later than any signature of that time is in force.
+    #[must_use]
+    pub fn is_past_signatures(&self, record: &str, view: &ChainView) -> bool {
+        let longest = self.0.chain.config().authorization.as_secs();
+        let mut forgotten = self
+            .0
+            .forgotten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let until = *forgotten
+            .entry(record.to_owned())
+            .or_insert_with(|| view.head.timestamp.saturating_add(longest));
+        view.finalized.timestamp > until
     }
 
     /// Announces that a record was sealed: a batch follows within `window`. Once for each record, so that a full batch

@@ -7,10 +7,14 @@ use gridstake_crds::{
     settlement_batch::BatchState,
     usage_record::{RecordState, Sealed},
 };
-use gridstake_operator::controllers::usage_record::{
-    receipt,
-    remembered::{self, Difference, Remembered},
+use gridstake_operator::{
+    chain::Standing,
+    controllers::usage_record::{
+        receipt,
+        remembered::{self, Difference, Remembered},
+    },
 };
+use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
 use crate::{
@@ -259,4 +263,33 @@ async fn a_seal_that_an_agent_remembers_is_taken_if_the_chain_has_paid_it_and_en
     replica.step().await;
     assert_eq!((world.head().await, world.credit().await), (1, 2 * SECOND));
     assert_eq!(world.api.batches().len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_signed_before_the_backup_was_restored_is_waited_out() {
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let in_force = |replica: &Replica| match replica.lane.chain().standing(Timestamp::now()) {
+        Standing::InForce(view) => view,
+        other => panic!("{other:?}"),
+    };
+    let is_past = |replica: &Replica| {
+        replica
+            .lane
+            .is_past_signatures("job-256-1-0-0", &in_force(replica))
+    };
+    replica.step().await;
+    assert!(!is_past(&replica));
+    let authorization = replica.lane.chain().config().authorization.as_secs();
+    world.anvil.pass_time(authorization + 60).await;
+    replica.step().await;
+    assert!(!is_past(&replica), "the block is not final");
+    for _ in 0..8 {
+        world.anvil.mine(1).await;
+        replica.step().await;
+    }
+    assert!(is_past(&replica));
+    // Another record is asked about for the first time.
+    let view = in_force(&replica);
+    assert!(!replica.lane.is_past_signatures("job-257-1-0-0", &view));
 }

@@ -33,6 +33,8 @@ pub enum EvidenceFact {
 pub enum Hold {
     /// The lane's log has not been compared with the chain.
     LogNotCompared,
+    /// Its agent remembers that it was sealed, which the cluster does not, and what was signed for it may still be mined.
+    MayBeMined,
     /// Payments that no record has may be this one's.
     InDoubt {
         /// How many.
@@ -49,7 +51,7 @@ impl Hold {
     #[must_use]
     pub const fn concerns(self, from_ms: u64) -> bool {
         match self {
-            Self::LogNotCompared => true,
+            Self::LogNotCompared | Self::MayBeMined => true,
             Self::InDoubt { until_ms, .. } => from_ms < until_ms,
         }
     }
@@ -57,7 +59,7 @@ impl Hold {
     const fn reason(self) -> R {
         match self {
             Self::LogNotCompared => R::LogNotCompared,
-            Self::InDoubt { .. } => R::InDoubt,
+            Self::MayBeMined | Self::InDoubt { .. } => R::InDoubt,
         }
     }
 
@@ -65,6 +67,9 @@ impl Hold {
         match self {
             Self::LogNotCompared => {
                 "it is sealed once the lane's log has been compared with the chain".to_owned()
+            }
+            Self::MayBeMined => {
+                "its agent remembers that it was sealed, and the cluster does not: a batch that was sent before may still pay it; it is sealed anew once nothing that was signed then can be mined any more; see \"Restored from a backup\" in docs/runbook.md".to_owned()
             }
             Self::InDoubt { count, differs, .. } => {
                 let differs = differs

@@ -123,7 +123,8 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
             let bill = bill::bill(record, end.span, end.cause, end.verdict, seen);
             let concerns = |hold: &Hold| {
                 (bill.owes(record) && hold.concerns(end.span.from_ms))
-                    || (*hold == Hold::LogNotCompared && is_remembered(record))
+                    || (matches!(hold, Hold::LogNotCompared | Hold::MayBeMined)
+                        && is_remembered(record))
             };
             if let Some(hold) = seen.hold.filter(concerns) {
                 return open(

@@ -682,24 +682,31 @@ fn a_remembered_seal_that_differs_from_what_was_paid_leaves_the_record_in_doubt_
 }
 
 #[test]
-fn what_is_remembered_waits_for_the_comparison_with_the_chain() {
+fn what_is_remembered_waits_for_the_comparison_with_the_chain_and_until_nothing_of_it_can_be_mined()
+{
     let sealed = lost_seal(SealCause::MemberEnded);
+    for (hold, why) in [
+        (Hold::LogNotCompared, "LogNotCompared"),
+        (Hold::MayBeMined, "InDoubt"),
+    ] {
+        remembered_waits(&sealed, hold, why);
+    }
+}
+
+fn remembered_waits(sealed: &Sealed, hold: Hold, why: &str) {
     let not_compared = |pod, attempt_is_over| Observed {
         attempt_is_over,
-        hold: Some(Hold::LogNotCompared),
+        hold: Some(hold),
         ..seen(pod)
     };
     // It would owe nothing now; what it owed is remembered.
     let never_started = not_compared(None, true);
-    let plan = decide(&remembering(&sealed), &never_started, at(80_000));
-    assert_eq!(
-        (&plan.bill, reason(&plan, "Sealed").1),
-        (&None, "LogNotCompared")
-    );
+    let plan = decide(&remembering(sealed), &never_started, at(80_000));
+    assert_eq!((&plan.bill, reason(&plan, "Sealed").1), (&None, why));
     assert!(decide(&record(), &never_started, at(80_000)).bill.is_some());
     for pod in [None, pod(State::Running, Some(79_000), None)] {
         let seen = not_compared(pod, false);
-        let plan = decide(&remembering(&sealed), &seen, at(80_000));
+        let plan = decide(&remembering(sealed), &seen, at(80_000));
         assert_eq!((plan.bill, plan.wake), (None, Some(at(82_000))));
     }
 }

@@ -5,7 +5,7 @@ use gridstake_crds::{
     names::{ANNOTATION_EVIDENCE_HEADS, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_MEMBER, usage_record},
     usage_record::{Evidence, Factors},
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::ResourceExt as _;
 use serde::Deserialize;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     caches::parsed,
-    chain::{Account, Chain},
+    chain::{Account, Chain, Standing},
     context::Context,
     controllers::compute_job::{member::Member, observe::node_state},
     payer::accounts::owed_emissions,
@@ -42,7 +42,7 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
     let (hold, remembered) = ctx
         .lane
         .as_ref()
-        .map_or((None, None), |lane| in_doubt(lane, record));
+        .map_or((None, None), |lane| in_doubt(lane, record, (ctx.now)()));
     Observed {
         attempt_is_over: attempt_is_over(ctx, record),
         evidence: judgement(ctx, record, pod.as_ref()),
@@ -76,15 +76,22 @@ fn archive(ctx: &Context) -> ArchiveFact {
 }
 
 /// Why no number can be given out for the slice, and the seal that the agent remembers, if the chain has paid it.
-fn in_doubt(lane: &Lane, record: &UsageRecord) -> (Option<Hold>, Option<Remembered>) {
+fn in_doubt(
+    lane: &Lane,
+    record: &UsageRecord,
+    now: Timestamp,
+) -> (Option<Hold>, Option<Remembered>) {
     let Some(doubts) = lane.doubts() else {
         return (Some(Hold::LogNotCompared), None);
     };
-    let lane = lane.chain().config().lane;
-    let Some(doubt) = doubts.about(record, lane).filter(|_| is_open(record)) else {
+    let number = lane.chain().config().lane;
+    if !is_open(record) {
         return (None, None);
+    }
+    let Some(doubt) = doubts.about(record, number) else {
+        return (may_be_mined(lane, record, now), None);
     };
-    let checked = remembered::check(record, &doubts, lane);
+    let checked = remembered::check(record, &doubts, number);
     let hold = Hold::InDoubt {
         count: doubt.numbers.len(),
         until_ms: doubt.until_ms,
@@ -93,6 +100,18 @@ fn in_doubt(lane: &Lane, record: &UsageRecord) -> (Option<Hold>, Option<Remember
             .and_then(|checked| checked.as_ref().err().copied()),
     };
     (Some(hold), checked.and_then(Result::ok))
+}
+
+/// Whether a batch may still be mined that pays `record`, of which the cluster knows nothing: its agent remembers a seal with
+/// a number, so the API server was restored from a backup.
+fn may_be_mined(lane: &Lane, record: &UsageRecord, now: Timestamp) -> Option<Hold> {
+    let evidence = record.status.as_ref()?.evidence.as_ref()?;
+    evidence.sealed.as_ref()?.job_no?;
+    let over = match lane.chain().standing(now) {
+        Standing::InForce(view) => lane.is_past_signatures(&record.name_any(), &view),
+        Standing::Unavailable(_) | Standing::Mismatch(_) => false,
+    };
+    (!over).then_some(Hold::MayBeMined)
 }
 
 /// When the lease began, by the seal of its first slice.
