@@ -19,7 +19,9 @@ use gridstake_crds::usage_record::SkipReason;
 use gridstake_ledger::{
     amount,
     batch::{self, Batch, DecodeError, Entry, Group, Outcome},
-    signature, typed,
+    signature,
+    statement::Statement,
+    typed,
 };
 use gridstake_operator::settlement::outcome;
 use proptest::{
@@ -227,6 +229,17 @@ fn compare(
     let said = batch::outcome(event.summary, &event.amounts).unwrap();
     let (expected, skipped) = books.settle(content);
     equal("outcome", &said, &expected)?;
+    let stated: Vec<Statement> = logs
+        .iter()
+        .filter_map(|log| Settlement::Stated::decode_log(&log.inner).ok())
+        .map(|event| Statement {
+            kind: event.kind,
+            number: event.number,
+            subject: event.subject,
+            content: event.content,
+        })
+        .collect();
+    equal("statements", &stated, &content.statements)?;
     let read = outcome::read(&logs, world.settlement, LANE, seq, content).unwrap();
     equal("what was left out", &read.skipped, &skipped)
 }
@@ -380,7 +393,7 @@ fn damage() -> impl Strategy<Value = Damage> {
         2 => any::<Index>().prop_map(Damage::Cut),
         1 => prop::collection::vec(any::<u8>(), 1..40).prop_map(Damage::Extended),
         4 => (any::<Index>(), 0_u8..8).prop_map(|(at, bit)| Damage::Flipped(at, bit)),
-        3 => (0_usize..6, 0_u8..12).prop_map(|(at, byte)| Damage::Header(at, byte)),
+        3 => (0_usize..7, 0_u8..12).prop_map(|(at, byte)| Damage::Header(at, byte)),
         2 => (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Damage::Byte(at, byte)),
         1 => prop::collection::vec(any::<u8>(), 0..200).prop_map(Damage::Noise),
     ]
@@ -413,7 +426,8 @@ fn owes_nothing_outside(data: &[u8]) -> bool {
     let unit_bits = 8 * width - usize::from(data[1]);
     let groups = usize::from(u16::from_be_bytes([data[2], data[3]]));
     let words = usize::from(u16::from_be_bytes([data[4], data[5]]));
-    data[6 + 32 * words + 16 * groups..]
+    let statements = 69 * usize::from(data[6]);
+    data[7 + 32 * words + 16 * groups..data.len() - statements]
         .chunks(width)
         .all(|record| {
             let record = record
@@ -432,8 +446,20 @@ fn has_twins(content: &Batch) -> bool {
 
 #[test]
 fn what_the_ledger_cannot_read_the_contract_refuses_and_the_other_way_round() {
-    let spoilt = (entries(40, 6), damage())
-        .prop_map(|(entries, damage)| damage.done_to(batch::encode(&entries, &[]).unwrap()));
+    let statements = prop::collection::vec(any::<(u8, u32, [u8; 32], [u8; 32])>(), 0..3);
+    let spoilt =
+        (entries(40, 6), statements, damage()).prop_map(|(entries, statements, damage)| {
+            let statements: Vec<Statement> = statements
+                .into_iter()
+                .map(|(kind, number, subject, content)| Statement {
+                    kind,
+                    number,
+                    subject: subject.into(),
+                    content: content.into(),
+                })
+                .collect();
+            damage.done_to(batch::encode(&entries, &statements).unwrap())
+        });
     let (mut refused, mut taken) = (0, 0);
     for_all(1000, &spoilt, |runtime, world, data| {
         let (call, _) = settle_call(world, 1, B256::ZERO, &data);
