@@ -4,6 +4,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use alloy::{
@@ -11,6 +12,7 @@ use alloy::{
     primitives::{Address, B256, Bytes, U256},
     sol_types::SolCall,
 };
+use gridstake_ledger::week::Week;
 use reqwest::Url;
 use serde_json::{Value, json};
 
@@ -52,13 +54,21 @@ fn program() -> PathBuf {
         .expect("anvil is needed: run contracts/setup.sh, or set GRIDSTAKE_ANVIL to the program")
 }
 
+/// The begin of this week, in Unix seconds.
+fn monday() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Week::of(now.as_secs()).from()
+}
+
 impl Anvil {
-    /// Starts a chain that mines each transaction at once.
+    /// Starts a chain that mines each transaction at once. It is Monday there, whatever day it is, so that no test sees a week
+    /// end that does not let one pass.
     pub fn start(chain_id: u64) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut process = Command::new(program())
             .args(["--port", "0", "--slots-in-an-epoch", "1", "--chain-id"])
             .arg(chain_id.to_string())
+            .args(["--timestamp", &monday().to_string()])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

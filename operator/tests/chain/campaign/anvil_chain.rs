@@ -12,7 +12,7 @@ use gridstake_operator::settlement::records::REWARD_ACCOUNT;
 use serde_json::{Value, json};
 
 use super::{
-    model_chain::{GWEI, PERIOD, Refusal},
+    model_chain::{GENESIS, GWEI, PERIOD, Refusal},
     nature::{COOLING_PROVIDER, ChainEnd, PLENTY, POOR_PAYER, POOR_START, RICH_START},
     script::Weather,
 };
@@ -51,7 +51,8 @@ impl AnvilChain {
             beneficiary: STAKER.parse().unwrap(),
         };
         world.anvil.transact(ADMIN, world.vault, &register).await;
-        world.anvil.pass_time(2 * 24 * 3600).await;
+        let then = json!([GENESIS - 30]);
+        world.anvil.rpc("evm_setNextBlockTimestamp", then).await;
         world.anvil.mine(30).await;
         world.anvil.hold().await;
         let chain = Self {

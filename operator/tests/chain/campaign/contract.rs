@@ -223,6 +223,17 @@ impl State {
             }
             .encode_log_data(),
         );
+        logs.extend(content.statements.iter().map(|said| {
+            Settlement::Stated {
+                lane: call.lane,
+                kind: said.kind,
+                subject: said.subject,
+                seq: call.seq,
+                number: said.number,
+                content: said.content,
+            }
+            .encode_log_data()
+        }));
         Ok(logs)
     }
 

@@ -15,6 +15,7 @@ mod model_chain;
 mod nature;
 mod script;
 mod stage;
+mod statements;
 mod wire;
 
 use std::{
@@ -150,11 +151,13 @@ fn campaign(first: u64, runs: u64) -> Tally {
 }
 
 /// What every campaign of some size must have met with.
-const MUST_REACH: [&str; 20] = [
+const MUST_REACH: [&str; 22] = [
     "reorganised",
     "replaced",
     "signed again",
     "superseded",
+    "week reported",
+    "inventory stated",
     "restored",
     "taken over from the chain",
     "needs decision",

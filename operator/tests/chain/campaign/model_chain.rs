@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 
 use super::contract::{CODE, State, Terms};
 
+/// The time of its first block, in Unix seconds: a Tuesday, later than anvil's clock will be for long. anvil begins then too,
+/// so that weeks end at the same time on both.
+pub const GENESIS: u64 = 4_000_000_000;
 pub const GWEI: u128 = 1_000_000_000;
 /// Seconds between blocks.
 pub const PERIOD: u64 = 12;
@@ -120,7 +123,7 @@ impl ModelChain {
                 head.hash,
                 head.timestamp + PERIOD + self.passed,
             ),
-            None => (0, B256::ZERO, 1_800_000_000),
+            None => (0, B256::ZERO, GENESIS),
         };
         self.passed = 0;
         let mut content = parent.to_vec();

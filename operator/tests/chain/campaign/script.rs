@@ -5,6 +5,9 @@ use super::dice::Dice;
 /// A block is final when so many are on top of it; no reorganisation of a script is as deep.
 pub const FINAL_DEPTH: u64 = 24;
 
+/// A week and a day, in seconds.
+pub const WEEK: u64 = 8 * 24 * 3600;
+
 /// What is to be paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -95,6 +98,8 @@ pub enum Mishap {
 pub enum Act {
     /// Records are sealed.
     Seal(Kind, u64),
+    /// A node shows other GPUs, by a number, and the operator is to state them.
+    Declare { node: u64, gpus: u64 },
     /// The chain does something.
     Chain(Weather),
     /// A replica looks at the chain and makes a pass; some of its requests, by their number, go wrong.
@@ -155,7 +160,7 @@ fn weather(dice: &mut Dice) -> Weather {
         30..=31 => Weather::BaseFee(*dice.pick(&[1, 1, 10, 50, 600])),
         32 => Weather::GasGone,
         33 => Weather::GasThere,
-        34..=35 => Weather::Pass(*dice.pick(&[60, 1800, 7200, 90_000])),
+        34..=35 => Weather::Pass(*dice.pick(&[60, 1800, 7200, 90_000, WEEK])),
         36..=37 => Weather::Deposit(1_000_000 * (1 + dice.below(4))),
         38 => Weather::Pause(dice.below(3) == 0),
         39..=40 => Weather::Withdraw,
@@ -214,8 +219,12 @@ pub fn of_seed(seed: u64) -> Vec<Act> {
 
 fn act(dice: &mut Dice, trouble: u64) -> Act {
     let replica = usize::try_from(dice.below(4)).unwrap() / 3;
-    match dice.below(20) {
+    match dice.below(21) {
         0..=3 => Act::Seal(*dice.pick(&KINDS), 1 + dice.below(3)),
+        20 => Act::Declare {
+            node: dice.below(2),
+            gpus: dice.below(3),
+        },
         4..=8 => Act::Chain(weather(dice)),
         9..=10 => Act::Chain(Weather::Mine(1)),
         11..=16 => {

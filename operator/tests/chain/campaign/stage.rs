@@ -15,6 +15,10 @@ use gridstake_crds::{
     settlement_batch::{BatchState, BlockedReason},
     usage_record::{RecordState, SkipReason},
 };
+use gridstake_ledger::{
+    earnings::LaneId,
+    statement::{self, Gpu, Statement},
+};
 use gridstake_operator::{
     chain::{client::ChainClient, metrics::ChainMetrics},
     error::chain as causes,
@@ -35,7 +39,8 @@ use super::{
         COOLING_PROVIDER, ChainEnd, Nature, PLENTY, POOR_PAYER, POOR_START, PROVIDER, RICH_PAYER,
         RICH_START,
     },
-    script::{Act, FINAL_DEPTH, Kind, Mishap, Weather},
+    script::{Act, FINAL_DEPTH, Kind, Mishap, WEEK, Weather},
+    statements::Statements,
     wire::{OtherLeads, Wire},
 };
 use crate::{
@@ -115,12 +120,28 @@ struct Stage {
     /// By the number of their use.
     sealed: BTreeMap<u64, Kind>,
     next_number: u64,
-    backup: Option<Saved>,
+    /// What each node shows.
+    shown: BTreeMap<String, Statement>,
+    /// What the status of each GpuNode says is stated.
+    posted: BTreeMap<String, Statement>,
+    backup: Option<(Saved, BTreeMap<String, Statement>)>,
     reached: BTreeSet<&'static str>,
 }
 
 fn key(byte: u8) -> Key {
     Key::from(PrivateKeySigner::from_bytes(&B256::repeat_byte(byte)).unwrap())
+}
+
+/// GPUs that a node shows, by a number.
+fn gpus_of(number: u64) -> Vec<Gpu> {
+    vec![Gpu {
+        uuid: format!("GPU-{number}"),
+        model: "NVIDIA H100".to_owned(),
+        memoryMiB: 81_559,
+        computeCapability: "9.0".to_owned(),
+        pciBusId: String::new(),
+        mig: false,
+    }]
 }
 
 /// The numbers of a record whose use has this one.
@@ -193,6 +214,8 @@ impl Stage {
             actors: [None, None],
             sealed: BTreeMap::new(),
             next_number: 256,
+            shown: BTreeMap::new(),
+            posted: BTreeMap::new(),
             backup: None,
             reached: BTreeSet::new(),
         };
@@ -215,14 +238,42 @@ impl Stage {
             wire,
             others,
         });
+        self.declare(index);
+    }
+
+    /// What the controller of GpuNodes declares to a replica.
+    fn declare(&self, index: usize) {
+        let Some(actor) = &self.actors[index] else {
+            return;
+        };
+        let statements = actor.replica.lane.statements();
+        for (node, shown) in &self.shown {
+            let due = (self.posted.get(node) != Some(shown)).then_some(*shown);
+            statements.declare(node, due);
+        }
+    }
+
+    /// What it writes down once a replica has seen it stated.
+    fn write_down_what_is_stated(&mut self) {
+        for actor in self.actors.iter().flatten() {
+            let statements = actor.replica.lane.statements();
+            for (node, shown) in &self.shown {
+                if statements.is_stated(shown) {
+                    self.posted.insert(node.clone(), *shown);
+                }
+            }
+        }
+        self.declare(0);
+        self.declare(1);
     }
 
     /// Both replicas lose what they were about to do with the API server, and start anew.
     fn restore(&mut self) {
-        let Some(backup) = &self.backup else {
+        let Some((backup, posted)) = &self.backup else {
             return;
         };
         self.api.restore(backup);
+        self.posted.clone_from(posted);
         self.reached.insert("restored");
         let known: BTreeSet<u64> = self.states_of_seals();
         for (number, kind) in self.sealed.clone() {
@@ -290,7 +341,14 @@ impl Stage {
             Act::Chain(weather) => self.nature.be(*weather).await,
             Act::Away(away) => self.nature.go_away(*away),
             Act::Restart { replica } => self.restart(*replica),
-            Act::BackUp => self.backup = Some(self.api.save()),
+            Act::BackUp => self.backup = Some((self.api.save(), self.posted.clone())),
+            Act::Declare { node, gpus } => {
+                let node = format!("n{node}");
+                let shown = statement::inventory(&node, PROVIDER, gpus_of(*gpus));
+                self.shown.insert(node, shown);
+                self.declare(0);
+                self.declare(1);
+            }
             Act::Restore => self.restore(),
             Act::PassUnseeing { replica } => self.pass(*replica, &[], false).await,
             Act::Pass { replica, mishaps } => self.pass(*replica, mishaps, true).await,
@@ -322,6 +380,7 @@ impl Stage {
         let died = actor.wire.is_dead();
         actor.wire.expect(&[]);
         self.actors[index] = Some(actor);
+        self.write_down_what_is_stated();
         if died {
             self.restart(index);
         }
@@ -402,13 +461,22 @@ impl Stage {
             .values()
             .filter(|kind| **kind == Kind::Unreadable);
         let patience = PATIENCE + SEARCH * unreadable.count();
+        let mut week_is_over = false;
         for round in 0..patience {
             if round % LIFE == 0 {
                 self.restart(0);
             }
             self.pass(0, &[], true).await;
-            if self.unfinished().is_empty() {
-                return true;
+            if self.unfinished().is_empty() && self.statements().await.faults().is_empty() {
+                if week_is_over {
+                    return true;
+                }
+                // The last week is to be reported as well.
+                self.nature.be(Weather::Pass(WEEK)).await;
+                self.nature.be(Weather::Mine(FINAL_DEPTH + 2)).await;
+                self.restart(0);
+                week_is_over = true;
+                continue;
             }
             // What is refused is given up when all that was signed for it has expired.
             if self.is_refused() {
@@ -417,6 +485,28 @@ impl Stage {
             self.nature.be(Weather::Mine(4)).await;
         }
         false
+    }
+
+    async fn statements(&self) -> Statements {
+        Statements::read(&self.nature, self.lane_id(), &self.shown).await
+    }
+
+    fn lane_id(&self) -> LaneId {
+        let config = self
+            .actors
+            .iter()
+            .flatten()
+            .next()
+            .unwrap()
+            .replica
+            .lane
+            .chain()
+            .config();
+        LaneId {
+            chain_id: config.chain_id,
+            settlement: config.settlement.address,
+            lane: config.lane,
+        }
     }
 
     async fn standing(&self, act: &Act) -> String {
@@ -505,8 +595,17 @@ impl Stage {
             reached: std::mem::take(&mut self.reached),
             ..Verdict::default()
         };
+        let statements = self.statements().await;
         if !over {
             verdict.stuck = self.unfinished();
+            verdict.stuck.extend(statements.faults());
+        }
+        verdict.duplicates.extend(statements.repeated());
+        if statements.reports() > 0 {
+            verdict.reached.insert("week reported");
+        }
+        if statements.inventories() > 0 {
+            verdict.reached.insert("inventory stated");
         }
         let all = self.sealed.iter();
         let all: Vec<u64> = all
