@@ -8,7 +8,7 @@ use alloy::{
 };
 use gridstake_contracts::{GridToken, Settlement, StakeVault, TimelockController};
 use gridstake_operator::{
-    chain::{ChainsFile, client::ChainClient, config::FeeConfig, metrics::ChainMetrics, wei::Wei},
+    chain::{ChainsFile, client::ChainClient, config::FeeConfig, metrics::ChainFamilies, wei::Wei},
     contracts_deploy::{
         Deployment,
         document::Draft,
@@ -53,7 +53,9 @@ fn deployment(anvil: &Anvil, store: Store) -> Deployment {
         "name": "anvil", "chainId": 31337, "rpc": [anvil.url], "lane": LANE, "poll": "50ms",
         "keys": {"laneSigner": "/keys/lane-signer", "gas": "/keys/gas", "slash": "/keys/slash"},
     });
-    let metrics = ChainMetrics::new(&prometheus::Registry::new()).unwrap();
+    let metrics = ChainFamilies::register(&prometheus::Registry::new())
+        .unwrap()
+        .of("anvil");
     Deployment {
         client: ChainClient::new(
             std::slice::from_ref(&anvil.url),
