@@ -114,7 +114,7 @@ impl Draft {
     }
 
     /// An entry of these fields, checked.
-    pub fn new(entry: Value) -> Result<Self, DraftError> {
+    pub fn new(entry: &Value) -> Result<Self, DraftError> {
         let file = json!({"chains": [entry]});
         Self::parse(&file.to_string(), Path::new("of the command line"), None)
     }

@@ -124,14 +124,14 @@ async fn prepare(
         None => {
             // The chain's name and id may be the endpoint's to say; all else is checked before it is asked.
             let settings =
-                Draft::new(input::entry(args, args.chain_id.unwrap_or(1)))?.settings()?;
+                Draft::new(&input::entry(args, args.chain_id.unwrap_or(1)))?.settings()?;
             let found = chain_id(&client(&settings)?).await?;
             let wanted = args.chain_id.unwrap_or(found);
             if wanted != found {
                 return Err(DeployError::WrongChain { wanted, found });
             }
             (
-                Draft::new(input::entry(args, found))?,
+                Draft::new(&input::entry(args, found))?,
                 input::signers(args)?,
             )
         }

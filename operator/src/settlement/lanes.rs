@@ -90,7 +90,7 @@ mod tests {
     fn lanes(entries: Vec<(ChainConfig, u8)>) -> Result<Lanes, OpenError> {
         let gas: Vec<u8> = entries.iter().map(|(_, gas)| *gas).collect();
         let chains = Chains::new(entries.into_iter().map(|(config, _)| config).collect());
-        let metrics = LaneMetrics::register(&Registry::new()).unwrap();
+        let metrics = LaneMetrics::register(&Registry::new()).map_err(OpenError::Metrics)?;
         let open = |(chain, gas): (&crate::chain::Chain, u8)| {
             let keys = Keys {
                 lane: key(1),

@@ -85,7 +85,7 @@ fn deployment(anvil: &Anvil, store: Store) -> Deployment {
             claim_delay: 86_400,
             anew_if_gone: true,
         },
-        draft: Draft::new(entry).unwrap(),
+        draft: Draft::new(&entry).unwrap(),
         store,
         fees: FeeConfig::default(),
         poll: Duration::from_millis(50),
