@@ -313,6 +313,52 @@ async fn the_hook_writes_the_operators_chains_file_into_a_config_map() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_hook_fills_in_one_chain_after_the_other() {
+    let anvils = [Anvil::start(31337), Anvil::start(31338)];
+    let entry = |name: &str, chain_id: u64, lane: u32, anvil: &Anvil| {
+        json!({
+            "name": name, "chainId": chain_id, "rpc": [anvil.url], "lane": lane, "poll": "50ms",
+            "keys": {"laneSigner": "/keys/lane-signer", "gas": "/keys/gas", "slash": "/keys/slash"},
+        })
+    };
+    let file = json!({"chains": [
+        entry("one", 31337, LANE, &anvils[0]), entry("two", 31338, LANE + 1, &anvils[1]),
+    ]});
+    let maps: Api<ConfigMap> =
+        Api::namespaced(ApiServer::default().client().await, "gridstake-system");
+    let of = |index: usize, name: &str| {
+        let store = Store::ConfigMap(Box::new(maps.clone()), "deployed".to_owned());
+        let mut deployment = deployment(&anvils[index], store);
+        let draft = Draft::parse(&file.to_string(), &PathBuf::from("chains.yaml"), Some(name));
+        deployment.draft = draft.unwrap();
+        let settings = deployment.draft.settings().unwrap();
+        (deployment.request.chain_id, deployment.request.lane) = (settings.chain_id, settings.lane);
+        deployment
+    };
+    let deployed = async || {
+        let data = maps.get("deployed").await.unwrap().data.unwrap();
+        assert_eq!(data.keys().collect::<Vec<_>>(), ["chains.yaml"]);
+        ChainsFile::parse(&data["chains.yaml"], &PathBuf::from("chains.yaml"))
+            .unwrap()
+            .chains
+    };
+    let (one, two) = (of(0, "one"), of(1, "two"));
+    run(&one).await.unwrap();
+    assert_eq!(deployed().await.len(), 1, "the other one's turn comes");
+    run(&two).await.unwrap();
+    // What is there is kept, whoever runs again.
+    run(&one).await.unwrap();
+    let chains = deployed().await;
+    let names: Vec<&str> = chains.iter().map(|chain| chain.name.as_str()).collect();
+    assert_eq!(names, ["one", "two"]);
+    for (chain, anvil) in chains.iter().zip(&anvils) {
+        let found = anvil.code_hash(chain.settlement.address).await;
+        assert_eq!(found, chain.settlement.code_hash, "{}", chain.name);
+        assert_eq!(anvil.nonce(ADMIN).await, TRANSACTIONS, "{}", chain.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_a_deployment_from_starting_is_named() {
     let anvil = Anvil::start(31337);
     let store = Store::File(folder("refused").join("values.yaml"));

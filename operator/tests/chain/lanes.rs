@@ -26,7 +26,7 @@ use crate::{
     anvil::{ADMIN, PAYER},
     api_server::ApiServer,
     differential::settle_call,
-    lying_rpc::LyingRpc,
+    lying_rpc::{Lie, LyingRpc},
     world::{HOME, Place, World, context, key, sealed_at},
 };
 
@@ -301,6 +301,53 @@ async fn a_chain_that_is_away_holds_up_no_other_and_is_made_up_for_later() {
     for world in [&one, &two] {
         nothing_is_mixed_up(&world.api, world.place);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_hangs_and_one_that_is_misconfigured_hold_up_no_other() {
+    let one = World::new(ESCROW).await;
+    let two = beside(&one, BASE).await;
+    let third = Place {
+        chain: "third",
+        chain_id: 31339,
+        lane: 9,
+    };
+    let three = beside(&one, third).await;
+    let proxy = LyingRpc::before(&two.anvil).await;
+    let behind = format!("{}  requestTimeout: 3s\n", two.reached_by(&[&proxy.url]));
+    // The vault is not the one that was configured.
+    let hash = three.anvil.code_hash(three.vault).await.to_string();
+    let other = B256::repeat_byte(1).to_string();
+    let misconfigured = three.chains_file.replace(&hash, &other);
+    assert_ne!(misconfigured, three.chains_file);
+    // Those that do not go on come first.
+    let entrances = vec![
+        entrance(&three, &misconfigured),
+        entrance(&two, &behind),
+        entrance(&one, &one.chains_file),
+    ];
+    let cluster = Cluster::start(&one.api, entrances).await;
+    seal(&cluster, &two, 256..258, 1000);
+    settle(&two).await;
+
+    proxy.lie(Lie::Late, None, usize::MAX);
+    for round in 1..4 {
+        seal(&cluster, &two, 300 * round..300 * round + 2, 1000);
+        seal(&cluster, &three, 300 * round..300 * round + 2, 1000);
+        seal(&cluster, &one, 300 * round..300 * round + 2, 1000);
+        settle(&one).await;
+    }
+    assert!(proxy.told() > 0, "the second chain was asked meanwhile");
+    assert_eq!(one.credit().await, 6 * SECOND);
+    assert_eq!(two.credit().await, 2 * SECOND);
+    assert_eq!((three.credit().await, three.head().await), (0, 0));
+    assert!(batches(&three.api, three.place).is_empty());
+
+    proxy.tell_the_truth();
+    cluster.lane(two.place).announce_sealed();
+    settle(&two).await;
+    assert_eq!(two.credit().await, 8 * SECOND);
+    nothing_is_mixed_up(&two.api, two.place);
 }
 
 #[tokio::test(flavor = "multi_thread")]
