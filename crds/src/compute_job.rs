@@ -360,6 +360,10 @@ pub struct MemberNode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub provider_id: Option<u32>,
+    /// The chain on which that account is, by its name in the operator's configuration. Absent without a chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub chain: Option<String>,
 }
 
 /// A draw, with everything that is needed to replay it from the archive.
@@ -649,6 +653,8 @@ closed_enum! {
         EscrowExhausted,
         /// The chain has been away for too long.
         ChainUnavailable,
+        /// The namespace's annotation `gridstake.dev/chain` names a chain that the operator does not have.
+        ChainNotConfigured,
         /// The provider that answers for this lane has too little stake, so the lane takes no new jobs.
         CoordinatorUnbonded,
         /// The job waits for a place; the condition `Scheduled` says for what.

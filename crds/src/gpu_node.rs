@@ -273,6 +273,12 @@ pub struct GpuNodeStatus {
     #[schemars(range(min = 1))]
     pub provider_id: Option<u32>,
 
+    /// The chain on which that provider is, by its name in the operator's configuration: what the StakeBinding names. The node
+    /// serves namespaces whose payer is on this chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub chain: Option<String>,
+
     /// Reputation in thousandths: 1000 is spotless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]

@@ -92,7 +92,8 @@ pub struct IncidentSpec {
     /// How much stake is to be cut, in whole tokens as a decimal string.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slash: Option<TokenAmount>,
-    /// The chain on which the provider's stake is, by its name in the operator's configuration.
+    /// The chain on which the provider's stake is, by its name in the operator's configuration. The slash is proposed
+    /// there, by this cluster's lane on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub chain: Option<String>,

@@ -47,7 +47,10 @@ pub const MANAGER_SETTLEMENT: &str = "gridstake-operator/settlement";
 /// Field manager of the operator's Incident controller.
 pub const MANAGER_INCIDENT: &str = "gridstake-operator/incident";
 
-/// Annotation on a Namespace: the account number, on the operator's lane, of who pays for its jobs.
+/// Annotation on a Namespace: on which chain its jobs are paid for, by the chain's name in the operator's configuration. Left
+/// out, it is the first one there.
+pub const ANNOTATION_CHAIN: &str = "gridstake.dev/chain";
+/// Annotation on a Namespace: the account number, on the operator's lane on that chain, of who pays for its jobs.
 pub const ANNOTATION_PAYER: &str = "gridstake.dev/payer";
 /// Annotation on a Namespace: the payer's EIP-712 signature that consents to pay for its jobs.
 pub const ANNOTATION_PAYER_CONSENT: &str = "gridstake.dev/payer-consent";

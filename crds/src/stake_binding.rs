@@ -52,7 +52,8 @@ use crate::{amount::TokenAmount, closed_enum};
         .message("set exactly one of spec.nodeNames and spec.nodeSelector"),
 )]
 pub struct StakeBindingSpec {
-    /// The chain, by its name in the operator's configuration.
+    /// The chain, by its name in the operator's configuration. The nodes serve namespaces whose payer is on this chain. A
+    /// node that two bindings claim is bound by neither, whichever chains they name.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.chain cannot be changed: create a new StakeBinding"))]
     pub chain: String,

@@ -115,7 +115,7 @@ pub struct Payment {
     /// The chain, by its name in the operator's configuration.
     #[schemars(length(min = 1, max = 63))]
     pub chain: String,
-    /// The lane: this cluster's number on that chain.
+    /// The lane: this cluster's number on that chain. Each of a cluster's lanes has another number.
     pub lane: u32,
     /// The payer's account number on that lane.
     pub payer: u32,

@@ -125,6 +125,17 @@ impl Chain {
         Ok(chain)
     }
 
+    /// Another lane of the cluster on this chain, in the same contracts, by the name that its entry has in the operator's
+    /// configuration.
+    #[must_use]
+    pub fn lane(&self, name: &str, lane: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            lane,
+            ..self.clone()
+        }
+    }
+
     /// Calls a JSON-RPC method.
     pub async fn call(&self, method: &str, parameters: Value) -> Result<Value> {
         self.rpc

@@ -34,6 +34,7 @@ sol! {
 
         function head(uint32 lane) external view returns (uint64 seq, bytes32 chainHash);
         function isPaid(uint32 lane, uint64 jobNo) external view returns (bool);
+        function openLane(uint32 lane, address signer, address rewardsOwner) external;
         function registerPayer(uint32 lane) external returns (uint32 payer);
         function deposit(uint32 lane, uint32 payer, uint64 amount) external;
         function thaw(uint32 lane, uint32 payer, uint64 amount) external;

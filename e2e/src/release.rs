@@ -46,19 +46,33 @@ pub async fn upgrade(world: &World, settings: &[&str]) -> Result<()> {
     helm(arguments).await.map(drop)
 }
 
-/// Upgrades the release with another configuration of its chain, which `change` makes of the present one. Waits until all
-/// parts are up to date. At the story's end the release has its values of before again: by an upgrade, since the hook that
-/// writes the operator's chains file does not run on the way back.
+/// Upgrades the release with another configuration of its first chain, which `change` makes of the present one. See
+/// [`configure_chains`].
 pub async fn configure_chain(world: &World, change: impl FnOnce(&mut Value)) -> Result<()> {
+    configure_chains(world, |chains| {
+        let chain = chains.first_mut().context("the release has no chain")?;
+        change(chain);
+        Ok(())
+    })
+    .await
+}
+
+/// Upgrades the release with other chains, which `change` makes of the present ones. Waits until all parts are up to date. At the story's end the release has its values of before again: by an upgrade, since the hook that
+/// writes the operator's chains file does not run on the way back.
+pub async fn configure_chains(
+    world: &World,
+    change: impl FnOnce(&mut Vec<Value>) -> Result<()>,
+) -> Result<()> {
     let (namespace, release) = (world.namespace.clone(), world.release.clone());
     let before = values(&namespace, &release).await?;
     let mut changed = before.clone();
-    let chain = changed
-        .pointer_mut("/chains/0")
-        .context("the release has no chain")?;
-    change(chain);
+    let chains = changed
+        .pointer_mut("/chains")
+        .and_then(Value::as_array_mut)
+        .context("the release has no chains")?;
+    change(chains)?;
     world.undo_at_the_end(
-        "give the release its chain's configuration back",
+        "give the release its chains' configuration back",
         async move { upgrade_to(&namespace, &release, &before).await },
     );
     upgrade_to(&world.namespace, &world.release, &changed).await

@@ -125,6 +125,11 @@ pub struct ConsentArgs {
     #[arg(short, long)]
     pub namespace: String,
 
+    /// The chain's name in the operator's configuration, which is written into the annotation gridstake.dev/chain. Where the
+    /// operator has several chains and the namespace names none, it is on the first one.
+    #[arg(long, value_name = "NAME", value_parser = chain_name)]
+    pub chain: Option<String>,
+
     /// The number of the payer's account on the lane.
     #[arg(long, value_parser = payer)]
     pub payer: u32,
@@ -214,6 +219,15 @@ fn provider(text: &str) -> Result<u32, String> {
 
 fn account(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number| *number > 0)
+}
+
+fn chain_name(text: &str) -> Result<String, String> {
+    let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if (1..=63).contains(&text.len()) && text.chars().all(named) {
+        Ok(text.to_owned())
+    } else {
+        Err("write the chain's name in the operator's configuration: at most 63 lower-case letters, digits and hyphens, such as base-sepolia".to_owned())
+    }
 }
 
 fn chain_id(text: &str) -> Result<u64, String> {

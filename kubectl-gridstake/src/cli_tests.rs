@@ -4,7 +4,7 @@ use clap::CommandFactory as _;
 
 use super::*;
 
-const CONSENT: &str = "kubectl-gridstake consent --namespace team --payer 3 --lane 7 --chain-id 31337 --settlement 0x0000000000000000000000000000000000000051 --daily-cap 100 --expires 30d --key-file key";
+const CONSENT: &str = "kubectl-gridstake consent --namespace team --chain base --payer 3 --lane 7 --chain-id 31337 --settlement 0x0000000000000000000000000000000000000051 --daily-cap 100 --expires 30d --key-file key";
 const CERTIFY: &str = "kubectl-gridstake certify --node n1 --provider 7 --chain-id 31337 --vault 0x0000000000000000000000000000000000000052 --key-file key";
 
 #[allow(clippy::result_large_err, reason = "clap's own error")]
@@ -31,7 +31,12 @@ fn the_command_that_the_operator_names_is_understood() {
         ),
         ("team", 3, 7, 100_000_000_000)
     );
+    assert_eq!(args.chain.as_deref(), Some("base"));
     assert!(!args.dry_run);
+    let Command::Consent(args) = parsed(&without(CONSENT, "--chain")).unwrap() else {
+        panic!("another command");
+    };
+    assert_eq!(args.chain, None);
 }
 
 #[test]
@@ -61,6 +66,7 @@ fn a_bad_value_is_answered_with_its_flag_and_what_would_be_right() {
         (CONSENT, "--expires", "tomorrow", "2027-01-01T00:00:00Z"),
         (CONSENT, "--expires", "1.5h", "\"90d\""),
         (CONSENT, "--chain-id", "0", "such as 8453"),
+        (CONSENT, "--chain", "Base;ls", "such as base-sepolia"),
         (CONSENT, "--settlement", "0x51", "40 hexadecimal digits"),
         (
             CONSENT,

@@ -2,7 +2,7 @@
 
 use gridstake_crds::{
     TokenAmount,
-    names::{ANNOTATION_PAYER, ANNOTATION_PAYER_CONSENT},
+    names::{ANNOTATION_CHAIN, ANNOTATION_PAYER, ANNOTATION_PAYER_CONSENT},
 };
 use gridstake_ledger::typed::{PayerConsent, settlement_domain};
 use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
@@ -37,17 +37,20 @@ pub async fn run(args: &ConsentArgs, now: Timestamp) -> Result<Told, PluginError
     let consent = signed(args, &uid, expires, &key)?;
     if args.dry_run {
         return Ok(Told {
-            result: command(&args.namespace, args.payer, &consent),
+            result: command(args, &consent),
             note: Some(format!(
                 "nothing is written; once this command is run, {}",
                 words(args, expires, &key)
             )),
         });
     }
-    let annotations = json!({
+    let mut annotations = json!({
         (ANNOTATION_PAYER): args.payer.to_string(),
         (ANNOTATION_PAYER_CONSENT): consent,
     });
+    if let Some(chain) = &args.chain {
+        annotations[ANNOTATION_CHAIN] = json!(chain);
+    }
     let patch = json!({"metadata": {"annotations": annotations}});
     cluster::merge(&namespaces, named, &patch).await?;
     Ok(Told {
@@ -82,9 +85,15 @@ fn daily_cap(args: &ConsentArgs) -> TokenAmount {
 }
 
 /// The command that writes the annotations. Nothing in a consent ends the quotes.
-fn command(namespace: &str, payer: u32, consent: &str) -> String {
+fn command(args: &ConsentArgs, consent: &str) -> String {
+    let chain = args
+        .chain
+        .as_ref()
+        .map(|chain| format!("{ANNOTATION_CHAIN}={chain} "))
+        .unwrap_or_default();
     format!(
-        "kubectl annotate namespace {namespace} --overwrite {ANNOTATION_PAYER}={payer} '{ANNOTATION_PAYER_CONSENT}={consent}'"
+        "kubectl annotate namespace {} --overwrite {chain}{ANNOTATION_PAYER}={} '{ANNOTATION_PAYER_CONSENT}={consent}'",
+        args.namespace, args.payer
     )
 }
 
@@ -111,6 +120,7 @@ mod tests {
     fn args() -> ConsentArgs {
         ConsentArgs {
             namespace: "team".to_owned(),
+            chain: None,
             payer: 3,
             daily_cap: 100_500_000_000,
             expires: "2027-01-01T00:00:00Z".parse().unwrap(),
@@ -175,9 +185,19 @@ mod tests {
         let consent = signed(&args(), "u-1", expires(), &key(1)).unwrap();
         assert!(!consent.contains('\''), "{consent}");
         assert_eq!(
-            command("team", 3, &consent),
+            command(&args(), &consent),
             format!(
                 "kubectl annotate namespace team --overwrite gridstake.dev/payer=3 'gridstake.dev/payer-consent={consent}'"
+            )
+        );
+        let named = ConsentArgs {
+            chain: Some("base".to_owned()),
+            ..args()
+        };
+        assert_eq!(
+            command(&named, &consent),
+            format!(
+                "kubectl annotate namespace team --overwrite gridstake.dev/chain=base gridstake.dev/payer=3 'gridstake.dev/payer-consent={consent}'"
             )
         );
     }

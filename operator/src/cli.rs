@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
 
-    /// After which time a slice of a lease is sealed, in seconds. A configured chain's `interval` comes before it.
+    /// After which time a slice of a lease is sealed, in seconds. The `interval` of the chain on which it is paid comes before it.
     #[arg(long, env = "GRIDSTAKE_SETTLEMENT_INTERVAL", default_value = "3600", value_parser = whole_seconds)]
     pub settlement_interval: Duration,
 
@@ -69,7 +69,7 @@ pub struct Args {
     #[arg(long, default_value = "20", value_parser = whole_seconds)]
     pub drain_timeout: Duration,
 
-    /// File that says on which chain this cluster settles. Without it jobs run and are metered, and nothing is owed.
+    /// File that says on which chains this cluster settles. Without it jobs run and are metered, and nothing is owed.
     #[arg(long, env = "GRIDSTAKE_CHAINS_FILE")]
     pub chains_file: Option<PathBuf>,
 

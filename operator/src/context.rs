@@ -7,7 +7,7 @@ use kube::Client;
 
 use crate::{
     archive::Archive, caches::Caches, chain::Chains, events::Events, health::Health,
-    leader::Leadership, metrics::Metrics, payer::Payers, settlement::Lane,
+    leader::Leadership, metrics::Metrics, payer::Payers, settlement::Lanes,
 };
 
 /// The operator's surroundings. Cloning shares them.
@@ -21,8 +21,8 @@ pub struct Context {
     pub caches: Caches,
     /// The chains on which this cluster settles, and what is known of them. Without one, nothing is owed.
     pub chains: Chains,
-    /// This cluster's lane on its chain, for reading and writing there. `None` if no chain is configured.
-    pub lane: Option<Lane>,
+    /// This cluster's lanes, one on each configured chain, for reading and writing there.
+    pub lanes: Lanes,
     /// Where final batches are kept as files. `None` if no archive is configured.
     pub archive: Option<Archive>,
     /// Who pays, and whether the money lasts.

@@ -24,7 +24,7 @@ use crate::{
     leader::{Elector, Leadership, Terms},
     metrics::Metrics,
     payer::Payers,
-    settlement::{Lane, OpenError},
+    settlement::{Lanes, OpenError},
 };
 
 /// What readiness says until each cache speaks for itself.
@@ -46,8 +46,8 @@ pub enum RunError {
     #[error("configure the chains")]
     Chains(#[source] ConfigError),
     /// A key is missing, or the chain has no client.
-    #[error("open the lane")]
-    Lane(#[source] OpenError),
+    #[error("open the lanes")]
+    Lanes(#[source] OpenError),
     /// The archive's address is none.
     #[error("open the archive")]
     Archive(#[source] archive::OpenError),
@@ -79,7 +79,7 @@ enum Exit {
 pub async fn run(args: Args) -> Result<(), RunError> {
     let chains = Chains::configured(args.chains_file.as_deref()).map_err(RunError::Chains)?;
     let metrics = Metrics::new().map_err(RunError::Metrics)?;
-    let lane = Lane::open(&chains, metrics.registry()).map_err(RunError::Lane)?;
+    let lanes = Lanes::open(&chains, metrics.registry()).map_err(RunError::Lanes)?;
     let archive = args
         .archive
         .as_deref()
@@ -105,11 +105,11 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         identity = args.identity,
         namespace = args.namespace,
         listen = %args.listen,
-        chain = chains.home().map(crate::chain::Chain::name),
+        chains = chains.names().join(" "),
         "the operator starts"
     );
 
-    let outcome = work(args, chains, lane, archive, health, metrics, asked).await;
+    let outcome = work(args, chains, lanes, archive, health, metrics, asked).await;
     serving.cancel();
     // Whatever the server has to say, the work is done.
     let _ = server.await;
@@ -119,7 +119,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
 async fn work(
     args: Args,
     chains: Chains,
-    lane: Option<Lane>,
+    lanes: Lanes,
     archive: Option<Archive>,
     health: Health,
     metrics: Metrics,
@@ -138,8 +138,9 @@ async fn work(
         return Ok(());
     }
     tracing::info!("the caches are filled");
-    if let Some(lane) = &lane {
-        watches.spawn(lane.follower().run(caches.clone(), Timestamp::now));
+    for lane in lanes.iter() {
+        let follower = lane.follower();
+        watches.spawn(follower.run(caches.clone(), chains.clone(), Timestamp::now));
     }
 
     let resigning = CancellationToken::new();
@@ -150,7 +151,7 @@ async fn work(
         namespace: args.namespace.clone(),
         caches,
         chains,
-        lane,
+        lanes,
         archive,
         payers: Payers::default(),
         settlement_interval: args.settlement_interval,

@@ -2,7 +2,7 @@
 //!
 //! Placement and the GpuNodes' `free` both come from here, so they cannot count differently.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use gridstake_crds::{ComputeJob, GpuNode};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
@@ -16,6 +16,7 @@ use crate::{
     scheduler::{
         JobUid, MemberKey, NodeFacts, NodeStanding, PodFacts, Reservation, Snapshot,
         SnapshotInputs,
+        request::OfNamespace,
         weight::{STAKE_WITHOUT_CHAIN, WeightPolicy},
     },
 };
@@ -105,6 +106,7 @@ fn facts_of(
         offer: gpu_node::decide::offer(gpu_node, node.as_deref(), heartbeat, &guarantee, now),
         bonded: guarantee.backing.in_force().is_some(),
         provider: guarantee.backing.provider,
+        chain: guarantee.backing.chain.as_deref().map(str::to_owned),
         stake: match &guarantee.backing.bond {
             Bond::NotAsked => STAKE_WITHOUT_CHAIN,
             Bond::InForce(provider) => provider.share,
@@ -201,8 +203,13 @@ pub fn reservations_of(
         }
         let resources = match reservations.first() {
             Some(first) => first.resources.clone(),
-            None => match job_request(job, placement.attempt, BTreeMap::new(), BTreeSet::new(), "")
-            {
+            None => match job_request(
+                job,
+                placement.attempt,
+                OfNamespace::default(),
+                BTreeSet::new(),
+                "",
+            ) {
                 Ok(request) => request.per_member(),
                 Err(error) => {
                     tracing::warn!(

@@ -63,7 +63,7 @@ of stored versions. The second name is that of a controller manager that uses on
     'system:serviceaccount:kube-system:storage-version-migrator-controller'])
 {{- end }}
 
-{{/* The chain whose contracts a hook deploys, if there is one; else empty. */}}
+{{/* Not empty if there is a chain whose contracts a hook deploys. */}}
 {{- define "gridstake.deploysContracts" -}}
 {{- range .Values.chains }}{{ if dig "deploy" "enabled" false . }}true{{ end }}{{ end }}
 {{- end }}
@@ -73,12 +73,31 @@ of stored versions. The second name is that of a controller manager that uses on
 gridstake-chains{{ if include "gridstake.deploysContracts" . }}-deployed{{ end }}
 {{- end }}
 
+{{/* Refuses chains that contradict each other, in the words of the operator, which would not start with them. */}}
+{{- define "gridstake.checkChains" -}}
+{{- range $index, $chain := .Values.chains }}
+{{- range $before, $other := slice $.Values.chains 0 $index }}
+{{- $there := printf "as that of chains[%d] (%s)" $before $other.name }}
+{{- if eq $chain.name $other.name }}
+{{- fail (printf "chains[%d].name is %q, %s: StakeBindings and Namespaces tell chains apart by it; write another" $index $chain.name $there) }}
+{{- end }}
+{{- if eq (int64 $chain.lane) (int64 $other.lane) }}
+{{- fail (printf "chains[%d].lane is %d, %s: batches and counters in the cluster are named after the lane's number alone; open a lane with a number that no other entry has, and write that" $index (int64 $chain.lane) $there) }}
+{{- end }}
+{{- if and (eq (int64 $chain.chainId) (int64 $other.chainId)) (eq $chain.keys.existingSecret $other.keys.existingSecret) }}
+{{- fail (printf "chains[%d].keys.existingSecret is %s, %s, on the same chain %d: the two gas accounts would be one and take each other's nonces; make another Secret, with another entry gas" $index $chain.keys.existingSecret $there (int64 $chain.chainId)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The operator's chains file; with `deploy`, what the hook makes it from. As JSON, which is YAML: an address without
-quotes would be a number. */}}
+quotes would be a number. Each chain's keys are in a folder of its name. */}}
 {{- define "gridstake.chainsFile" -}}
-{{- $folder := "/etc/gridstake/keys" }}
+{{- include "gridstake.checkChains" . }}
 {{- $chains := list }}
 {{- range .Values.chains }}
+{{- $folder := printf "/etc/gridstake/keys/%s" .name }}
 {{- $keys := dict "laneSigner" (printf "%s/lane-signer" $folder) "gas" (printf "%s/gas" $folder) }}
 {{- if dig "slash" true .keys }}{{ $_ := set $keys "slash" (printf "%s/slash" $folder) }}{{ end }}
 {{- $chains = append $chains (set (omit . "keys" "deploy") "keys" $keys) }}

@@ -80,6 +80,8 @@ pub struct OldRecord {
     pub uid: String,
     /// The namespace, name and uid of its job.
     pub job: (String, String, String),
+    /// The chain on which it is paid.
+    pub chain: String,
     /// Its place in the job: attempt, member, slice.
     pub place: (u32, u32, u32),
     /// The address of the file that holds it; `None` if nothing is owed for it.
@@ -124,7 +126,7 @@ pub fn records<'a>(
 fn old(record: &UsageRecord, now_ms: u64, retention_ms: u64) -> Option<OldRecord> {
     let spec = &record.spec;
     // Without a chain there is no archive either.
-    spec.payment.as_ref()?;
+    let chain = spec.payment.as_ref()?.chain.clone();
     let status = record.status.as_ref()?;
     let sealed = status.sealed.as_ref()?;
     let file = match sealed.job_no {
@@ -144,6 +146,7 @@ fn old(record: &UsageRecord, now_ms: u64, retention_ms: u64) -> Option<OldRecord
         name: record.name_any(),
         uid: record.uid()?,
         job: (job.namespace.clone(), job.name.clone(), job.uid.clone()),
+        chain,
         place: (spec.attempt, spec.member, spec.slice),
         file,
     })

@@ -1,8 +1,20 @@
 //! What the archive measures.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use std::sync::Arc;
 
-/// The metrics of the archive. Cloning shares them.
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// The metrics of all lanes' archiving: each has its own series, by the label `chain`. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct ArchiveFamilies {
+    archived: IntCounterVec,
+    waiting: IntGaugeVec,
+    oldest_seconds: IntGaugeVec,
+    failures: IntCounterVec,
+    removed: IntCounterVec,
+}
+
+/// The metrics of one lane's archiving. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct ArchiveMetrics {
     /// Batches that were archived.
@@ -11,60 +23,75 @@ pub struct ArchiveMetrics {
     pub waiting: IntGauge,
     /// How long ago the oldest of them became final.
     pub oldest_seconds: IntGauge,
+    chain: Arc<str>,
     failures: IntCounterVec,
     removed: IntCounterVec,
 }
 
-impl ArchiveMetrics {
+impl ArchiveFamilies {
     /// Registers the metrics.
-    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let archived = IntCounter::new(
-            "gridstake_archive_batches_total",
-            "Final batches that were written to the archive.",
-        )?;
-        let waiting = IntGauge::new(
-            "gridstake_archive_waiting_batches",
-            "Final batches that are not in the archive.",
-        )?;
-        let oldest_seconds = IntGauge::new(
-            "gridstake_archive_oldest_waiting_seconds",
-            "How long ago the oldest batch that is not in the archive became final; 0 if there is none.",
-        )?;
-        let failures = IntCounterVec::new(
-            Opts::new(
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok::<_, prometheus::Error>(counters)
+        };
+        let gauges = |name: &str, help: &str| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), &["chain"])?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok::<_, prometheus::Error>(gauges)
+        };
+        Ok(Self {
+            archived: counters(
+                "gridstake_archive_batches_total",
+                "Final batches that were written to the archive.",
+                &["chain"],
+            )?,
+            waiting: gauges(
+                "gridstake_archive_waiting_batches",
+                "Final batches that are not in the archive.",
+            )?,
+            oldest_seconds: gauges(
+                "gridstake_archive_oldest_waiting_seconds",
+                "How long ago the oldest batch that is not in the archive became final; 0 if there is none.",
+            )?,
+            failures: counters(
                 "gridstake_archive_failures_total",
                 "What could not be archived or removed, by what failed.",
-            ),
-            &["category"],
-        )?;
-        let removed = IntCounterVec::new(
-            Opts::new(
+                &["chain", "category"],
+            )?,
+            removed: counters(
                 "gridstake_archive_removed_total",
                 "Objects removed from the cluster because the archive holds them.",
-            ),
-            &["kind"],
-        )?;
-        registry.register(Box::new(archived.clone()))?;
-        registry.register(Box::new(waiting.clone()))?;
-        registry.register(Box::new(oldest_seconds.clone()))?;
-        registry.register(Box::new(failures.clone()))?;
-        registry.register(Box::new(removed.clone()))?;
-        Ok(Self {
-            archived,
-            waiting,
-            oldest_seconds,
-            failures,
-            removed,
+                &["chain", "kind"],
+            )?,
         })
     }
 
+    /// Those of the lane on `chain`.
+    #[must_use]
+    pub fn of(&self, chain: &str) -> ArchiveMetrics {
+        ArchiveMetrics {
+            archived: self.archived.with_label_values(&[chain]),
+            waiting: self.waiting.with_label_values(&[chain]),
+            oldest_seconds: self.oldest_seconds.with_label_values(&[chain]),
+            chain: chain.into(),
+            failures: self.failures.clone(),
+            removed: self.removed.clone(),
+        }
+    }
+}
+
+impl ArchiveMetrics {
     /// Something failed.
     pub fn failed(&self, category: &'static str) {
-        self.failures.with_label_values(&[category]).inc();
+        self.failures
+            .with_label_values(&[&*self.chain, category])
+            .inc();
     }
 
     /// An object was removed.
     pub fn removed(&self, kind: &'static str) {
-        self.removed.with_label_values(&[kind]).inc();
+        self.removed.with_label_values(&[&*self.chain, kind]).inc();
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`run`] | the loop on the leader |
+//! | [`run`] | a lane's loop on the leader |
 //! | [`build`], [`keep`] | a batch's file; what may be removed; pure |
 //! | [`observe`] | reads batches, their records and certificates |
 //! | [`store`] | writes and reads files |
@@ -19,6 +19,7 @@ pub mod run;
 pub mod store;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -26,7 +27,7 @@ use std::{
 use prometheus::Registry;
 
 use self::{
-    metrics::ArchiveMetrics,
+    metrics::{ArchiveFamilies, ArchiveMetrics},
     store::{Location, LocationError, Store},
 };
 
@@ -51,9 +52,9 @@ pub struct Archive(Arc<Parts>);
 struct Parts {
     store: Store,
     terms: Terms,
-    metrics: ArchiveMetrics,
-    /// Why it cannot be written, in words without times and counters.
-    unavailable: Mutex<Option<String>>,
+    metrics: ArchiveFamilies,
+    /// Why it cannot be written, in words without times and counters, by the chain whose batch was tried last.
+    unavailable: Mutex<BTreeMap<String, String>>,
 }
 
 /// Why there is no archive although one is configured.
@@ -74,7 +75,7 @@ impl Archive {
         Ok(Self(Arc::new(Parts {
             store: Store::new(location),
             terms,
-            metrics: ArchiveMetrics::new(registry).map_err(OpenError::Metrics)?,
+            metrics: ArchiveFamilies::register(registry).map_err(OpenError::Metrics)?,
             unavailable: Mutex::default(),
         })))
     }
@@ -91,28 +92,33 @@ impl Archive {
         self.0.terms
     }
 
-    /// What it measures.
+    /// What it measures of the lane on `chain`.
     #[must_use]
-    pub fn metrics(&self) -> &ArchiveMetrics {
-        &self.0.metrics
+    pub fn metrics(&self, chain: &str) -> ArchiveMetrics {
+        self.0.metrics.of(chain)
     }
 
-    /// Why it cannot be written, if it could not be when it was last tried.
+    /// Why the batches of the lane on `chain` cannot be written, if that failed when it was last tried.
     #[must_use]
-    pub fn unavailable(&self) -> Option<String> {
+    pub fn unavailable(&self, chain: &str) -> Option<String> {
         self.0
             .unavailable
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .get(chain)
+            .cloned()
     }
 
-    /// Remembers whether it could be written.
-    fn set_unavailable(&self, why: Option<String>) {
-        *self
+    /// Remembers whether a batch of the lane on `chain` could be written.
+    fn set_unavailable(&self, chain: &str, why: Option<String>) {
+        let mut unavailable = self
             .0
             .unavailable
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = why;
+            .unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => unavailable.insert(chain.to_owned(), why),
+            None => unavailable.remove(chain),
+        };
     }
 }

@@ -11,6 +11,7 @@ use super::keep::FinalBatch;
 use crate::{
     Context,
     caches::parsed,
+    chain::ChainConfig,
     settlement::{Lane, run::numbers_of},
 };
 
@@ -71,15 +72,17 @@ pub async fn batch(client: &Client, name: &str) -> Result<Option<SettlementBatch
         .map_err(failed(format!("read SettlementBatch {name}")))
 }
 
-/// The records with these numbers, with all of their evidence: the caches tell their names. Those that the caches do not
+/// The records of the lane `config` with these numbers, with all of their evidence: the caches tell their names. Those that the caches do not
 /// have are looked for among all records; who is not there either is left out.
 pub async fn records(
     context: &Context,
+    config: &ChainConfig,
     numbers: &BTreeSet<u64>,
 ) -> Result<Vec<UsageRecord>, ObserveError> {
     let api: Api<UsageRecord> = Api::namespaced(context.client.clone(), &context.namespace);
     let mut names = BTreeMap::new();
-    for record in parsed(&context.caches.usage_records.state()) {
+    let cached = context.caches.usage_records.state();
+    for record in parsed(&cached).filter(|record| config.owes(record)) {
         let own = numbers_of(record);
         for number in own.into_iter().filter(|number| numbers.contains(number)) {
             names.insert(number, record.name_any());
@@ -111,6 +114,7 @@ pub async fn records(
             found.extend(
                 page.items
                     .into_iter()
+                    .filter(|record| config.owes(record))
                     .filter(|record| numbers_of(record).iter().any(|n| missing.contains(n))),
             );
             match page.metadata.continue_.filter(|token| !token.is_empty()) {

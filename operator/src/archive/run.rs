@@ -1,4 +1,4 @@
-//! The archive's loop: one task, on the leader.
+//! The archive's loop: one task a lane, on the leader.
 //!
 //! A batch is written as soon as it is final. Whatever cannot be written stays where it is, says so in its condition
 //! `Archived`, and is tried again. Once an hour the files of all batches that are still in the cluster are looked for: one
@@ -30,6 +30,7 @@ use super::{
     Archive,
     build::{self, BuildError},
     keep::{self, FinalBatch, OldRecord},
+    metrics::ArchiveMetrics,
     observe::{self, ObserveError},
     store::StoreError,
 };
@@ -94,14 +95,10 @@ impl ArchiveError {
     }
 }
 
-/// Runs the loop until `stop`; waits for ever if there is no archive, or nothing that could become final.
-pub async fn run(context: Context, stop: CancellationToken) {
-    let (Some(lane), Some(archive)) = (context.lane.clone(), context.archive.clone()) else {
-        stop.cancelled().await;
-        return;
-    };
+/// Archives what is final on `lane` until `stop`.
+pub async fn run(context: Context, lane: Lane, archive: Archive, stop: CancellationToken) {
     let mut archivist = Archivist::new(context, lane, archive);
-    tracing::info!("archiving begins");
+    tracing::info!(chain = archivist.chain(), "archiving begins");
     loop {
         let pass = async {
             if archivist.context.leadership.holds() {
@@ -118,7 +115,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
             () = tokio::time::sleep(RETRY) => {}
         }
     }
-    tracing::info!("archiving ends");
+    tracing::info!(chain = archivist.chain(), "archiving ends");
 }
 
 /// What the loop remembers.
@@ -126,6 +123,7 @@ pub struct Archivist {
     context: Context,
     lane: Lane,
     archive: Archive,
+    metrics: ArchiveMetrics,
     finals: Receiver<String>,
     /// Batches that are to be archived, and since when they are final.
     waiting: BTreeMap<String, Option<Timestamp>>,
@@ -138,12 +136,17 @@ impl Archivist {
     pub fn new(context: Context, lane: Lane, archive: Archive) -> Self {
         Self {
             finals: lane.finals(),
+            metrics: archive.metrics(lane.chain().name()),
             context,
             lane,
             archive,
             waiting: BTreeMap::new(),
             looked_around: None,
         }
+    }
+
+    fn chain(&self) -> &str {
+        self.lane.chain().name()
     }
 
     /// Waits until a batch has become final.
@@ -175,7 +178,7 @@ impl Archivist {
             }
         }
         let outcome = self.pass().await;
-        let metrics = self.archive.metrics();
+        let metrics = &self.metrics;
         let waiting = i64::try_from(self.waiting.len()).unwrap_or(i64::MAX);
         metrics.waiting.set(waiting);
         let now = (self.context.now)();
@@ -186,6 +189,7 @@ impl Archivist {
         if let Err(error) = outcome {
             metrics.failed(error.category());
             tracing::warn!(
+                chain = self.chain(),
                 error = causes(&error),
                 category = error.category(),
                 "a pass over the archive failed"
@@ -211,7 +215,7 @@ impl Archivist {
                 }
                 Err(error @ ArchiveError::Build { .. }) => {
                     // The others can be archived all the same.
-                    self.archive.metrics().failed(error.category());
+                    self.metrics.failed(error.category());
                     tracing::warn!(error = causes(&error), "a batch cannot be archived");
                 }
                 Err(error) => return Err(error),
@@ -262,18 +266,19 @@ impl Archivist {
             Ok(address) => address,
             Err(error) => {
                 let words = error.words();
-                self.archive.set_unavailable(Some(words.clone()));
+                self.archive
+                    .set_unavailable(self.chain(), Some(words.clone()));
                 self.say(&batch, &Archival::Unavailable(words)).await?;
                 self.have_records_looked_at(&records);
                 return Err(error.into());
             }
         };
-        self.archive.set_unavailable(None);
+        self.archive.set_unavailable(self.chain(), None);
         for record in &records {
             self.stamp(record, name, address).await?;
         }
         self.say(&batch, &Archival::Archived(address)).await?;
-        self.archive.metrics().archived.inc();
+        self.metrics.archived.inc();
         tracing::info!(batch = name, file = %address, "a batch is archived");
         Ok(())
     }
@@ -292,9 +297,10 @@ impl Archivist {
             .iter()
             .map(|entry| entry.job_no)
             .collect();
-        let records = observe::records(&self.context, &numbers).await?;
+        let config = self.lane.chain().config();
+        let records = observe::records(&self.context, config, &numbers).await?;
         let nodes = observe::nodes(&self.context, &records);
-        let vault = self.lane.chain().config().vault.address;
+        let vault = config.vault.address;
         let archived = build::archived(batch, &records, &nodes, vault).map_err(incomplete)?;
         let head = &archived.head;
         let index = archive::index_path(head.chain_id, head.contract, head.lane, head.sequence);
@@ -399,7 +405,7 @@ impl Archivist {
             removed(api.delete(&batch.name, &only).await.map(drop), || {
                 format!("remove SettlementBatch {}", batch.name)
             })?;
-            self.archive.metrics().removed("SettlementBatch");
+            self.metrics.removed("SettlementBatch");
         }
         Ok(())
     }
@@ -416,7 +422,10 @@ impl Archivist {
         let retention = self.archive.terms().retention;
         let cached = self.context.caches.usage_records.state();
         let mut held: BTreeMap<B256, bool> = BTreeMap::new();
-        for job in keep::records(crate::caches::parsed(&cached), now_ms, retention) {
+        let jobs = keep::records(crate::caches::parsed(&cached), now_ms, retention);
+        // A job with records on two lanes, since its namespace's payer has moved, is removed by the lane of the last one.
+        let is_ours = |job: &Vec<OldRecord>| job.last().is_some_and(|r| r.chain == self.chain());
+        for job in jobs.into_iter().filter(is_ours) {
             let mut all_held = true;
             for file in job.iter().filter_map(|record| record.file) {
                 let there = match held.get(&file) {
@@ -464,7 +473,7 @@ impl Archivist {
             removed(api.delete(&record.name, &only).await.map(drop), || {
                 format!("remove UsageRecord {}", record.name)
             })?;
-            self.archive.metrics().removed("UsageRecord");
+            self.metrics.removed("UsageRecord");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The chains file: which chain this cluster settles on, and by which accounts.
+//! The chains file: on which chains this cluster settles, on each on one lane, and by which accounts.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy::primitives::{Address, B256};
-use gridstake_crds::TokenAmount;
+use gridstake_crds::{TokenAmount, UsageRecord, usage_record::Payment};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,8 @@ use super::wei::Wei;
 #[derive(Deserialize, Clone, Debug, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ChainsFile {
-    /// The chains; in this version none or one.
+    /// The chains. The first one is that of namespaces that name none. An entry is one lane: a second lane on the same
+    /// chain is a second entry, under another name.
     #[serde(default)]
     pub chains: Vec<ChainConfig>,
 }
@@ -26,13 +27,13 @@ pub struct ChainsFile {
 #[derive(Deserialize, Clone, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ChainConfig {
-    /// Its name in StakeBindings, batches and metrics.
+    /// Its name in StakeBindings, Namespaces, Incidents, batches and metrics.
     pub name: String,
     /// Its id (EIP-155).
     pub chain_id: u64,
     /// JSON-RPC endpoints, in the order in which they are tried. They may hold access tokens: they are never logged.
     pub rpc: Vec<Url>,
-    /// This cluster's lane.
+    /// This cluster's lane. Its number is in the names of batches, so no two entries have the same one.
     pub lane: u32,
     /// The contract `Settlement`.
     pub settlement: ContractConfig,
@@ -270,19 +271,19 @@ impl ChainsFile {
             field,
             problem,
         };
-        if file.chains.len() > 1 {
-            return Err(value(
-                "chains".to_owned(),
-                format!(
-                    "lists {} chains; this version settles on one: keep one entry",
-                    file.chains.len()
-                ),
-            ));
-        }
         for (index, chain) in file.chains.iter().enumerate() {
             chain
                 .check()
                 .map_err(|(field, problem)| value(format!("chains[{index}].{field}"), problem))?;
+        }
+        for (index, chain) in file.chains.iter().enumerate() {
+            for (before, other) in file.chains[..index].iter().enumerate() {
+                chain
+                    .check_beside(other, before)
+                    .map_err(|(field, problem)| {
+                        value(format!("chains[{index}].{field}"), problem)
+                    })?;
+            }
         }
         Ok(file)
     }
@@ -337,6 +338,56 @@ impl ChainConfig {
         self.check_durations()?;
         self.check_fees()?;
         self.check_planner()
+    }
+
+    /// Checks that the entry can stand beside `other`, which is at the place `index` of the file.
+    fn check_beside(&self, other: &Self, index: usize) -> Result<(), Problem> {
+        let there = format!("as that of chains[{index}] ({})", other.name);
+        require(self.name != other.name, "name", || {
+            format!(
+                "is {:?}, as that of chains[{index}]: StakeBindings and Namespaces tell chains apart by it; write another",
+                self.name
+            )
+        })?;
+        let same_chain = self.chain_id == other.chain_id;
+        let same_contract = same_chain && self.settlement.address == other.settlement.address;
+        require(self.lane != other.lane, "lane", || {
+            let number = self.lane;
+            if same_contract {
+                format!(
+                    "is {number}, {there}, in the same contract: a lane has one sequence of batches, so it takes one entry; remove one of them, or open another lane and write its number"
+                )
+            } else {
+                format!(
+                    "is {number}, {there}: batches and counters in the cluster are named after the lane's number alone; open a lane with a number that no other entry has, and write that"
+                )
+            }
+        })?;
+        let shares_gas = same_chain && self.keys.gas == other.keys.gas;
+        require(!shares_gas, "keys.gas", || {
+            format!(
+                "is {}, {there}, on the same chain {}: the two would take each other's nonces; give each its own gas account",
+                self.keys.gas.display(),
+                self.chain_id
+            )
+        })
+    }
+
+    /// Whether `payment` is to be made on this lane.
+    #[must_use]
+    pub fn pays(&self, payment: &Payment) -> bool {
+        payment.chain == self.name && payment.lane == self.lane
+    }
+
+    /// Whether `record` is to be paid on this lane. Job numbers count within a lane: those of other lanes' records mean
+    /// nothing here.
+    #[must_use]
+    pub fn owes(&self, record: &UsageRecord) -> bool {
+        record
+            .spec
+            .payment
+            .as_ref()
+            .is_some_and(|payment| self.pays(payment))
     }
 
     fn check_finality(&self) -> Result<(), Problem> {
@@ -669,11 +720,97 @@ chains:
         }
     }
 
+    /// [`GOOD`], and after it the same entry with these replacements.
+    fn beside(changes: &[(&str, &str)]) -> String {
+        let mut entry = GOOD.trim_start().trim_start_matches("chains:\n").to_owned();
+        for (from, to) in changes {
+            assert!(entry.contains(from), "{from}");
+            entry = entry.replace(from, to);
+        }
+        format!("{GOOD}{entry}")
+    }
+
+    const NAME: (&str, &str) = ("name: anvil", "name: base");
+    const LANE: (&str, &str) = ("lane: 7", "lane: 8");
+    const CHAIN_ID: (&str, &str) = ("31337", "8453");
+    const GAS: (&str, &str) = ("/keys/gas", "/keys/gas-2");
+
     #[test]
-    fn two_chains_are_refused() {
-        let entry = GOOD.trim_start().trim_start_matches("chains:\n");
-        let refused = parse(&format!("{GOOD}{entry}")).unwrap_err();
-        assert!(refused.contains("lists 2 chains"), "{refused}");
+    fn several_chains_stand_in_one_file_in_its_order() {
+        // On another chain the same keys will do, and two lanes may share a signer anywhere.
+        for changes in [&[NAME, LANE, CHAIN_ID][..], &[NAME, LANE, GAS]] {
+            let file = parse(&beside(changes)).unwrap();
+            let names: Vec<&str> = file
+                .chains
+                .iter()
+                .map(|chain| chain.name.as_str())
+                .collect();
+            assert_eq!(names, ["anvil", "base"]);
+            assert_eq!(file.chains[1].lane, 8);
+        }
+    }
+
+    #[test]
+    fn entries_that_contradict_each_other_are_refused_with_both_and_what_would_be_right() {
+        let contract = (
+            "0x5FbDB2315678afecb367f032d93F642f64180aa3",
+            "0x00000000000000000000000000000000000000aa",
+        );
+        for (changes, words) in [
+            (
+                &[LANE, CHAIN_ID, GAS][..],
+                "chains[1].name is \"anvil\", as that of chains[0]",
+            ),
+            (
+                &[NAME, GAS],
+                "chains[1].lane is 7, as that of chains[0] (anvil), in the same contract",
+            ),
+            (
+                &[NAME, CHAIN_ID],
+                "chains[1].lane is 7, as that of chains[0] (anvil): batches and counters",
+            ),
+            (
+                &[NAME, contract, GAS],
+                "chains[1].lane is 7, as that of chains[0] (anvil): batches and counters",
+            ),
+            (
+                &[NAME, LANE],
+                "chains[1].keys.gas is /keys/gas, as that of chains[0] (anvil), on the same chain 31337",
+            ),
+            (
+                &[NAME, LANE, CHAIN_ID, ("http://", "ftp://")],
+                "chains[1].rpc holds something else",
+            ),
+        ] {
+            let refused = parse(&beside(changes)).unwrap_err();
+            assert!(refused.contains(words), "{changes:?}: {refused}");
+        }
+        let third = format!(
+            "{}{}",
+            beside(&[NAME, LANE, CHAIN_ID]),
+            beside(&[("name: anvil", "name: other"), LANE, CHAIN_ID]).trim_start_matches(GOOD)
+        );
+        let refused = parse(&third).unwrap_err();
+        assert!(
+            refused
+                .contains("chains[2].lane is 8, as that of chains[1] (base), in the same contract"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_payment_belongs_to_the_lane_that_it_names() {
+        let chain = parse(GOOD).unwrap().chains.remove(0);
+        let payment = |name: &str, lane| Payment {
+            chain: name.to_owned(),
+            lane,
+            payer: 3,
+            provider: 9,
+            per_gpu_second: TokenAmount::from_nano(1),
+        };
+        assert!(chain.pays(&payment("anvil", 7)));
+        assert!(!chain.pays(&payment("anvil", 8)));
+        assert!(!chain.pays(&payment("base", 7)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::{
-    Block, Chain, ChainConfig, ChainView, ContractMismatch, Interest,
+    Block, Chain, ChainConfig, ChainView, Chains, ContractMismatch, Interest,
     client::{ChainClient, ClientError},
     config::FinalityMode,
     lineage::{Lineage, Place},
@@ -85,14 +85,15 @@ impl Follower {
         }
     }
 
-    /// Follows the chain for ever. What it reads of is what the objects in `caches` name.
-    pub async fn run(mut self, caches: Caches, now: fn() -> Timestamp) {
+    /// Follows the chain for ever. What it reads of is what the objects in `caches` name; `chains` are all that are
+    /// configured.
+    pub async fn run(mut self, caches: Caches, chains: Chains, now: fn() -> Timestamp) {
         let mut failing = false;
         let mut stale = false;
         loop {
             let config = self.chain.config().clone();
             self.chain
-                .interest_in(|interest| interest.follow(&caches, &config.name));
+                .interest_in(|interest| interest.follow(&caches, &chains, &config));
             let outcome = self.look(now).await;
             if let Err(error) = &outcome
                 && !failing
@@ -443,18 +444,25 @@ impl Follower {
 }
 
 impl Interest {
-    /// Takes an interest in the providers of StakeBindings and the payers of Namespaces.
-    fn follow(&mut self, caches: &Caches, chain: &str) {
+    /// Takes an interest in the providers of StakeBindings to the chain `config`, in its coordinator, and in the payers of the
+    /// Namespaces that are on it.
+    fn follow(&mut self, caches: &Caches, chains: &Chains, config: &ChainConfig) {
         let bindings = caches.stake_bindings.state();
         self.providers = parsed(&bindings)
-            .filter(|binding| binding.spec.chain == chain)
+            .filter(|binding| binding.spec.chain == config.name)
             .map(|binding| binding.spec.provider_id)
+            .chain(config.coordinator)
             .collect();
         self.payers = caches
             .namespaces
             .state()
             .iter()
-            .filter_map(|namespace| namespace.annotations().get(ANNOTATION_PAYER)?.parse().ok())
+            .map(|namespace| namespace.annotations())
+            .filter(|annotations| {
+                let chain = chains.of_namespace(annotations).ok().flatten();
+                chain.is_some_and(|chain| chain.name() == config.name)
+            })
+            .filter_map(|annotations| annotations.get(ANNOTATION_PAYER)?.parse().ok())
             .collect();
     }
 

@@ -1,8 +1,10 @@
 //! The chains on which this cluster settles: their configuration, and what is known of them.
 //!
 //! [`follower`] reads a chain and publishes a [`ChainView`]; everything else goes by that view, which is pinned to one
-//! block, and reads nothing from the chain itself. With no chain configured, [`Chains::home`] is `None`: jobs run and
-//! are metered, and nothing is owed.
+//! block, and reads nothing from the chain itself. With no chain configured jobs run and are metered, and nothing is owed.
+//!
+//! Each chain has a view, a follower and an age of its own: one that is away, or is not what is configured, changes
+//! nothing about another.
 
 pub mod client;
 pub mod config;
@@ -17,9 +19,14 @@ mod touched;
 pub mod view;
 pub mod wei;
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use alloy::primitives::B256;
+use gridstake_crds::names::ANNOTATION_CHAIN;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -52,6 +59,21 @@ pub struct Interest {
     pub incidents: BTreeSet<B256>,
 }
 
+/// A Namespace names a chain that is not configured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "has {named:?} in its annotation {ANNOTATION_CHAIN}, and the operator has no chain of that name: write one of {}, or leave it out for {first}",
+    configured.join(", ")
+)]
+pub struct UnknownChain {
+    /// What the annotation says.
+    pub named: String,
+    /// The chains that are configured.
+    pub configured: Vec<String>,
+    /// The first of them.
+    pub first: String,
+}
+
 /// Whether a chain can be gone by.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Standing {
@@ -76,10 +98,57 @@ impl Chains {
         Self(configs.into_iter().map(Chain::new).collect())
     }
 
-    /// The chain with this cluster's lane; `None` if no chain is configured.
+    /// Whether no chain is configured.
     #[must_use]
-    pub fn home(&self) -> Option<&Chain> {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The chain of namespaces that name none: the first one; `None` if no chain is configured.
+    #[must_use]
+    pub fn default_chain(&self) -> Option<&Chain> {
         self.0.first()
+    }
+
+    /// The chain on which the jobs of a Namespace with these annotations are paid for: the one that it names, else the first
+    /// one. `None` if no chain is configured, whatever it names: then nothing is owed.
+    pub fn of_namespace(
+        &self,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<Option<&Chain>, UnknownChain> {
+        let Some(first) = self.default_chain() else {
+            return Ok(None);
+        };
+        let Some(named) = annotations.get(ANNOTATION_CHAIN) else {
+            return Ok(Some(first));
+        };
+        self.get(named.trim())
+            .map(Some)
+            .ok_or_else(|| UnknownChain {
+                named: named.clone(),
+                configured: self.names(),
+                first: first.name().to_owned(),
+            })
+    }
+
+    /// The names of all chains, in their order.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.iter().map(|chain| chain.name().to_owned()).collect()
+    }
+
+    /// The names of all chains whose stakes are those of the chain `name`, itself included: entries for other lanes in front
+    /// of the same vault. The same stake must not count once for each of them.
+    #[must_use]
+    pub fn with_the_vault_of(&self, name: &str) -> Vec<String> {
+        let vault = |chain: &Chain| (chain.config.chain_id, chain.config.vault.address);
+        let Some(wanted) = self.get(name).map(vault) else {
+            return vec![name.to_owned()];
+        };
+        self.iter()
+            .filter(|chain| vault(chain) == wanted)
+            .map(|chain| chain.name().to_owned())
+            .collect()
     }
 
     /// The chain of this name.
@@ -207,6 +276,13 @@ chains:
             .remove(0)
     }
 
+    /// [`config`], and a chain named `base` with id 8453, lane 8.
+    pub(crate) fn two() -> Chains {
+        let mut base = config();
+        (base.name, base.chain_id, base.lane) = ("base".to_owned(), 8453, 8);
+        Chains::new(vec![config(), base])
+    }
+
     /// An empty chain at block 100, observed at the Unix epoch, with an active lane.
     pub(crate) fn view() -> ChainView {
         let block = Block {
@@ -244,8 +320,62 @@ mod tests {
     #[test]
     fn without_a_file_there_is_no_chain() {
         let chains = Chains::configured(None).unwrap();
-        assert!(chains.home().is_none());
+        assert!(chains.is_empty());
+        assert!(chains.default_chain().is_none());
         assert!(chains.get("anvil").is_none());
+    }
+
+    #[test]
+    fn the_first_chain_is_that_of_namespaces_that_name_none() {
+        let chains = fixtures::two();
+        assert_eq!(chains.names(), ["anvil", "base"]);
+        assert_eq!(chains.default_chain().unwrap().name(), "anvil");
+        assert_eq!(chains.get("base").unwrap().config().lane, 8);
+    }
+
+    #[test]
+    fn a_namespace_is_on_the_chain_that_it_names_or_on_the_first() {
+        let chains = fixtures::two();
+        let named = |name: &str| BTreeMap::from([(ANNOTATION_CHAIN.to_owned(), name.to_owned())]);
+        let of = |annotations: &BTreeMap<String, String>| {
+            let found = chains.of_namespace(annotations)?;
+            Ok::<_, UnknownChain>(found.map(|chain| chain.name().to_owned()))
+        };
+        assert_eq!(of(&BTreeMap::new()).unwrap().unwrap(), "anvil");
+        assert_eq!(of(&named("base")).unwrap().unwrap(), "base");
+        assert_eq!(
+            of(&named("bse")).unwrap_err().to_string(),
+            "has \"bse\" in its annotation gridstake.dev/chain, and the operator has no chain of that name: write one of anvil, base, or leave it out for anvil"
+        );
+        let none = Chains::default();
+        assert!(none.of_namespace(&named("base")).unwrap().is_none());
+    }
+
+    #[test]
+    fn lanes_in_front_of_one_vault_share_its_stakes() {
+        let chains = fixtures::two();
+        assert_eq!(chains.with_the_vault_of("anvil"), ["anvil"]);
+        assert_eq!(chains.with_the_vault_of("other"), ["other"]);
+        let mut second = fixtures::config();
+        second.name = "anvil-2".to_owned();
+        let chains = Chains::new(vec![fixtures::config(), second]);
+        assert_eq!(chains.with_the_vault_of("anvil-2"), ["anvil", "anvil-2"]);
+    }
+
+    #[test]
+    fn what_befalls_one_chain_changes_nothing_about_another() {
+        let chains = fixtures::two();
+        let [anvil, base] = ["anvil", "base"].map(|name| chains.get(name).unwrap());
+        let changes = base.changes();
+        anvil.publish(ChainView {
+            contract: Err(ContractMismatch::LaneUnknown { lane: 7 }),
+            ..fixtures::view()
+        });
+        assert!(!changes.has_changed().unwrap());
+        base.publish(fixtures::view());
+        let at = Timestamp::UNIX_EPOCH;
+        assert!(matches!(base.standing(at), Standing::InForce(_)));
+        assert!(matches!(anvil.standing(at), Standing::Mismatch(_)));
     }
 
     #[test]

@@ -18,7 +18,12 @@ pub struct DeployArgs {
     #[arg(long, requires = "config_map")]
     pub chains_file: Option<PathBuf>,
 
-    /// Where the finished chains file goes: a ConfigMap of this name in the operator's namespace.
+    /// The entry of the chains file whose contracts are deployed, by its name. May be left out where there is only one.
+    #[arg(long, requires = "chains_file")]
+    pub chain: Option<String>,
+
+    /// Where the finished chains file goes: a ConfigMap of this name in the operator's namespace. Other entries
+    /// of the chains file that lack contracts get those that an earlier run has written there, or are left out.
     #[arg(long, requires = "chains_file")]
     pub config_map: Option<String>,
 

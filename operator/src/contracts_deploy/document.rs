@@ -8,9 +8,15 @@ use serde_json::{Value, json};
 use super::plan::Deployed;
 use crate::chain::{ChainConfig, ChainsFile, ConfigError, config::ContractConfig};
 
-/// An entry of the chains file without its contracts.
+/// An entry of the chains file without its contracts, among the others of its file.
 #[derive(Clone, Debug)]
-pub struct Draft(Value);
+pub struct Draft {
+    /// All entries, in the file's order.
+    entries: Vec<Value>,
+    /// The place of the one that is meant.
+    index: usize,
+    name: String,
+}
 
 /// Why a chains file is no draft.
 #[derive(Debug, thiserror::Error)]
@@ -33,40 +39,104 @@ pub enum DraftError {
         /// The file.
         path: String,
     },
+    /// It is not said on which of several chains.
+    #[error(
+        "the chains file {path} lists several chains: say by --chain whose contracts are to be deployed; listed: {}",
+        names.join(", ")
+    )]
+    Several {
+        /// The file.
+        path: String,
+        /// The chains.
+        names: Vec<String>,
+    },
+    /// There is no such chain.
+    #[error("--chain {name}: the chains file {path} lists no chain of that name; listed: {}", names.join(", "))]
+    Unknown {
+        /// The chain.
+        name: String,
+        /// The file.
+        path: String,
+        /// The chains.
+        names: Vec<String>,
+    },
 }
 
+/// The contracts of an entry.
+const CONTRACTS: [&str; 3] = ["settlement", "vault", "token"];
+
 impl Draft {
-    /// The only entry of the chains file `text`; `path` is only named in errors.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, DraftError> {
-        let mut file: Value = serde_saphyr::from_str(text).map_err(|source| DraftError::Parse {
+    /// The entry `chain` of the chains file `text`, or the only one; `path` is only named in errors.
+    pub fn parse(text: &str, path: &Path, chain: Option<&str>) -> Result<Self, DraftError> {
+        let file: Value = serde_saphyr::from_str(text).map_err(|source| DraftError::Parse {
             path: path.display().to_string(),
             source: Box::new(source),
         })?;
-        let empty = || DraftError::Empty {
-            path: path.display().to_string(),
-        };
-        let chains = file.get_mut("chains").and_then(Value::as_array_mut);
-        let chains = chains.ok_or_else(empty)?;
-        let entry = chains.first().cloned().ok_or_else(empty)?;
-        // Checked as a whole, so that a second chain and unknown fields are refused as the operator does it.
-        for chain in chains {
-            fill(chain, &placeholders());
+        let path_text = path.display().to_string();
+        let entries: Vec<Value> = file
+            .get("chains")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        // Checked as a whole, so that contradictions and unknown fields are refused as the operator does it.
+        let mut whole = file;
+        let chains = whole.get_mut("chains").and_then(Value::as_array_mut);
+        for entry in chains.into_iter().flatten().filter(|e| lacks_contracts(e)) {
+            fill(entry, &placeholders());
         }
-        ChainsFile::parse(&file.to_string(), path)?;
-        Ok(Self(entry))
+        let checked = ChainsFile::parse(&whole.to_string(), path)?.chains;
+        let names: Vec<String> = checked.into_iter().map(|chain| chain.name).collect();
+        let index = match (chain, names.len()) {
+            (_, 0) => return Err(DraftError::Empty { path: path_text }),
+            (None, 1) => 0,
+            (None, _) => {
+                return Err(DraftError::Several {
+                    path: path_text,
+                    names,
+                });
+            }
+            (Some(name), _) => match names.iter().position(|other| other == name) {
+                Some(index) => index,
+                None => {
+                    return Err(DraftError::Unknown {
+                        name: name.to_owned(),
+                        path: path_text,
+                        names,
+                    });
+                }
+            },
+        };
+        Ok(Self {
+            name: names[index].clone(),
+            entries,
+            index,
+        })
     }
 
     /// An entry of these fields, checked.
-    pub fn new(entry: Value) -> Result<Self, DraftError> {
-        let file = json!({"chains": [entry.clone()]});
-        Self::parse(&file.to_string(), Path::new("of the command line"))?;
-        Ok(Self(entry))
+    pub fn new(entry: &Value) -> Result<Self, DraftError> {
+        let file = json!({"chains": [entry]});
+        Self::parse(&file.to_string(), Path::new("of the command line"), None)
+    }
+
+    /// The chain's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The entry with the contracts of `deployed`.
+    fn entry(&self, deployed: &Deployed) -> Value {
+        let mut entry = self.entries.get(self.index).cloned().unwrap_or_default();
+        fill(&mut entry, deployed);
+        entry
     }
 
     /// The entry as the operator reads it. The contracts are those of `deployed`.
     pub fn config(&self, deployed: &Deployed) -> Result<ChainConfig, DraftError> {
         let path = Path::new("of contracts-deploy");
-        let file = ChainsFile::parse(&self.chains_file(deployed), path)?;
+        let alone = json!({"chains": [self.entry(deployed)]});
+        let file = ChainsFile::parse(&alone.to_string(), path)?;
         let empty = || DraftError::Empty {
             path: path.display().to_string(),
         };
@@ -78,19 +148,42 @@ impl Draft {
         self.config(&placeholders())
     }
 
-    /// The operator's chains file. JSON, which is YAML.
+    /// The operator's chains file. JSON, which is YAML. Other entries that lack contracts get those that they have in
+    /// `present`, the file as it was written before; those that are not there are left out: their own turn comes.
     #[must_use]
-    pub fn chains_file(&self, deployed: &Deployed) -> String {
-        let mut entry = self.0.clone();
-        fill(&mut entry, deployed);
-        format!("{:#}\n", json!({"chains": [entry]}))
+    pub fn chains_file(&self, deployed: &Deployed, present: Option<&str>) -> String {
+        let present: Value = present
+            .and_then(|text| serde_saphyr::from_str(text).ok())
+            .unwrap_or_default();
+        let before = |entry: &Value| -> Option<Value> {
+            let mut found = present.get("chains")?.as_array()?.iter();
+            let found =
+                found.find(|other| ["name", "chainId"].iter().all(|f| other[*f] == entry[*f]))?;
+            let mut entry = entry.clone();
+            for contract in CONTRACTS {
+                entry[contract] = found.get(contract)?.clone();
+            }
+            Some(entry)
+        };
+        let entries = self.entries.iter().enumerate();
+        let entries: Vec<Value> = entries
+            .filter_map(|(index, entry)| {
+                if index == self.index {
+                    Some(self.entry(deployed))
+                } else if lacks_contracts(entry) {
+                    before(entry)
+                } else {
+                    Some(entry.clone())
+                }
+            })
+            .collect();
+        format!("{:#}\n", json!({"chains": entries}))
     }
 
     /// The same as values of the Helm chart, in which the keys are in the Secret `keys_secret`.
     #[must_use]
     pub fn helm_values(&self, deployed: &Deployed, keys_secret: &str) -> String {
-        let mut entry = self.0.clone();
-        fill(&mut entry, deployed);
+        let entry = self.entry(deployed);
         let has_slash = entry.pointer("/keys/slash").is_some();
         let text = |pointer: &str| {
             entry
@@ -127,6 +220,13 @@ chains:
             secret = json!(keys_secret),
         )
     }
+}
+
+/// Whether an entry says nothing about its contracts.
+fn lacks_contracts(entry: &Value) -> bool {
+    CONTRACTS
+        .iter()
+        .all(|contract| entry.get(contract).is_none())
 }
 
 /// Puts the contracts into an entry.
@@ -167,7 +267,8 @@ mod tests {
     }]}"#;
 
     fn parse(text: &str) -> Result<Draft, String> {
-        Draft::parse(text, Path::new("chains.yaml")).map_err(|error| crate::error::chain(&error))
+        Draft::parse(text, Path::new("chains.yaml"), None)
+            .map_err(|error| crate::error::chain(&error))
     }
 
     fn deployed() -> Deployed {
@@ -186,6 +287,80 @@ mod tests {
         assert_eq!(config.settlement, deployed().settlement);
         assert_eq!(config.interval.as_secs(), 10);
         assert_eq!(config.keys.gas, Path::new("/k/gas"));
+    }
+
+    /// Two chains to deploy on, and one whose contracts are known.
+    fn three() -> Value {
+        let mut file: Value = serde_json::from_str(HOOK).unwrap();
+        let base = file["chains"][0].clone();
+        for (name, id, lane) in [("second", 31338, 2), ("known", 8453, 3)] {
+            let mut entry = base.clone();
+            (entry["name"], entry["chainId"], entry["lane"]) =
+                (json!(name), json!(id), json!(lane));
+            file["chains"].as_array_mut().unwrap().push(entry);
+        }
+        fill(&mut file["chains"][2], &placeholders());
+        file
+    }
+
+    fn of_three(chain: Option<&str>) -> Result<Draft, String> {
+        Draft::parse(&three().to_string(), Path::new("chains.yaml"), chain)
+            .map_err(|error| crate::error::chain(&error))
+    }
+
+    #[test]
+    fn of_several_chains_the_one_to_deploy_on_must_be_named() {
+        let refused = of_three(None).unwrap_err();
+        assert!(
+            refused.contains("say by --chain") && refused.contains("anvil, second, known"),
+            "{refused}"
+        );
+        let refused = of_three(Some("third")).unwrap_err();
+        assert!(
+            refused.contains("--chain third") && refused.contains("listed: anvil, second, known"),
+            "{refused}"
+        );
+        let draft = of_three(Some("second")).unwrap();
+        assert_eq!(draft.name(), "second");
+        assert_eq!(draft.settings().unwrap().chain_id, 31338);
+    }
+
+    #[test]
+    fn one_chain_after_the_other_gets_its_contracts_and_the_others_keep_theirs() {
+        let names = |text: &str| -> Vec<(String, String)> {
+            let file: Value = serde_saphyr::from_str(text).unwrap();
+            let chains = file["chains"].as_array().unwrap();
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            chains
+                .iter()
+                .map(|c| (text(&c["name"]), text(&c["token"])))
+                .collect()
+        };
+        let token = |byte| Deployed {
+            token: Address::repeat_byte(byte),
+            ..placeholders()
+        };
+        let shown = |byte| Address::repeat_byte(byte).to_string();
+        let known = ("known".to_owned(), placeholders().token.to_string());
+        let first = of_three(Some("anvil"))
+            .unwrap()
+            .chains_file(&token(0x11), None);
+        assert_eq!(
+            names(&first),
+            [("anvil".to_owned(), shown(0x11)), known.clone()]
+        );
+        let draft = of_three(Some("second")).unwrap();
+        let both = draft.chains_file(&token(0x22), Some(&first));
+        let whole = [
+            ("anvil".to_owned(), shown(0x11)),
+            ("second".to_owned(), shown(0x22)),
+            known,
+        ];
+        assert_eq!(names(&both), whole);
+        ChainsFile::parse(&both, Path::new("deployed")).unwrap();
+        // Again: what is there stays.
+        let again = of_three(Some("anvil")).unwrap();
+        assert_eq!(names(&again.chains_file(&token(0x11), Some(&both))), whole);
     }
 
     #[test]

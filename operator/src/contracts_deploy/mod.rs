@@ -53,7 +53,7 @@ use crate::{
         ChainConfig,
         client::ChainClient,
         config::{ContractConfig, FeeConfig},
-        metrics::ChainMetrics,
+        metrics::ChainFamilies,
         view::Block,
     },
     settlement::signer::Key,
@@ -116,7 +116,7 @@ async fn prepare(
                     path: path.clone(),
                     source,
                 })?;
-            let draft = Draft::parse(&text, path)?;
+            let draft = Draft::parse(&text, path, args.chain.as_deref())?;
             let signers = input::signers_of(&draft.settings()?.keys)?;
             (draft, signers)
         }
@@ -124,14 +124,14 @@ async fn prepare(
         None => {
             // The chain's name and id may be the endpoint's to say; all else is checked before it is asked.
             let settings =
-                Draft::new(input::entry(args, args.chain_id.unwrap_or(1)))?.settings()?;
+                Draft::new(&input::entry(args, args.chain_id.unwrap_or(1)))?.settings()?;
             let found = chain_id(&client(&settings)?).await?;
             let wanted = args.chain_id.unwrap_or(found);
             if wanted != found {
                 return Err(DeployError::WrongChain { wanted, found });
             }
             (
-                Draft::new(input::entry(args, found))?,
+                Draft::new(&input::entry(args, found))?,
                 input::signers(args)?,
             )
         }
@@ -160,7 +160,8 @@ async fn prepare(
 }
 
 fn client(settings: &ChainConfig) -> Result<ChainClient, DeployError> {
-    let metrics = ChainMetrics::new(&Registry::new()).map_err(DeployError::Metrics)?;
+    let families = ChainFamilies::register(&Registry::new()).map_err(DeployError::Metrics)?;
+    let metrics = families.of(&settings.name);
     let client = ChainClient::new(&settings.rpc, settings.request_timeout, metrics)?;
     Ok(client)
 }
@@ -214,7 +215,7 @@ impl Deployment {
 
     /// What an earlier run has put on this chain.
     async fn earlier(&self, found: u64) -> Result<Record, DeployError> {
-        let record = self.store.load().await?;
+        let record = self.store.load(self.draft.name()).await?;
         if record.chain_id == found {
             return Ok(record);
         }
@@ -323,7 +324,7 @@ impl Deployment {
         let code_hash = keccak256(&code);
         tracing::info!(contract = contract.name(), %address, %code_hash, "deployed");
         record.set(contract, ContractConfig { address, code_hash });
-        self.store.save(record).await?;
+        self.store.save(self.draft.name(), record).await?;
         Ok(())
     }
 
@@ -342,10 +343,13 @@ impl Deployment {
             return Err(DeployError::Faults(report.faults));
         }
         let document = match self.store {
-            Store::ConfigMap(..) => self.draft.chains_file(deployed),
+            Store::ConfigMap(..) => {
+                let present = self.store.chains_file().await?;
+                self.draft.chains_file(deployed, present.as_deref())
+            }
             Store::File(_) => self.draft.helm_values(deployed, &self.keys_secret),
         };
-        self.store.finish(&document).await?;
+        self.store.finish(self.draft.name(), &document).await?;
         Ok(report)
     }
 }

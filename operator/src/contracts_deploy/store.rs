@@ -1,6 +1,7 @@
 //! Where a deployment is written down: a ConfigMap, or a file of Helm values with its record beside it.
 
 use std::{
+    collections::BTreeMap,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
@@ -18,8 +19,8 @@ use crate::chain::config::ContractConfig;
 
 /// The entry of the ConfigMap that the operator reads.
 const CHAINS_FILE: &str = "chains.yaml";
-/// The entry of the ConfigMap with the record of a deployment that is not finished.
-const PROGRESS: &str = "progress.json";
+/// The ends of the entries of the ConfigMap with the records of deployments that are not finished, after the chain's name.
+const PROGRESS: &str = ".progress.json";
 /// Who writes the ConfigMap, in its managed fields.
 const MANAGER: &str = "gridstake-contracts-deploy";
 
@@ -78,15 +79,18 @@ struct Finished {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct FinishedChain {
+    name: String,
     chain_id: u64,
     vault: ContractConfig,
     settlement: ContractConfig,
 }
 
-/// The record in `progress`, else what the finished document `finished` says; an empty record if there is neither.
+/// The record in `progress`, else what the finished document `finished` says of the chain that is `wanted`; an empty record
+/// if there is neither.
 fn recorded(
     progress: Option<(&str, String)>,
     finished: Option<(&str, String)>,
+    wanted: impl Fn(&FinishedChain) -> bool,
 ) -> Result<Record, StoreError> {
     let unreadable = |place: String, problem: String| StoreError::Unreadable { place, problem };
     if let Some((text, place)) = progress {
@@ -99,7 +103,8 @@ fn recorded(
         serde_saphyr::from_str(text).map_err(|error| unreadable(place, error.to_string()))?;
     Ok(file
         .chains
-        .first()
+        .iter()
+        .find(|chain| wanted(chain))
         .map_or_else(Record::default, |chain| Record {
             chain_id: chain.chain_id,
             vault: Some(chain.vault),
@@ -109,8 +114,8 @@ fn recorded(
 }
 
 impl Store {
-    /// What an earlier run has written.
-    pub async fn load(&self) -> Result<Record, StoreError> {
+    /// What an earlier run has written about `chain`.
+    pub async fn load(&self, chain: &str) -> Result<Record, StoreError> {
         match self {
             Self::ConfigMap(api, name) => {
                 let found = api.get_opt(name).await.map_err(api_error("read", name))?;
@@ -119,7 +124,10 @@ impl Store {
                     let text = data.get(key)?;
                     Some((text.as_str(), format!("{key} of ConfigMap {name}")))
                 };
-                recorded(entry(PROGRESS), entry(CHAINS_FILE))
+                let progress = progress_entry(chain);
+                recorded(entry(&progress), entry(CHAINS_FILE), |found| {
+                    found.name == chain
+                })
             }
             Self::File(path) => {
                 let beside = progress_of(path);
@@ -131,30 +139,43 @@ impl Store {
                     finished
                         .as_deref()
                         .map(|text| (text, path.display().to_string())),
+                    // The only one, which may have got another name.
+                    |_| true,
                 )
             }
         }
     }
 
     /// Writes down how far a deployment has come. A finished document of an earlier one stays.
-    pub async fn save(&self, record: &Record) -> Result<(), StoreError> {
+    pub async fn save(&self, chain: &str, record: &Record) -> Result<(), StoreError> {
         let text = json!(record).to_string();
         match self {
             Self::ConfigMap(api, name) => {
-                let found = api.get_opt(name).await.map_err(api_error("read", name))?;
-                let mut data = found.and_then(|map| map.data).unwrap_or_default();
-                data.insert(PROGRESS.to_owned(), text);
-                data.retain(|key, _| key == PROGRESS || key == CHAINS_FILE);
+                let mut data = entries(api, name).await?;
+                data.insert(progress_entry(chain), text);
                 apply(api, name, &json!(data)).await
             }
             Self::File(path) => write_file(&progress_of(path), &text),
         }
     }
 
-    /// Writes the finished document: the chains file into a ConfigMap, Helm values into a file.
-    pub async fn finish(&self, document: &str) -> Result<(), StoreError> {
+    /// The chains file that an earlier run has written into the ConfigMap.
+    pub async fn chains_file(&self) -> Result<Option<String>, StoreError> {
         match self {
-            Self::ConfigMap(api, name) => apply(api, name, &json!({CHAINS_FILE: document})).await,
+            Self::ConfigMap(api, name) => Ok(entries(api, name).await?.remove(CHAINS_FILE)),
+            Self::File(_) => Ok(None),
+        }
+    }
+
+    /// Writes the finished document: the chains file into a ConfigMap, Helm values into a file.
+    pub async fn finish(&self, chain: &str, document: &str) -> Result<(), StoreError> {
+        match self {
+            Self::ConfigMap(api, name) => {
+                let mut data = entries(api, name).await?;
+                data.remove(&progress_entry(chain));
+                data.insert(CHAINS_FILE.to_owned(), document.to_owned());
+                apply(api, name, &json!(data)).await
+            }
             Self::File(path) => {
                 write_file(path, document)?;
                 let beside = progress_of(path);
@@ -169,6 +190,18 @@ impl Store {
             }
         }
     }
+}
+
+fn progress_entry(chain: &str) -> String {
+    format!("{chain}{PROGRESS}")
+}
+
+/// What is in the ConfigMap and ours.
+async fn entries(api: &Api<ConfigMap>, name: &str) -> Result<BTreeMap<String, String>, StoreError> {
+    let found = api.get_opt(name).await.map_err(api_error("read", name))?;
+    let mut data = found.and_then(|map| map.data).unwrap_or_default();
+    data.retain(|key, _| key.ends_with(PROGRESS) || key == CHAINS_FILE);
+    Ok(data)
 }
 
 /// All that is in the ConfigMap is ours: what is left out here is removed.

@@ -1,6 +1,6 @@
 //! What a job asks the scheduler for: the bridge from a ComputeJob to [`crate::scheduler::Request`]. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use gridstake_crds::ComputeJob;
 use kube::ResourceExt as _;
@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use super::compute_job::build::{self, Member};
 use crate::scheduler::{
     JobContext, Request,
-    request::{JobUidError, RequestError},
+    request::{JobUidError, OfNamespace, RequestError},
 };
 
 /// Why a job cannot be put to the scheduler.
@@ -30,7 +30,7 @@ pub enum JobRequestError {
 pub fn job_request(
     job: &ComputeJob,
     attempt: u32,
-    namespace_labels: BTreeMap<String, String>,
+    namespace: OfNamespace,
     avoid: BTreeSet<String>,
     priority_class: &str,
 ) -> Result<Request, JobRequestError> {
@@ -45,7 +45,7 @@ pub fn job_request(
     let context = JobContext {
         job_uid,
         attempt,
-        namespace_labels,
+        namespace,
         bond_by_default: false,
         avoid,
     };

@@ -11,7 +11,7 @@ pub mod usage_record;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Context, archive, payer};
+use crate::{Context, archive, payer, settlement, uptime};
 
 /// Runs all controllers until `stop`, or until one of them ends; then lets what runs finish.
 pub async fn run(context: &Context, stop: CancellationToken) {
@@ -22,14 +22,34 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     controllers.spawn(stake_binding::run(context.clone(), stop.clone()));
     controllers.spawn(stake_binding::follow_stakes(context.clone(), stop.clone()));
     controllers.spawn(incident::run(context.clone(), stop.clone()));
-    controllers.spawn(incident::follow_chain(context.clone(), stop.clone()));
+    controllers.spawn(incident::follow_chains(context.clone(), stop.clone()));
     controllers.spawn(compute_job::run(context.clone(), stop.clone()));
-    controllers.spawn(payer::watch::run(context.clone(), stop.clone()));
     controllers.spawn(usage_record::run(context.clone(), stop.clone()));
     controllers.spawn(placement::run(context.clone(), stop.clone()));
-    controllers.spawn(crate::settlement::run::run(context.clone(), stop.clone()));
-    controllers.spawn(archive::run::run(context.clone(), stop.clone()));
-    controllers.spawn(crate::uptime::run::run(context.clone(), stop.clone()));
+    // Each lane has loops of its own, so that one that waits for its chain holds up no other.
+    for lane in context.lanes.iter() {
+        let (chain, lane) = (lane.chain().clone(), lane.clone());
+        controllers.spawn(payer::watch::run(context.clone(), chain, stop.clone()));
+        controllers.spawn(settlement::run::run(
+            context.clone(),
+            lane.clone(),
+            stop.clone(),
+        ));
+        if let Some(archive) = context.archive.clone() {
+            controllers.spawn(archive::run::run(
+                context.clone(),
+                lane.clone(),
+                archive.clone(),
+                stop.clone(),
+            ));
+            controllers.spawn(uptime::run::run(
+                context.clone(),
+                lane,
+                archive,
+                stop.clone(),
+            ));
+        }
+    }
     while let Some(ended) = controllers.join_next().await {
         if let Err(error) = ended {
             tracing::error!(error = %error, "a controller panicked");

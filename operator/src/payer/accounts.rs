@@ -9,7 +9,10 @@ use gridstake_crds::{
 };
 
 use super::Funds;
-use crate::{chain::view::PayerView, controllers::compute_job::usage::cost_nano};
+use crate::{
+    chain::{ChainConfig, view::PayerView},
+    controllers::compute_job::usage::cost_nano,
+};
 
 /// How often payers are looked at. A job is stopped before the money for this long, and for its own termination, is gone.
 pub const CHECK_EVERY: Duration = Duration::from_secs(5);
@@ -25,7 +28,7 @@ const DAY_MS: u64 = 86_400_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accounts {
     payers: BTreeMap<u32, PayerAccount>,
-    /// What each namespace's jobs have cost since midnight UTC, in nano-tokens.
+    /// What each namespace's jobs have cost on this lane since midnight UTC, in nano-tokens.
     spent_today: BTreeMap<String, u128>,
 }
 
@@ -53,9 +56,10 @@ struct RunningJob {
 pub type RunSoFar = Option<(u64, Option<u64>)>;
 
 impl Accounts {
-    /// Adds up `records` at `now_ms`; `run_of` tells since when a member of an open record runs, and `seq` is the last
-    /// batch that the balances show.
+    /// Adds up those of `records` at `now_ms` that are paid on the lane `config`; `run_of` tells since when a member of an
+    /// open record runs, and `seq` is the last batch that the balances show.
     pub fn tally<'a>(
+        config: &ChainConfig,
         records: impl IntoIterator<Item = &'a UsageRecord>,
         run_of: impl Fn(&UsageRecord) -> RunSoFar,
         seq: u64,
@@ -66,7 +70,8 @@ impl Accounts {
         let mut burns: BTreeMap<(u32, &str), u128> = BTreeMap::new();
         let midnight = now_ms - now_ms % DAY_MS;
         for record in records {
-            let Some(payment) = &record.spec.payment else {
+            let payment = record.spec.payment.as_ref();
+            let Some(payment) = payment.filter(|payment| config.pays(payment)) else {
                 continue;
             };
             let payer = accounts.payers.entry(payment.payer).or_default();
@@ -123,7 +128,7 @@ impl Accounts {
         accounts
     }
 
-    /// What `namespace`'s jobs have cost since midnight UTC.
+    /// What `namespace`'s jobs have cost on this lane since midnight UTC.
     #[must_use]
     pub fn spent_today(&self, namespace: &str) -> u128 {
         self.spent_today.get(namespace).copied().unwrap_or(0)
@@ -277,10 +282,15 @@ fn is_taken(record: &UsageRecord, lane: u32, seq: u64) -> bool {
     }
 }
 
-/// What the reward account owes for emissions that its balance does not show yet, in nano-tokens.
-pub fn owed_emissions<'a>(records: impl IntoIterator<Item = &'a UsageRecord>, seq: u64) -> u128 {
+/// What the reward account of the lane `config` owes for emissions that its balance does not show yet, in nano-tokens.
+pub fn owed_emissions<'a>(
+    config: &ChainConfig,
+    records: impl IntoIterator<Item = &'a UsageRecord>,
+    seq: u64,
+) -> u128 {
     let amount = |record: &UsageRecord| {
-        let payment = record.spec.payment.as_ref()?;
+        let payment = record.spec.payment.as_ref();
+        let payment = payment.filter(|payment| config.pays(payment))?;
         let sealed: &Sealed = record.status.as_ref()?.sealed.as_ref()?;
         let emission = sealed.emission.as_ref()?;
         (!is_taken(record, payment.lane, seq)).then(|| emission.amount.nano())

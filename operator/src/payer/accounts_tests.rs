@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::chain::fixtures::config;
 
 const NOW: u64 = 1_800_000_000_000;
 /// 0.001 token per GPU-second.
@@ -44,7 +45,7 @@ fn view(balance: u64, thawing: u64) -> PayerView {
 }
 
 fn tally(records: &[UsageRecord], seq: u64) -> Accounts {
-    Accounts::tally(records, |_| Some((NOW - 10_000, None)), seq, NOW)
+    Accounts::tally(&config(), records, |_| Some((NOW - 10_000, None)), seq, NOW)
 }
 
 #[test]
@@ -59,6 +60,42 @@ fn exposure_is_balance_less_what_is_asked_back_and_everything_unsettled() {
     assert_eq!(accounts.exposure(3, &view(PRICE, 0)), 0);
     assert_eq!(accounts.exposure(4, &view(7, 0)), 7);
     assert_eq!(accounts.spent_today("n"), 2 * nano);
+}
+
+#[test]
+fn each_lane_counts_its_own_payers_namespaces_and_emissions_only() {
+    let mut elsewhere = record("b", 0, &sealed(""));
+    let payment = elsewhere.spec.payment.as_mut().unwrap();
+    (payment.chain, payment.lane) = ("base".to_owned(), 8);
+    let seal = elsewhere.status.as_mut().unwrap().sealed.as_mut().unwrap();
+    seal.emission = Some(gridstake_crds::usage_record::Emission {
+        job_no: 6,
+        amount: TokenAmount::from_nano(9),
+    });
+    let records = [record("a", 0, &sealed("")), elsewhere, record("c", 0, "")];
+    let other = ChainConfig {
+        name: "base".to_owned(),
+        lane: 8,
+        ..config()
+    };
+    let nano = 20 * u128::from(PRICE);
+    for (config, namespace_spent, jobs, emissions) in
+        [(config(), 2 * nano, vec!["c"], 0), (other, nano, vec![], 9)]
+    {
+        let accounts = Accounts::tally(&config, &records, |_| Some((NOW - 10_000, None)), 0, NOW);
+        assert_eq!(
+            accounts.spent_today("n"),
+            namespace_spent,
+            "{}",
+            config.name
+        );
+        assert_eq!(
+            accounts.exposure(3, &view(100 * PRICE, 0)),
+            100 * u128::from(PRICE) - namespace_spent
+        );
+        assert_eq!(accounts.jobs(3).collect::<Vec<_>>(), jobs);
+        assert_eq!(owed_emissions(&config, &records, 0), emissions);
+    }
 }
 
 #[test]
@@ -81,7 +118,7 @@ fn what_the_balance_shows_already_is_not_counted_twice() {
 
 #[test]
 fn a_member_that_has_not_started_costs_nothing_yet() {
-    let accounts = Accounts::tally(&[record("a", 0, "")], |_| None, 0, NOW);
+    let accounts = Accounts::tally(&config(), &[record("a", 0, "")], |_| None, 0, NOW);
     assert_eq!(accounts.exposure(3, &view(PRICE, 0)), u128::from(PRICE));
     assert_eq!(accounts.jobs(3).collect::<Vec<_>>(), ["a"]);
 }

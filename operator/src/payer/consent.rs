@@ -6,7 +6,7 @@ use alloy::primitives::{Address, B256, Signature};
 use gridstake_crds::{
     TokenAmount,
     compute_job::ComputeJobReason,
-    names::{ANNOTATION_PAYER, ANNOTATION_PAYER_CONSENT},
+    names::{ANNOTATION_CHAIN, ANNOTATION_PAYER, ANNOTATION_PAYER_CONSENT},
 };
 use gridstake_ledger::{signature, typed};
 use k8s_openapi::jiff::Timestamp;
@@ -23,6 +23,8 @@ pub struct NamespaceSays<'a> {
     pub uid: &'a str,
     /// Its annotations.
     pub annotations: &'a BTreeMap<String, String>,
+    /// Whether it names none of several chains, so that the first one is meant.
+    pub is_by_default: bool,
 }
 
 /// A consent that was read and not yet verified.
@@ -92,12 +94,21 @@ impl Fault {
         }
     }
 
-    fn refusal(&self, namespace: &str, config: &ChainConfig) -> Refusal {
+    fn refusal(&self, namespace: &NamespaceSays<'_>, config: &ChainConfig) -> Refusal {
+        let name = namespace.name;
+        let meant = if namespace.is_by_default {
+            format!(
+                " (its annotation {ANNOTATION_CHAIN} is not there, so the first chain, {}, is meant)",
+                config.name
+            )
+        } else {
+            String::new()
+        };
         Refusal {
             reason: ComputeJobReason::PayerNotConsenting,
             message: format!(
-                "namespace {namespace} {self}: {}",
-                command(namespace, self.payer(), config)
+                "namespace {name} {self}{meant}: {}",
+                command(name, self.payer(), config)
             ),
         }
     }
@@ -151,8 +162,8 @@ impl fmt::Display for Fault {
 pub fn command(namespace: &str, payer: Option<u32>, config: &ChainConfig) -> String {
     let payer = payer.map_or_else(|| "PAYER".to_owned(), |payer| payer.to_string());
     format!(
-        "kubectl gridstake consent --namespace {namespace} --payer {payer} --lane {} --chain-id {} --settlement {} --daily-cap TOKENS --expires TIME --key-file FILE",
-        config.lane, config.chain_id, config.settlement.address
+        "kubectl gridstake consent --namespace {namespace} --chain {} --payer {payer} --lane {} --chain-id {} --settlement {} --daily-cap TOKENS --expires TIME --key-file FILE",
+        config.name, config.lane, config.chain_id, config.settlement.address
     )
 }
 
@@ -196,7 +207,7 @@ pub fn consent(
     now: Timestamp,
     signer: impl Fn(B256, &Signature) -> Option<Address>,
 ) -> Result<Consent, Refusal> {
-    let fault = |fault: Fault| fault.refusal(namespace.name, config);
+    let fault = |fault: Fault| fault.refusal(namespace, config);
     let consent = read(namespace).map_err(fault)?;
     let payer = consent.payer;
     let not_read = |what: &str| Refusal {

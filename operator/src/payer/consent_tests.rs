@@ -56,6 +56,7 @@ fn asked_at(
         name: "team",
         uid: "u-1",
         annotations,
+        is_by_default: false,
     };
     consent(
         &namespace,
@@ -133,10 +134,96 @@ fn the_command_leaves_only_what_the_payer_decides_to_be_filled_in() {
         assert_eq!(
             command("team", payer, &fixtures::config()),
             format!(
-                "kubectl gridstake consent --namespace team --payer {named} --lane 7 --chain-id 31337 --settlement {settlement} {left}"
+                "kubectl gridstake consent --namespace team --chain anvil --payer {named} --lane 7 --chain-id 31337 --settlement {settlement} {left}"
             )
         );
     }
+}
+
+#[test]
+fn a_consent_for_one_lane_is_none_for_another() {
+    let annotations = annotations("3", Some(&terms(&signed("u-1", &owner()))));
+    assert!(asked(&annotations).is_ok());
+    let here = fixtures::config();
+    let other_contract = alloy::primitives::Address::repeat_byte(9);
+    for (what, config) in [
+        (
+            "another chain",
+            ChainConfig {
+                chain_id: here.chain_id + 1,
+                ..here.clone()
+            },
+        ),
+        (
+            "another lane of the same contract",
+            ChainConfig {
+                lane: here.lane + 1,
+                ..here.clone()
+            },
+        ),
+        (
+            "another contract on the same chain",
+            ChainConfig {
+                settlement: crate::chain::config::ContractConfig {
+                    address: other_contract,
+                    ..here.settlement
+                },
+                ..here.clone()
+            },
+        ),
+    ] {
+        let namespace = NamespaceSays {
+            name: "team",
+            uid: "u-1",
+            annotations: &annotations,
+            is_by_default: false,
+        };
+        let now = "2026-06-01T00:00:00Z".parse().unwrap();
+        let refusal = consent(
+            &namespace,
+            &config,
+            Some(&view()),
+            now,
+            |digest, signature| signature.recover_address_from_prehash(&digest).ok(),
+        );
+        let refusal = refusal.unwrap_err();
+        assert_eq!(
+            refusal.reason,
+            ComputeJobReason::PayerNotConsenting,
+            "{what}"
+        );
+        assert!(
+            refusal.message.contains("not by the account's owner"),
+            "{what}: {}",
+            refusal.message
+        );
+    }
+}
+
+#[test]
+fn a_namespace_that_names_none_of_several_chains_is_told_which_is_meant() {
+    let nothing = BTreeMap::new();
+    let message = |is_by_default| {
+        let namespace = NamespaceSays {
+            name: "team",
+            uid: "u-1",
+            annotations: &nothing,
+            is_by_default,
+        };
+        let now = "2026-06-01T00:00:00Z".parse().unwrap();
+        let refused = consent(
+            &namespace,
+            &fixtures::config(),
+            Some(&view()),
+            now,
+            |_, _| None,
+        );
+        refused.unwrap_err().message
+    };
+    let words =
+        "(its annotation gridstake.dev/chain is not there, so the first chain, anvil, is meant)";
+    assert!(message(true).contains(words), "{}", message(true));
+    assert!(!message(false).contains(words));
 }
 
 #[test]

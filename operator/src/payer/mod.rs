@@ -1,4 +1,7 @@
-//! Who pays for a namespace's jobs, and whether the money lasts.
+//! Who pays for a namespace's jobs, on which chain, and whether the money lasts.
+//!
+//! A Namespace is on one chain: the one that its annotation `gridstake.dev/chain` names, else the first. Its payer is an
+//! account of this cluster's lane there, and what other lanes know of an account with the same number does not count.
 //!
 //! | file | what |
 //! |---|---|
@@ -13,13 +16,15 @@ pub mod consent;
 pub mod watch;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use alloy::primitives::{Address, B256, Signature};
-use gridstake_crds::{ComputeJob, TokenAmount, compute_job::ComputeJobReason};
+use gridstake_crds::{
+    ComputeJob, TokenAmount, compute_job::ComputeJobReason, names::ANNOTATION_CHAIN,
+};
 use gridstake_ledger::signature;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -76,24 +81,30 @@ type Answers = HashMap<(B256, [u8; 65]), Option<Address>>;
 /// What is known of all payers. Cloning shares it.
 #[derive(Clone, Debug, Default)]
 pub struct Payers {
-    accounts: Arc<Mutex<Arc<Accounts>>>,
+    /// By the chain's name.
+    accounts: Arc<Mutex<BTreeMap<String, Arc<Accounts>>>>,
     /// Recovering a signer costs more than everything else that is asked about a job.
     signers: Arc<Mutex<Answers>>,
 }
 
 impl Payers {
-    /// What all payers owe and burn.
+    /// What all payers of the lane on `chain` owe and burn.
     #[must_use]
-    pub fn accounts(&self) -> Arc<Accounts> {
+    pub fn accounts(&self, chain: &str) -> Arc<Accounts> {
         self.accounts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .get(chain)
+            .cloned()
+            .unwrap_or_default()
     }
 
-    /// Publishes new accounts.
-    pub fn publish(&self, accounts: Accounts) {
-        *self.accounts.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts);
+    /// Publishes new accounts of the lane on `chain`.
+    pub fn publish(&self, chain: &str, accounts: Accounts) {
+        self.accounts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(chain.to_owned(), Arc::new(accounts));
     }
 
     /// Who signed `digest`; `None` if nobody can be told.
@@ -112,11 +123,29 @@ impl Payers {
     }
 }
 
-/// Who pays for the jobs of `namespace`, by the last observation of the chain, however old.
+/// The chain on which the jobs of `namespace` are paid for; `None` if no chain is configured.
+pub fn chain_of<'a>(ctx: &'a Context, namespace: &str) -> Result<Option<&'a Chain>, Refusal> {
+    let found = ctx.caches.namespace(namespace);
+    let nothing = BTreeMap::new();
+    let annotations = found
+        .as_ref()
+        .and_then(|n| n.metadata.annotations.as_ref())
+        .unwrap_or(&nothing);
+    ctx.chains
+        .of_namespace(annotations)
+        .map_err(|unknown| Refusal {
+            reason: ComputeJobReason::ChainNotConfigured,
+            message: format!("namespace {namespace} {unknown}"),
+        })
+}
+
+/// Who pays for the jobs of `namespace`, by the last observation of its chain, however old.
 #[must_use]
 pub fn who_pays(ctx: &Context, namespace: &str, now: Timestamp) -> WhoPays {
-    let Some(chain) = ctx.chains.home() else {
-        return WhoPays::Nobody;
+    let chain = match chain_of(ctx, namespace) {
+        Ok(Some(chain)) => chain,
+        Ok(None) => return WhoPays::Nobody,
+        Err(refusal) => return WhoPays::Refused(refusal.reason, refusal.message),
     };
     match consent_of(ctx, chain, chain.view().as_deref(), namespace, now) {
         Ok(consent) => WhoPays::Account(Account {
@@ -128,7 +157,7 @@ pub fn who_pays(ctx: &Context, namespace: &str, now: Timestamp) -> WhoPays {
     }
 }
 
-/// The consent of the payer of `namespace`.
+/// The consent of the payer of `namespace`, which is on `chain`.
 pub fn consent_of(
     ctx: &Context,
     chain: &Chain,
@@ -144,6 +173,7 @@ pub fn consent_of(
     let says = NamespaceSays {
         name: namespace,
         uid: metadata.and_then(|m| m.uid.as_deref()).unwrap_or_default(),
+        is_by_default: ctx.chains.iter().count() > 1 && !annotations.contains_key(ANNOTATION_CHAIN),
         annotations: &annotations,
     };
     consent::consent(&says, chain.config(), view, now, |digest, signature| {
@@ -151,29 +181,33 @@ pub fn consent_of(
     })
 }
 
-/// Whether the money lasts for `job`, which runs, `payers` being those of its open records.
+/// Whether the money lasts for `job`, which runs, `paying` being the accounts of its open records.
 #[must_use]
 pub fn funds(
     ctx: &Context,
     job: &ComputeJob,
-    paying: impl IntoIterator<Item = u32>,
+    paying: impl IntoIterator<Item = Account>,
     now: Timestamp,
 ) -> Funds {
-    let Some(chain) = ctx.chains.home() else {
+    // Without a chain there is nothing to pay, or a refusal already.
+    let namespace = job.namespace().unwrap_or_default();
+    let Ok(Some(chain)) = chain_of(ctx, &namespace) else {
         return Funds::Suffice;
     };
     let Some(view) = chain.view().filter(|view| view.contract.is_ok()) else {
         return Funds::Suffice;
     };
-    let namespace = job.namespace().unwrap_or_default();
     let Ok(consent) = consent_of(ctx, chain, Some(&view), &namespace, now) else {
         // Without a consent there is a refusal already.
         return Funds::Suffice;
     };
     let (uid, grace) = (job.uid().unwrap_or_default(), grace(job));
-    let accounts = ctx.payers.accounts();
-    let worst = paying.into_iter().map(|payer| {
-        if payer != consent.payer {
+    let accounts = ctx.payers.accounts(chain.name());
+    let config = chain.config();
+    let worst = paying.into_iter().map(|paying| {
+        let payer = paying.payer;
+        let here = (config.name.as_str(), config.lane, consent.payer);
+        if (paying.chain.as_str(), paying.lane, payer) != here {
             return Funds::Exhausted(format!(
                 "the payer of namespace {namespace} has changed; the job goes on at the new one's expense"
             ));
@@ -194,7 +228,7 @@ pub fn funds(
         .unwrap_or(Funds::Suffice)
 }
 
-/// Whether `job` may wait for a place, as far as the lane and its payer are concerned. `price` is the most that a GPU may
+/// Whether `job` may wait for a place, as far as its namespace's lane and payer are concerned. `price` is the most that a GPU may
 /// cost it for a second.
 pub fn admit(
     ctx: &Context,
@@ -202,12 +236,12 @@ pub fn admit(
     price: TokenAmount,
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    let Some(chain) = ctx.chains.home() else {
+    let namespace = job.namespace().unwrap_or_default();
+    let Some(chain) = chain_of(ctx, &namespace)? else {
         return Ok(());
     };
     let standing = chain.standing(now);
     let view = admission::lane_takes_jobs(chain.config(), &standing)?;
-    let namespace = job.namespace().unwrap_or_default();
     let consent = consent_of(ctx, chain, Some(view), &namespace, now)?;
     let chain::Account::Known(account) = view.payer(consent.payer) else {
         // A consent is only verified against an account that was read.
@@ -222,7 +256,7 @@ pub fn admit(
     // With less it would be stopped as soon as it runs, and admitted again.
     let time = slice.saturating_add(accounts::to_end(grace(job)));
     let need = accounts::slice_cost(gpus, price, time);
-    let accounts = ctx.payers.accounts();
+    let accounts = ctx.payers.accounts(chain.name());
     let words = Words::new(chain, &namespace, consent.payer);
     let money = words.money(account, &accounts, &consent, &namespace, consent.payer);
     admission::can_afford(&accounts, &consent, &money, need)

@@ -7,7 +7,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::accounts::{Accounts, CHECK_EVERY, RunSoFar};
+use super::{
+    accounts::{Accounts, CHECK_EVERY, RunSoFar},
+    chain_of,
+};
 use crate::{
     caches::parsed,
     chain::Chain,
@@ -18,23 +21,20 @@ use crate::{
     },
 };
 
-/// Runs until `stop`. Without a chain there is nothing to watch over.
-pub async fn run(ctx: Context, stop: CancellationToken) {
-    let Some(chain) = ctx.chains.home().cloned() else {
-        stop.cancelled().await;
-        return;
-    };
+/// Watches over the payers of the lane on `chain` until `stop`.
+pub async fn run(ctx: Context, chain: Chain, stop: CancellationToken) {
     let mut changes = chain.changes();
     loop {
         let now = (ctx.now)();
-        ctx.payers.publish(tally(&ctx, &chain, now));
-        wake_running(&ctx);
+        ctx.payers.publish(chain.name(), tally(&ctx, &chain, now));
+        wake_running(&ctx, &chain);
         tokio::select! {
             () = stop.cancelled() => return,
             _ = changes.changed() => {
                 changes.mark_unchanged();
-                ctx.payers.publish(tally(&ctx, &chain, (ctx.now)()));
-                wake_waiting(&ctx);
+                let now = (ctx.now)();
+                ctx.payers.publish(chain.name(), tally(&ctx, &chain, now));
+                wake_waiting(&ctx, &chain);
             }
             () = tokio::time::sleep(CHECK_EVERY) => {}
         }
@@ -45,6 +45,7 @@ fn tally(ctx: &Context, chain: &Chain, now: Timestamp) -> Accounts {
     let records = ctx.caches.usage_records.state();
     let seq = chain.view().map_or(0, |view| view.lane.seq);
     Accounts::tally(
+        chain.config(),
         parsed(&records),
         |record| run_so_far(ctx, record),
         seq,
@@ -62,8 +63,8 @@ fn run_so_far(ctx: &Context, record: &UsageRecord) -> RunSoFar {
 }
 
 /// Jobs that run and for which the money may not last. A pass over one that is well writes nothing.
-fn wake_running(ctx: &Context) {
-    let accounts = ctx.payers.accounts();
+fn wake_running(ctx: &Context, chain: &Chain) {
+    let accounts = ctx.payers.accounts(chain.name());
     let running: BTreeSet<&str> = accounts
         .payers()
         .flat_map(|payer| accounts.jobs(payer).collect::<Vec<_>>())
@@ -80,15 +81,20 @@ fn wake_running(ctx: &Context) {
     }
 }
 
-/// Jobs that wait: the chain may have something new to say about them.
-fn wake_waiting(ctx: &Context) {
+/// Jobs that wait, of namespaces that are on the chain: it may have something new to say about them.
+fn wake_waiting(ctx: &Context, chain: &Chain) {
     let stored = ctx.caches.compute_jobs.state();
     let waits = |job: &&ComputeJob| {
         job.status
             .as_ref()
             .is_none_or(|s| !s.has_ended() && s.active_placement().is_none())
     };
-    for job in parsed(&stored).filter(waits) {
+    let is_here = |job: &&ComputeJob| {
+        let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+        let found = chain_of(ctx, namespace);
+        found.is_ok_and(|found| found.is_some_and(|found| found.name() == chain.name()))
+    };
+    for job in parsed(&stored).filter(waits).filter(is_here) {
         wake(ctx, job);
     }
 }

@@ -134,6 +134,11 @@ impl fmt::Display for Explained<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rejection, request } = self;
         match rejection {
+            Rejection::OtherChain => write!(
+                f,
+                "{rejection} (the namespace's payer is on {})",
+                request.chain.as_deref().unwrap_or_default()
+            ),
             Rejection::InsufficientGpus => write!(f, "{rejection} (needs {})", request.gpu.count),
             Rejection::InsufficientCpu => {
                 write!(
@@ -239,6 +244,11 @@ fn missing_property(property: Property, nodes: &[&NodeFacts], request: &Request)
         Property::TopologyLabel => format!(
             "no matching node has the label {}, which spec.topology requires",
             required_topology_key(request).unwrap_or_default()
+        ),
+        Property::Chain => format!(
+            "the namespace's payer is on the chain {}, and no matching node's provider is; chains on offer: {}",
+            request.chain.as_deref().unwrap_or_default(),
+            declared(|node| node.chain.as_ref())
         ),
         Property::Price => format!(
             "the cheapest matching node costs {} per GPU-second, at most {} offered",

@@ -35,6 +35,8 @@ pub enum Rejection {
     SelectorMismatch,
     /// It lacks the label by which the members must be close.
     TopologyLabelMissing,
+    /// Its provider is on another chain than the payer of the job's namespace.
+    OtherChain,
     /// It costs more than the job would pay.
     PriceTooHigh,
     /// Its GPUs are withheld.
@@ -78,6 +80,7 @@ impl Rejection {
             Self::NamespaceExcluded => "NamespaceExcluded",
             Self::SelectorMismatch => "SelectorMismatch",
             Self::TopologyLabelMissing => "TopologyLabelMissing",
+            Self::OtherChain => "OtherChain",
             Self::PriceTooHigh => "PriceTooHigh",
             Self::NotOffered(_) => "NotOffered",
             Self::Tainted => "Tainted",
@@ -138,12 +141,13 @@ pub(super) enum Property {
     Namespace,
     Selector,
     TopologyLabel,
+    Chain,
     Price,
 }
 
 impl Property {
     /// Every property, in the order of the filters.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Model,
         Self::GpuMemory,
         Self::ComputeCapability,
@@ -152,11 +156,13 @@ impl Property {
         Self::Namespace,
         Self::Selector,
         Self::TopologyLabel,
+        // A price on another chain is in another token.
+        Self::Chain,
         Self::Price,
     ];
 
     /// Whether the node has what is asked for. A node that shows no GPUs passes the wishes about them: why it shows
-    /// none stands in its offer.
+    /// none stands in its offer. So does one that is bound to no chain.
     pub(super) fn suits(self, node: &NodeFacts, request: &Request) -> bool {
         let every = |wish: &dyn Fn(&DeviceFacts) -> bool| node.devices.iter().all(wish);
         match self {
@@ -186,6 +192,10 @@ impl Property {
             Self::TopologyLabel => {
                 required_topology_key(request).is_none_or(|key| node.labels.contains_key(key))
             }
+            Self::Chain => match (&request.chain, &node.chain) {
+                (Some(wanted), Some(has)) => wanted == has,
+                _ => true,
+            },
             Self::Price => request.max_price.is_none_or(|most| node.price <= most),
         }
     }
@@ -200,6 +210,7 @@ impl Property {
             Self::Namespace => Rejection::NamespaceExcluded,
             Self::Selector => Rejection::SelectorMismatch,
             Self::TopologyLabel => Rejection::TopologyLabelMissing,
+            Self::Chain => Rejection::OtherChain,
             Self::Price => Rejection::PriceTooHigh,
         }
     }

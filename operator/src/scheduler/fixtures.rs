@@ -45,6 +45,7 @@ pub fn node(name: &str, gpus: u64) -> NodeFacts {
         reputation: 1000,
         bonded: true,
         provider: None,
+        chain: Some("anvil".to_owned()),
         stake: STAKE_WITHOUT_CHAIN,
     }
 }
@@ -72,6 +73,7 @@ pub fn request(gpus: u32, members: u32) -> Request {
         require_bond: false,
         topology: None,
         namespace_labels: BTreeMap::new(),
+        chain: None,
         avoid: BTreeSet::new(),
     }
 }

@@ -72,12 +72,14 @@ pub struct NodeFacts {
     pub bonded: bool,
     /// The account number of the provider whose node it is, if it is bound.
     pub provider: Option<u32>,
+    /// The chain on which that provider is, by its name in the operator's configuration.
+    pub chain: Option<String>,
     /// Its share of its provider's stake, in whole tokens.
     pub stake: u64,
 }
 
 /// What the operator has concluded about a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStanding {
     /// Whether jobs may be placed here, and if not, why.
     pub offer: Result<(), OfferReason>,
@@ -85,6 +87,8 @@ pub struct NodeStanding {
     pub bonded: bool,
     /// The account number of the provider whose node it is, if it is bound.
     pub provider: Option<u32>,
+    /// The chain of its StakeBinding, if it is bound.
+    pub chain: Option<String>,
     /// Its share of its provider's stake, in whole tokens; [`super::weight::STAKE_WITHOUT_CHAIN`] without a chain.
     pub stake: u64,
 }
@@ -151,6 +155,7 @@ impl NodeFacts {
                 .unwrap_or(SPOTLESS_REPUTATION),
             bonded: standing.bonded,
             provider: standing.provider,
+            chain: standing.chain,
             stake: standing.stake,
         })
     }
@@ -216,6 +221,7 @@ mod tests {
         offer: Ok(()),
         bonded: true,
         provider: Some(7),
+        chain: None,
         stake: 5,
     };
 

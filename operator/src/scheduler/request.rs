@@ -149,8 +149,19 @@ pub struct Request {
     pub topology: Option<Topology>,
     /// Labels of the job's namespace, for nodes that serve some namespaces only.
     pub namespace_labels: BTreeMap<String, String>,
+    /// The chain on which the namespace's payer is: only providers on it can be paid. `None`: nobody pays.
+    pub chain: Option<String>,
     /// Nodes that are suspect for this job: a placement there has failed.
     pub avoid: BTreeSet<String>,
+}
+
+/// What a job's namespace says about where it may be placed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfNamespace {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The chain on which its payer is. `None`: no chain is configured, or it names one that is not.
+    pub chain: Option<String>,
 }
 
 /// What a request needs beside the job's spec.
@@ -160,8 +171,8 @@ pub struct JobContext {
     pub job_uid: JobUid,
     /// The attempt, counted from 1.
     pub attempt: u32,
-    /// Labels of the job's namespace.
-    pub namespace_labels: BTreeMap<String, String>,
+    /// What its namespace says.
+    pub namespace: OfNamespace,
     /// Whether a job that does not say needs bonded nodes: true where a chain is configured.
     pub bond_by_default: bool,
     /// Nodes that are suspect for this job.
@@ -215,7 +226,8 @@ impl Request {
             min_reputation: policy.min_reputation.unwrap_or(0),
             require_bond: policy.require_bond.unwrap_or(context.bond_by_default),
             topology: spec.topology.clone(),
-            namespace_labels: context.namespace_labels,
+            namespace_labels: context.namespace.labels,
+            chain: context.namespace.chain,
             avoid: context.avoid,
         })
     }
@@ -249,7 +261,10 @@ mod tests {
         JobContext {
             job_uid: UID.parse().unwrap(),
             attempt: 2,
-            namespace_labels: BTreeMap::new(),
+            namespace: OfNamespace {
+                labels: BTreeMap::new(),
+                chain: Some("anvil".to_owned()),
+            },
             bond_by_default: true,
             avoid: BTreeSet::new(),
         }
@@ -332,6 +347,7 @@ mod tests {
                 .map(String::as_str),
             Some("b")
         );
+        assert_eq!(request.chain.as_deref(), Some("anvil"));
         assert_eq!(
             (request.regions, request.jurisdictions),
             (vec!["eu".to_owned()], vec!["DE".to_owned()])

@@ -106,7 +106,11 @@ impl Settler {
             Ok(missing) => missing,
             Err(why) => {
                 if self.halted.as_ref() != Some(&halt) {
-                    tracing::error!(why, "what the chain holds is not taken into the log");
+                    tracing::error!(
+                        chain = self.lane.chain().name(),
+                        why,
+                        "what the chain holds is not taken into the log"
+                    );
                 }
                 return self.halt(halt, log).await;
             }
@@ -180,7 +184,7 @@ impl Settler {
     /// What the log holds from this number on can never be mined on what the chain holds.
     async fn supersede_from(&mut self, lowest: u64) -> Result<(), PassError> {
         let open = observe::open_batches(&self.context.client, &self.lane).await?;
-        let records = observe::unsettled(&self.context.client, &self.context.namespace).await?;
+        let records = self.unsettled().await?;
         let above = |batch: &&SettlementBatch| batch.spec.sequence >= lowest;
         for batch in open.iter().filter(above) {
             let elsewhere = Elsewhere::default();

@@ -118,8 +118,8 @@ impl Settler {
         let restored = observe::restored_batches(&self.context.client, &self.lane).await?;
         let mut doubts = Doubts::default();
         if !restored.is_empty() {
-            let client = &self.context.client;
-            let all = observe::sealed_records(client, &self.context.namespace).await?;
+            let (client, namespace) = (&self.context.client, &self.context.namespace);
+            let all = observe::sealed_records(client, namespace, &self.lane).await?;
             let known: BTreeSet<u64> = all.iter().flat_map(numbers_of).collect();
             for batch in &restored {
                 self.stamp_late(batch, &all, view).await?;

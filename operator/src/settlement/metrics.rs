@@ -1,11 +1,33 @@
 //! What settlement measures.
 
+use std::sync::Arc;
+
 use gridstake_crds::{closed_enum::ClosedEnum as _, settlement_batch::BatchState};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::planner::Why;
+use crate::chain::metrics::{ChainFamilies, ChainMetrics};
 
-/// The metrics of settlement. Cloning shares them.
+/// The metrics of all lanes: each has its own series, by the label `chain`. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct LaneMetrics {
+    chains: ChainFamilies,
+    waiting: IntGaugeVec,
+    oldest_seconds: IntGaugeVec,
+    halted: IntGaugeVec,
+    restored: IntCounterVec,
+    doubtful: IntGaugeVec,
+    gas_balance_gwei: IntGaugeVec,
+    gas_used: IntCounterVec,
+    fees_gwei: IntCounterVec,
+    planner_waits: IntGaugeVec,
+    built: IntCounterVec,
+    open: IntGaugeVec,
+    errors: IntCounterVec,
+    transactions: IntCounterVec,
+}
+
+/// The metrics of one lane's settlement. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct SettlementMetrics {
     /// Entries that the contract would pay and no batch holds.
@@ -26,39 +48,32 @@ pub struct SettlementMetrics {
     pub fees_gwei: IntCounter,
     /// 1 while a batch is held back because it would pay too little for its fee.
     pub planner_waits: IntGauge,
+    chain: Arc<str>,
     built: IntCounterVec,
     open: IntGaugeVec,
     errors: IntCounterVec,
     transactions: IntCounterVec,
 }
 
-impl SettlementMetrics {
+impl LaneMetrics {
     /// Registers the metrics.
-    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauges_by = |name: &str, help: &str, labels: &[&str]| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok::<_, prometheus::Error>(gauges)
         };
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
+        let counters_by = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok::<_, prometheus::Error>(counters)
         };
-        let counters = |name: &str, help: &str, label: &str| {
-            let counter = IntCounterVec::new(Opts::new(name, help), &[label])?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
-        let open = IntGaugeVec::new(
-            Opts::new(
-                "gridstake_settlement_open_batches",
-                "Batches that are not final, by state.",
-            ),
-            &["state"],
-        )?;
-        registry.register(Box::new(open.clone()))?;
+        let gauge = |name: &str, help: &str| gauges_by(name, help, &["chain"]);
+        let counter = |name: &str, help: &str| counters_by(name, help, &["chain"]);
+        let counters =
+            |name: &str, help: &str, label: &str| counters_by(name, help, &["chain", label]);
         Ok(Self {
+            chains: ChainFamilies::register(registry)?,
             waiting: gauge(
                 "gridstake_settlement_sealed_waiting",
                 "Entries of sealed records that could be paid and wait for a batch.",
@@ -110,31 +125,102 @@ impl SettlementMetrics {
                 "Transactions handed to an endpoint, by whether they were new.",
                 "sort",
             )?,
-            open,
+            open: gauges_by(
+                "gridstake_settlement_open_batches",
+                "Batches that are not final, by state.",
+                &["chain", "state"],
+            )?,
         })
     }
 
+    /// How well the chain `chain` can be followed.
+    #[must_use]
+    pub fn chain(&self, chain: &str) -> ChainMetrics {
+        self.chains.of(chain)
+    }
+
+    /// Those of the lane on `chain`.
+    #[must_use]
+    pub fn settlement(&self, chain: &str) -> SettlementMetrics {
+        let gauge = |gauges: &IntGaugeVec| gauges.with_label_values(&[chain]);
+        let counter = |counters: &IntCounterVec| counters.with_label_values(&[chain]);
+        SettlementMetrics {
+            waiting: gauge(&self.waiting),
+            oldest_seconds: gauge(&self.oldest_seconds),
+            halted: gauge(&self.halted),
+            restored: counter(&self.restored),
+            doubtful: gauge(&self.doubtful),
+            gas_balance_gwei: gauge(&self.gas_balance_gwei),
+            gas_used: counter(&self.gas_used),
+            fees_gwei: counter(&self.fees_gwei),
+            planner_waits: gauge(&self.planner_waits),
+            chain: chain.into(),
+            built: self.built.clone(),
+            open: self.open.clone(),
+            errors: self.errors.clone(),
+            transactions: self.transactions.clone(),
+        }
+    }
+}
+
+impl SettlementMetrics {
     /// How many batches are in each state.
     pub fn open(&self, states: impl IntoIterator<Item = BatchState>) {
-        self.open.reset();
-        for state in states {
-            self.open.with_label_values(&[state.as_str()]).inc();
+        let states: Vec<BatchState> = states.into_iter().collect();
+        for state in BatchState::ALL {
+            let count = states.iter().filter(|other| *other == state).count();
+            self.open
+                .with_label_values(&[&*self.chain, state.as_str()])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
     /// A batch was built.
     pub fn built(&self, why: Why) {
-        self.built.with_label_values(&[why.as_str()]).inc();
+        self.built
+            .with_label_values(&[&*self.chain, why.as_str()])
+            .inc();
     }
 
     /// A pass failed.
     pub fn failed(&self, category: &'static str) {
-        self.errors.with_label_values(&[category]).inc();
+        self.errors
+            .with_label_values(&[&*self.chain, category])
+            .inc();
     }
 
     /// A transaction was handed to an endpoint.
     pub fn sent(&self, new: bool) {
         let sort = if new { "new" } else { "again" };
-        self.transactions.with_label_values(&[sort]).inc();
+        self.transactions
+            .with_label_values(&[&*self.chain, sort])
+            .inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lane_counts_by_itself() {
+        let registry = Registry::new();
+        let all = LaneMetrics::register(&registry).unwrap();
+        let [one, other] = ["one", "other"].map(|chain| all.settlement(chain));
+        one.open([BatchState::InFlight, BatchState::InFlight]);
+        other.open([BatchState::Safe]);
+        one.open([BatchState::InFlight]);
+        one.halted.set(1);
+        other.failed("chain");
+        let open = |chain: &str, state: BatchState| {
+            let labels = [chain, state.as_str()];
+            all.open.with_label_values(&labels).get()
+        };
+        assert_eq!(open("one", BatchState::InFlight), 1);
+        assert_eq!(open("one", BatchState::Safe), 0);
+        assert_eq!(open("other", BatchState::Safe), 1);
+        assert_eq!((one.halted.get(), other.halted.get()), (1, 0));
+        let failed = |chain| all.errors.with_label_values(&[chain, "chain"]).get();
+        assert_eq!((failed("one"), failed("other")), (0, 1));
     }
 }

@@ -1,8 +1,12 @@
-//! Settlement: what a lane owes is batched, signed, sent and followed until it is final.
+//! Settlement: what each lane owes is batched, signed, sent and followed until it is final.
+//!
+//! Every lane has its own loop, follower, gas account, keys, doubts and metrics, and shares nothing with another but the API
+//! server: one that is away or has halted holds up no other.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`run`] | the loop on the leader |
+//! | [`lanes`] | all lanes of this cluster |
+//! | [`run`] | a lane's loop on the leader |
 //! | [`observe`] | reads the log, the records and the chain |
 //! | [`decide`], [`payable`], [`planner`], [`build_batch`], [`send`], [`records`], [`outcome`] | what follows from what was read; pure |
 //! | [`gather`] | what is owed, and what of it the contract would pay |
@@ -20,6 +24,7 @@ pub mod build_batch;
 pub mod decide;
 pub mod doubt;
 pub mod gather;
+pub mod lanes;
 pub mod metrics;
 pub mod observe;
 pub mod outbox;
@@ -41,10 +46,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use prometheus::Registry;
+use alloy::primitives::{Address, B256};
+use tokio::sync::{Semaphore, SemaphorePermit, broadcast, watch};
 
-use alloy::primitives::B256;
-use tokio::sync::{broadcast, watch};
+pub use self::{lanes::Lanes, metrics::LaneMetrics};
 
 use self::{
     doubt::Doubts,
@@ -56,7 +61,7 @@ use self::{
 use crate::{
     caches::triggers::Pulse,
     chain::{
-        Chain, ChainView, Chains,
+        Chain, ChainView,
         client::{BuildError, ChainClient, ClientError},
         follower::Follower,
         metrics::ChainMetrics,
@@ -64,10 +69,13 @@ use crate::{
     },
 };
 
+/// How many Incidents may wait for one chain at once. They share a few workers with those of other chains: were one chain
+/// to answer slowly, the others' would wait for it.
+const INCIDENTS: usize = 2;
 /// How many final batches a listener may be behind before it is told that it has missed some.
 const FINALS: usize = 1024;
 
-/// This cluster's lane on its chain: whatever it takes to read and write there. Cloning shares it.
+/// A lane of this cluster on its chain: whatever it takes to read and write there. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Lane(Arc<Parts>);
 
@@ -77,6 +85,7 @@ struct Parts {
     client: ChainClient,
     keys: Keys,
     outbox: Outbox,
+    incidents: Semaphore,
     sealed: Pulse,
     statements: Statements,
     agreement: watch::Sender<Option<Arc<Doubts>>>,
@@ -108,58 +117,69 @@ pub enum OpenError {
         #[source]
         source: BuildError,
     },
+    /// Two lanes would take each other's nonces.
+    #[error(
+        "the chains {one} and {other} have the same gas account {account} on the chain with id {chain_id}, so they would take each other's nonces: give one of them another key in keys.gas"
+    )]
+    SharedGas {
+        /// One chain's name.
+        one: String,
+        /// The other's.
+        other: String,
+        /// The account.
+        account: Address,
+        /// The chain's id (EIP-155).
+        chain_id: u64,
+    },
     /// The metrics contradict each other.
-    #[error("register the chain's metrics")]
+    #[error("register the chains' metrics")]
     Metrics(#[source] prometheus::Error),
 }
 
 impl Lane {
-    /// The lane on the home chain; `None` if no chain is configured.
-    pub fn open(chains: &Chains, registry: &Registry) -> Result<Option<Self>, OpenError> {
-        let Some(chain) = chains.home().cloned() else {
-            return Ok(None);
-        };
+    /// The lane on `chain`, with the keys that its configuration names.
+    pub fn open(chain: Chain, metrics: &LaneMetrics) -> Result<Self, OpenError> {
         let keys = Keys::read(&chain.config().keys).map_err(|source| OpenError::Keys {
             chain: chain.name().to_owned(),
             source,
         })?;
-        Self::with_keys(chain, keys, registry).map(Some)
+        Self::with_keys(chain, keys, metrics)
     }
 
     /// The lane on `chain`, with these keys.
-    pub fn with_keys(chain: Chain, keys: Keys, registry: &Registry) -> Result<Self, OpenError> {
+    pub fn with_keys(chain: Chain, keys: Keys, metrics: &LaneMetrics) -> Result<Self, OpenError> {
         let (urls, timeout) = (chain.config().rpc.clone(), chain.config().request_timeout);
-        let metrics = ChainMetrics::new(registry).map_err(OpenError::Metrics)?;
-        let client = ChainClient::new(&urls, timeout, metrics.clone()).map_err(|source| {
-            OpenError::Client {
+        let of_chain = metrics.chain(chain.name());
+        let client =
+            ChainClient::new(&urls, timeout, of_chain).map_err(|source| OpenError::Client {
                 chain: chain.name().to_owned(),
                 source,
-            }
-        })?;
-        Self::with_client(chain, keys, client, metrics, registry)
+            })?;
+        Ok(Self::with_client(chain, keys, client, metrics))
     }
 
-    /// The lane on `chain`, with these keys, which asks by `client` and counts in `chain_metrics`.
+    /// The lane on `chain`, with these keys, which asks by `client`.
+    #[must_use]
     pub fn with_client(
         chain: Chain,
         keys: Keys,
         client: ChainClient,
-        chain_metrics: ChainMetrics,
-        registry: &Registry,
-    ) -> Result<Self, OpenError> {
-        Ok(Self(Arc::new(Parts {
+        metrics: &LaneMetrics,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            chain_metrics: metrics.chain(chain.name()),
+            metrics: metrics.settlement(chain.name()),
             chain,
             client,
             outbox: Outbox::new(keys.gas.clone()),
             keys,
+            incidents: Semaphore::new(INCIDENTS),
             sealed: Pulse::default(),
             statements: Statements::default(),
             agreement: watch::Sender::default(),
             forgotten: Mutex::default(),
             finals: broadcast::channel(FINALS).0,
-            chain_metrics,
-            metrics: SettlementMetrics::new(registry).map_err(OpenError::Metrics)?,
-        })))
+        }))
     }
 
     /// The chain.
@@ -184,6 +204,12 @@ impl Lane {
     #[must_use]
     pub fn outbox(&self) -> &Outbox {
         &self.0.outbox
+    }
+
+    /// Leave to ask this chain about an Incident; `None` while enough others do.
+    #[must_use]
+    pub fn incident_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.incidents.try_acquire().ok()
     }
 
     /// Reads of the contracts.

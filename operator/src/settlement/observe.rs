@@ -204,8 +204,13 @@ pub async fn named(client: &Client, name: &str) -> Result<Option<SettlementBatch
         })
 }
 
-/// All sealed records with a number whose payment is not final, by a quorum read; their evidence is left out.
-pub async fn unsettled(client: &Client, namespace: &str) -> Result<Vec<UsageRecord>, ObserveError> {
+/// All sealed records of the lane with a number whose payment is not final, by a quorum read; their evidence is left out.
+/// Records of other lanes have the same numbers, and are none of this lane's.
+pub async fn unsettled(
+    client: &Client,
+    namespace: &str,
+    lane: &Lane,
+) -> Result<Vec<UsageRecord>, ObserveError> {
     let params =
         ListParams::default().fields("status.sealed.jobNo!=,status.settlement.state!=Final");
     let mut records = list::<UsageRecord>(
@@ -214,8 +219,9 @@ pub async fn unsettled(client: &Client, namespace: &str) -> Result<Vec<UsageReco
         params,
     )
     .await?;
+    let config = lane.chain().config();
     records.retain(|record| {
-        let status = record.status.as_ref();
+        let status = record.status.as_ref().filter(|_| config.owes(record));
         status.is_some_and(|status| {
             status
                 .sealed
@@ -226,18 +232,21 @@ pub async fn unsettled(client: &Client, namespace: &str) -> Result<Vec<UsageReco
     Ok(records)
 }
 
-/// All sealed records, by a quorum read; their evidence is left out.
+/// All sealed records of the lane, by a quorum read; their evidence is left out.
 pub async fn sealed_records(
     client: &Client,
     namespace: &str,
+    lane: &Lane,
 ) -> Result<Vec<UsageRecord>, ObserveError> {
     let params = ListParams::default().fields("status.sealed.jobNo!=");
-    list::<UsageRecord>(
+    let mut records = list::<UsageRecord>(
         Api::namespaced(client.clone(), namespace),
         "UsageRecords",
         params,
     )
-    .await
+    .await?;
+    records.retain(|record| lane.chain().config().owes(record));
+    Ok(records)
 }
 
 /// The batches of the lane that were taken over from the chain and whose numbers are not all known, by a quorum read.

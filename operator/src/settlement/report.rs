@@ -107,6 +107,7 @@ impl Settler {
             Err(error) => {
                 self.metrics.failed(error.category());
                 tracing::warn!(
+                    chain = self.lane.chain().name(),
                     error = causes(&error),
                     "a week's earnings are not reported yet"
                 );
@@ -130,7 +131,7 @@ impl Settler {
             match self.survey(week, view).await? {
                 Finding::NotFinal => return Ok(LOOK),
                 Finding::Due(reports) => {
-                    tracing::info!(%week, providers = reports.len(), "a week's earnings are to be reported");
+                    tracing::info!(chain = self.lane.chain().name(), %week, providers = reports.len(), "a week's earnings are to be reported");
                     self.lane.statements().report(reports, self.now_ms());
                     return Ok(LOOK);
                 }

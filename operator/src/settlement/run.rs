@@ -1,4 +1,4 @@
-//! The lane's loop: one task, on the leader.
+//! A lane's loop: one task a lane, on the leader.
 //!
 //! Each look at the chain is one pass: observe the log and the chain, decide, act, write. Nothing but the log and the
 //! chain is relied on; what is remembered between passes only saves reads. Two leaders do no harm: the name of a batch
@@ -82,12 +82,8 @@ impl PassError {
     }
 }
 
-/// Runs the lane until `stop`; waits for ever if there is none.
-pub async fn run(context: Context, stop: CancellationToken) {
-    let Some(lane) = context.lane.clone() else {
-        stop.cancelled().await;
-        return;
-    };
+/// Runs `lane` until `stop`.
+pub async fn run(context: Context, lane: Lane, stop: CancellationToken) {
     let mut settler = Settler::new(context, lane);
     tracing::info!(chain = settler.lane.chain().name(), "settlement begins");
     let mut views = settler.lane.chain().views();
@@ -118,7 +114,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
             () = tokio::time::sleep(settler.pause()) => {}
         }
     }
-    tracing::info!("settlement ends");
+    tracing::info!(chain = settler.lane.chain().name(), "settlement ends");
 }
 
 /// What the loop remembers.
@@ -212,9 +208,14 @@ impl Settler {
             let conflict = matches!(&error, PassError::Status(error) if error.is_conflict())
                 || matches!(&error, PassError::Act(error) if error.is_conflict());
             if conflict {
-                tracing::debug!(error = causes(&error), "somebody else has written the log");
+                tracing::debug!(
+                    chain = self.lane.chain().name(),
+                    error = causes(&error),
+                    "somebody else has written the log"
+                );
             } else {
                 tracing::warn!(
+                    chain = self.lane.chain().name(),
                     error = causes(&error),
                     category = error.category(),
                     "a pass over the lane failed"
@@ -359,6 +360,12 @@ impl Settler {
         }
     }
 
+    /// The lane's sealed records whose payment is not final.
+    pub(super) async fn unsettled(&self) -> Result<Vec<UsageRecord>, ObserveError> {
+        let (client, namespace) = (&self.context.client, &self.context.namespace);
+        observe::unsettled(client, namespace, &self.lane).await
+    }
+
     /// Where the batches that the lane's head has reached are on the chain.
     async fn found(
         &self,
@@ -391,7 +398,7 @@ impl Settler {
             before != after.map(records::record_state)
         };
         let records = if gathered || open.iter().any(moves) {
-            Some(observe::unsettled(&self.context.client, &self.context.namespace).await?)
+            Some(self.unsettled().await?)
         } else {
             None
         };
@@ -428,16 +435,8 @@ impl Settler {
                 numbers: held_by(&open)?,
                 statements: unmined_statements(&open)?,
             };
-            let config = self.lane.chain().config().clone();
             self.oldest_ms = records
                 .iter()
-                .filter(|record| {
-                    record
-                        .spec
-                        .payment
-                        .as_ref()
-                        .is_some_and(|p| p.chain == config.name)
-                })
                 .filter_map(|record| Some(record.status.as_ref()?.sealed.as_ref()?.end_ms))
                 .min();
             self.looked_around = Some(Instant::now());
@@ -711,7 +710,7 @@ impl Settler {
         self.quiet = false;
         let news = self.halted.as_ref() != Some(&halt);
         if news {
-            tracing::error!(error = %halt, "the lane has halted: nothing is sent");
+            tracing::error!(chain = self.lane.chain().name(), error = %halt, "the lane has halted: nothing is sent");
         }
         let newest = log.iter().max_by_key(|batch| batch.spec.sequence);
         let concerned = match &halt {

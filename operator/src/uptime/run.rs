@@ -51,12 +51,8 @@ pub enum UptimeError {
     },
 }
 
-/// Runs the loop until `stop`; waits for ever if there is no archive, or no chain on which to state anything.
-pub async fn run(context: Context, stop: CancellationToken) {
-    let (Some(lane), Some(archive)) = (context.lane.clone(), context.archive.clone()) else {
-        stop.cancelled().await;
-        return;
-    };
+/// Runs the loop of `lane` until `stop`.
+pub async fn run(context: Context, lane: Lane, archive: Archive, stop: CancellationToken) {
     let mut log = Log::new(context, lane, &archive);
     loop {
         let now = log.now();
@@ -126,6 +122,7 @@ impl Log {
         self.see(now, sights);
         if let Err(error) = self.write().await {
             tracing::warn!(
+                chain = self.lane.chain().name(),
                 error = causes(&error),
                 waiting = self.waiting.len(),
                 "the log of uptime is not written"

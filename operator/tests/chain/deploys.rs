@@ -8,7 +8,7 @@ use alloy::{
 };
 use gridstake_contracts::{GridToken, Settlement, StakeVault, TimelockController};
 use gridstake_operator::{
-    chain::{ChainsFile, client::ChainClient, config::FeeConfig, metrics::ChainMetrics, wei::Wei},
+    chain::{ChainsFile, client::ChainClient, config::FeeConfig, metrics::ChainFamilies, wei::Wei},
     contracts_deploy::{
         Deployment,
         document::Draft,
@@ -53,7 +53,9 @@ fn deployment(anvil: &Anvil, store: Store) -> Deployment {
         "name": "anvil", "chainId": 31337, "rpc": [anvil.url], "lane": LANE, "poll": "50ms",
         "keys": {"laneSigner": "/keys/lane-signer", "gas": "/keys/gas", "slash": "/keys/slash"},
     });
-    let metrics = ChainMetrics::new(&prometheus::Registry::new()).unwrap();
+    let metrics = ChainFamilies::register(&prometheus::Registry::new())
+        .unwrap()
+        .of("anvil");
     Deployment {
         client: ChainClient::new(
             std::slice::from_ref(&anvil.url),
@@ -83,7 +85,7 @@ fn deployment(anvil: &Anvil, store: Store) -> Deployment {
             claim_delay: 86_400,
             anew_if_gone: true,
         },
-        draft: Draft::new(entry).unwrap(),
+        draft: Draft::new(&entry).unwrap(),
         store,
         fees: FeeConfig::default(),
         poll: Duration::from_millis(50),
@@ -308,6 +310,52 @@ async fn the_hook_writes_the_operators_chains_file_into_a_config_map() {
     );
     run(&deployment).await.unwrap();
     assert_eq!(anvil.nonce(ADMIN).await, TRANSACTIONS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hook_fills_in_one_chain_after_the_other() {
+    let anvils = [Anvil::start(31337), Anvil::start(31338)];
+    let entry = |name: &str, chain_id: u64, lane: u32, anvil: &Anvil| {
+        json!({
+            "name": name, "chainId": chain_id, "rpc": [anvil.url], "lane": lane, "poll": "50ms",
+            "keys": {"laneSigner": "/keys/lane-signer", "gas": "/keys/gas", "slash": "/keys/slash"},
+        })
+    };
+    let file = json!({"chains": [
+        entry("one", 31337, LANE, &anvils[0]), entry("two", 31338, LANE + 1, &anvils[1]),
+    ]});
+    let maps: Api<ConfigMap> =
+        Api::namespaced(ApiServer::default().client().await, "gridstake-system");
+    let of = |index: usize, name: &str| {
+        let store = Store::ConfigMap(Box::new(maps.clone()), "deployed".to_owned());
+        let mut deployment = deployment(&anvils[index], store);
+        let draft = Draft::parse(&file.to_string(), &PathBuf::from("chains.yaml"), Some(name));
+        deployment.draft = draft.unwrap();
+        let settings = deployment.draft.settings().unwrap();
+        (deployment.request.chain_id, deployment.request.lane) = (settings.chain_id, settings.lane);
+        deployment
+    };
+    let deployed = async || {
+        let data = maps.get("deployed").await.unwrap().data.unwrap();
+        assert_eq!(data.keys().collect::<Vec<_>>(), ["chains.yaml"]);
+        ChainsFile::parse(&data["chains.yaml"], &PathBuf::from("chains.yaml"))
+            .unwrap()
+            .chains
+    };
+    let (one, two) = (of(0, "one"), of(1, "two"));
+    run(&one).await.unwrap();
+    assert_eq!(deployed().await.len(), 1, "the other one's turn comes");
+    run(&two).await.unwrap();
+    // What is there is kept, whoever runs again.
+    run(&one).await.unwrap();
+    let chains = deployed().await;
+    let names: Vec<&str> = chains.iter().map(|chain| chain.name.as_str()).collect();
+    assert_eq!(names, ["one", "two"]);
+    for (chain, anvil) in chains.iter().zip(&anvils) {
+        let found = anvil.code_hash(chain.settlement.address).await;
+        assert_eq!(found, chain.settlement.code_hash, "{}", chain.name);
+        assert_eq!(anvil.nonce(ADMIN).await, TRANSACTIONS, "{}", chain.name);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,7 @@ mod differential;
 mod endpoints;
 mod fees;
 mod follows;
+mod lanes;
 mod lies;
 mod lying_rpc;
 mod outage;

@@ -27,8 +27,8 @@ async fn a_day_without_a_chain(jobs: u64) {
     let mut proxy = LyingRpc::before(&world.anvil).await;
     let chains_file = world.reached_by(&[&proxy.url]);
     let client = world.api.client().await;
-    let mut replica = Replica::by_the_clock(warped, client, &chains_file, |chain, registry| {
-        Lane::with_keys(chain, world.keys.clone(), registry)
+    let mut replica = Replica::by_the_clock(warped, client, &chains_file, |chain, metrics| {
+        Lane::with_keys(chain, world.keys.clone(), metrics)
     });
     // One batch is in a block and one is under way when the chain goes.
     world.seal(256..259, 1000);

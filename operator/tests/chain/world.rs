@@ -21,14 +21,13 @@ use gridstake_operator::{
     metrics::Metrics,
     payer::Payers,
     settlement::{
-        Lane, OpenError,
+        Lane, LaneMetrics, Lanes, OpenError,
         run::Settler,
         signer::{Key, Keys},
     },
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use prometheus::Registry;
 use reqwest::Url;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -44,7 +43,24 @@ const NANO: u128 = 1_000_000_000;
 /// Nano-tokens per GPU-second.
 const PRICE: u64 = 1_000_000;
 
+/// Where a world's lane is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The chain's name in the chains file.
+    pub chain: &'static str,
+    pub chain_id: u64,
+    pub lane: u32,
+}
+
+/// The place of a world that has only one lane.
+pub const HOME: Place = Place {
+    chain: "anvil",
+    chain_id: 31337,
+    lane: LANE,
+};
+
 pub struct World {
+    pub place: Place,
     pub anvil: Anvil,
     pub api: ApiServer,
     pub settlement: Address,
@@ -63,7 +79,7 @@ pub struct Replica {
     now: fn() -> Timestamp,
 }
 
-fn key(byte: u8) -> Key {
+pub fn key(byte: u8) -> Key {
     let bytes = B256::repeat_byte(byte);
     Key::from(PrivateKeySigner::from_bytes(&bytes).unwrap())
 }
@@ -76,6 +92,16 @@ impl World {
 
     /// The same on a chain with this id. All addresses are the same whatever the id.
     pub async fn on(chain_id: u64, escrow: u64) -> Self {
+        Self::at(Place { chain_id, ..HOME }, escrow).await
+    }
+
+    /// The same at this place.
+    pub async fn at(place: Place, escrow: u64) -> Self {
+        let Place {
+            chain,
+            chain_id,
+            lane,
+        } = place;
         let anvil = Anvil::start(chain_id);
         let admin: Address = ADMIN.parse().unwrap();
         let token = anvil.deploy(code::token()).await;
@@ -109,7 +135,7 @@ impl World {
                 ADMIN,
                 settlement,
                 &Settlement::openLaneCall {
-                    lane: LANE,
+                    lane,
                     signer: keys.lane.address(),
                     rewardsOwner: admin,
                 },
@@ -123,10 +149,10 @@ impl World {
             .await;
         let chains_file = format!(
             "chains:
-- name: anvil
+- name: {chain}
   chainId: {chain_id}
   rpc: [{url}]
-  lane: {LANE}
+  lane: {lane}
   settlement: {{address: '{settlement}', codeHash: '{settlement_hash}'}}
   vault: {{address: '{vault}', codeHash: '{vault_hash}'}}
   token: '{token}'
@@ -139,6 +165,7 @@ impl World {
             vault_hash = anvil.code_hash(vault).await,
         );
         let world = Self {
+            place,
             anvil,
             api: ApiServer::default(),
             settlement,
@@ -178,7 +205,8 @@ impl World {
             amount: 100_000 * NANO,
         };
         anvil.transact(STAKER, self.vault, &stake).await;
-        let register = Settlement::registerPayerCall { lane: LANE };
+        let lane = self.place.lane;
+        let register = Settlement::registerPayerCall { lane };
         anvil.transact(PAYER, self.settlement, &register).await;
         if escrow > 0 {
             self.deposit(1, escrow).await;
@@ -191,7 +219,7 @@ impl World {
     /// Only while transactions are mined at once.
     pub async fn deposit(&self, payer: u32, amount: u64) {
         let deposit = Settlement::depositCall {
-            lane: LANE,
+            lane: self.place.lane,
             payer,
             amount,
         };
@@ -206,7 +234,8 @@ impl World {
     }
 
     pub fn seal_one(&self, number: u64, payer: u32, provider: u32, millis: u64) {
-        self.api.seal(&sealed(number, payer, provider, millis));
+        let record = sealed_at(self.place, number, payer, provider, millis);
+        self.api.seal(&record);
     }
 
     /// A replica that has just started.
@@ -220,15 +249,20 @@ impl World {
 
     /// A replica of a cluster with this API server.
     pub async fn replica_of(&self, api: &ApiServer, chains_file: &str) -> Replica {
-        Replica::new(api.client().await, chains_file, |chain, registry| {
-            Lane::with_keys(chain, self.keys.clone(), registry)
+        Replica::new(api.client().await, chains_file, |chain, metrics| {
+            Lane::with_keys(chain, self.keys.clone(), metrics)
         })
     }
 
     pub async fn head(&self) -> u64 {
         let head = self
             .anvil
-            .call(self.settlement, &Settlement::headCall { lane: LANE })
+            .call(
+                self.settlement,
+                &Settlement::headCall {
+                    lane: self.place.lane,
+                },
+            )
             .await;
         head.seq
     }
@@ -267,7 +301,8 @@ impl World {
 
     /// What payer `payer` has, in nano-tokens.
     pub async fn escrow(&self, payer: u32) -> u64 {
-        let call = Settlement::balanceOfCall { lane: LANE, payer };
+        let lane = self.place.lane;
+        let call = Settlement::balanceOfCall { lane, payer };
         self.anvil.call(self.settlement, &call).await
     }
 
@@ -283,7 +318,8 @@ impl World {
 
     /// The log ends where the lane does, in the same content.
     pub async fn the_log_is_the_chain(&self) {
-        let call = Settlement::headCall { lane: LANE };
+        let lane = self.place.lane;
+        let call = Settlement::headCall { lane };
         let head = self.anvil.call(self.settlement, &call).await;
         let batches = self.api.batches();
         assert_eq!(batches.len() as u64, head.seq, "batches");
@@ -315,13 +351,24 @@ pub async fn settle(world: &World, replica: &mut Replica) {
 
 /// A sealed record of one GPU for `millis`.
 pub fn sealed(number: u64, payer: u32, provider: u32, millis: u64) -> Value {
+    sealed_at(HOME, number, payer, provider, millis)
+}
+
+/// The same, owed at this place.
+pub fn sealed_at(place: Place, number: u64, payer: u32, provider: u32, millis: u64) -> Value {
+    let Place { chain, lane, .. } = place;
+    let job = if lane == LANE {
+        format!("job-{number}")
+    } else {
+        format!("lane-{lane}-job-{number}")
+    };
     let mut record = json!({
         "apiVersion": "gridstake.dev/v1alpha1", "kind": "UsageRecord",
-        "metadata": {"name": format!("job-{number}-1-0-0"), "namespace": NAMESPACE},
+        "metadata": {"name": format!("{job}-1-0-0"), "namespace": NAMESPACE},
         "spec": {
-            "job": {"namespace": "a", "name": "j", "uid": format!("job-{number}")},
+            "job": {"namespace": "a", "name": "j", "uid": job},
             "attempt": 1, "member": 0, "slice": 0, "podName": "j-1-0", "nodeName": "n1", "gpuCount": 1,
-            "payment": {"chain": "anvil", "lane": LANE, "payer": payer, "provider": provider, "perGpuSecond": "0.001"},
+            "payment": {"chain": chain, "lane": lane, "payer": payer, "provider": provider, "perGpuSecond": "0.001"},
         },
         "status": {"sealed": {
             "jobNo": number, "startMs": 0, "endMs": millis, "gpuMillis": millis, "price": "0.001",
@@ -344,12 +391,39 @@ impl ApiServer {
     }
 }
 
+/// What an operator with these lanes is given. Nothing is watched: the caches stay empty.
+pub fn context(
+    client: Client,
+    chains: Chains,
+    lanes: Lanes,
+    metrics: Metrics,
+    now: fn() -> Timestamp,
+) -> Context {
+    let health = Health::default();
+    let caches = Caches::start(&client, NAMESPACE, &health, &metrics, &mut JoinSet::new());
+    Context {
+        events: Events::new(client.clone(), "test"),
+        client,
+        namespace: NAMESPACE.to_owned(),
+        caches,
+        chains,
+        lanes,
+        archive: None,
+        payers: Payers::default(),
+        settlement_interval: Duration::from_hours(1),
+        metrics,
+        health,
+        leadership: Leadership::uncontested(),
+        now,
+    }
+}
+
 impl Replica {
     /// A replica that has just started and asks this API server; `open` opens its lane.
     pub fn new(
         client: Client,
         chains_file: &str,
-        open: impl FnOnce(Chain, &Registry) -> Result<Lane, OpenError>,
+        open: impl FnOnce(Chain, &LaneMetrics) -> Result<Lane, OpenError>,
     ) -> Self {
         Self::by_the_clock(Timestamp::now, client, chains_file, open)
     }
@@ -359,34 +433,19 @@ impl Replica {
         now: fn() -> Timestamp,
         client: Client,
         chains_file: &str,
-        open: impl FnOnce(Chain, &Registry) -> Result<Lane, OpenError>,
+        open: impl FnOnce(Chain, &LaneMetrics) -> Result<Lane, OpenError>,
     ) -> Self {
         let config = ChainsFile::parse(chains_file, Path::new("test"))
             .unwrap()
             .chains
             .remove(0);
         let chains = Chains::new(vec![config]);
-        let chain: Chain = chains.home().unwrap().clone();
+        let chain: Chain = chains.default_chain().unwrap().clone();
         let metrics = Metrics::new().unwrap();
-        let lane = open(chain, metrics.registry()).unwrap();
-        let health = Health::default();
-        // Nothing is watched: the caches stay empty.
-        let caches = Caches::start(&client, NAMESPACE, &health, &metrics, &mut JoinSet::new());
-        let context = Context {
-            events: Events::new(client.clone(), "test"),
-            client,
-            namespace: NAMESPACE.to_owned(),
-            caches,
-            chains,
-            lane: Some(lane.clone()),
-            archive: None,
-            payers: Payers::default(),
-            settlement_interval: Duration::from_hours(1),
-            metrics,
-            health,
-            leadership: Leadership::uncontested(),
-            now,
-        };
+        let of_lanes = LaneMetrics::register(metrics.registry()).unwrap();
+        let lane = open(chain, &of_lanes).unwrap();
+        let lanes = Lanes::new(vec![lane.clone()]).unwrap();
+        let context = context(client, chains, lanes, metrics, now);
         Self {
             follower: lane.follower(),
             settler: Settler::new(context.clone(), lane.clone()),

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     controllers::usage_record::record::NewMember,
-    payer::{Funds, WhoPays},
+    payer::{Account, Funds, WhoPays},
 };
 
 /// What was found out about the job's spec.
@@ -146,6 +146,13 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
         facts,
         wake: turn.wake,
     }
+}
+
+/// Whether `account` can pay the provider of `node`. A placement of a former version names no chain: there was one.
+fn is_on(node: &MemberNode, account: &Account) -> bool {
+    node.chain
+        .as_ref()
+        .is_none_or(|chain| *chain == account.chain)
 }
 
 /// One turn of thought about one job.
@@ -358,7 +365,7 @@ impl Turn<'_> {
         if self.job.spec.suspend {
             return ending(AttemptEndReason::Suspended, None, None, &nobody);
         }
-        if let Some(message) = self.why_nobody_pays() {
+        if let Some(message) = self.why_nobody_pays(placement) {
             return ending(
                 AttemptEndReason::EscrowExhausted,
                 None,
@@ -394,13 +401,24 @@ impl Turn<'_> {
     }
 
     /// Why the attempt must not run on for want of money. A chain that is away stops nothing.
-    fn why_nobody_pays(&self) -> Option<String> {
+    fn why_nobody_pays(&self, placement: &Placement) -> Option<String> {
         match (&self.seen.funds, &self.seen.payer) {
             (Funds::Exhausted(message), _) => Some(message.clone()),
             (_, WhoPays::Refused(reason, message))
                 if *reason != ComputeJobReason::ChainUnavailable =>
             {
                 Some(message.clone())
+            }
+            (_, WhoPays::Account(account)) => {
+                let elsewhere = |node: &&MemberNode| !is_on(node, account);
+                placement.nodes.iter().find(elsewhere).map(|node| {
+                    format!(
+                        "the namespace's payer is on the chain {}, and node {} was chosen for one on {}: other nodes are looked for",
+                        account.chain,
+                        node.node,
+                        node.chain.as_deref().unwrap_or_default()
+                    )
+                })
             }
             _ => None,
         }
@@ -454,13 +472,18 @@ impl Turn<'_> {
     /// The member with the price and the provider that were frozen when it was placed.
     fn new_member(&self, attempt: u32, placed: &MemberNode) -> NewMember {
         let payment = match (&self.seen.payer, placed.provider_id, placed.per_gpu_second) {
-            (WhoPays::Account(account), Some(provider), Some(per_gpu_second)) => Some(Payment {
+            (WhoPays::Account(account), Some(provider), Some(per_gpu_second))
+                // The provider's number means somebody else on another chain.
+                if is_on(placed, account) =>
+            {
+                Some(Payment {
                 chain: account.chain.clone(),
                 lane: account.lane,
                 payer: account.payer,
                 provider,
                 per_gpu_second,
-            }),
+                })
+            }
             _ => None,
         };
         NewMember {

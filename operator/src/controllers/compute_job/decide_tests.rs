@@ -666,6 +666,28 @@ fn the_price_and_provider_of_the_decision_and_the_namespaces_payer_stand_in_the_
 }
 
 #[test]
+fn a_place_on_another_chain_than_the_payers_is_given_up_before_anything_runs_there() {
+    let chosen_for =
+        |chain: &str| priced().replace("providerId: 9", &format!("providerId: 9, chain: {chain}"));
+    let here = decide(&job("", &chosen_for("anvil")), &paid(), at(11));
+    let [Write::CreatePods { members, .. }] = here.writes.as_slice() else {
+        panic!("{:?}", here.writes)
+    };
+    assert_eq!(members[0].payment.as_ref().unwrap().chain, "anvil");
+    let elsewhere = decide(&job("", &chosen_for("base")), &paid(), at(11));
+    assert_eq!(elsewhere.writes, []);
+    let attempt = &status(&elsewhere).attempts[0];
+    assert_eq!(attempt.end_reason, AttemptEndReason::EscrowExhausted);
+    assert_eq!(
+        attempt.message.as_deref(),
+        Some(
+            "the namespace's payer is on the chain anvil, and node node-0 was chosen for one on base: other nodes are looked for"
+        )
+    );
+    assert_eq!(status(&elsewhere).end_reason, None, "the job goes on");
+}
+
+#[test]
 fn no_pod_is_created_while_nobody_pays_for_it() {
     let refused = |reason| Observed {
         payer: WhoPays::Refused(reason, "why".into()),

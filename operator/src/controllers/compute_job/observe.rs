@@ -186,11 +186,11 @@ fn admission(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Admission {
         return Admission::Refused(ComputeJobReason::PriorityClassMissing, message);
     }
     let attempt = job.status.as_ref().map_or(1, next_attempt);
-    let labels = fleet::namespace_labels(&ctx.caches, &job.namespace().unwrap_or_default());
+    let namespace = fleet::of_namespace(ctx, &job.namespace().unwrap_or_default());
     let request = job_request(
         job,
         attempt,
-        labels,
+        namespace,
         std::collections::BTreeSet::new(),
         JOB_PRIORITY_CLASS,
     );
@@ -218,6 +218,9 @@ fn expected_price(fleet: &Snapshot, request: &Request) -> TokenAmount {
     }
     let member = request.per_member();
     let price = |node: &NodeCapacity| node.facts().price;
+    // Prices on other chains are in other tokens.
+    let is_here =
+        |node: &&NodeCapacity| request.chain.is_none() || node.facts().chain == request.chain;
     let dearest = fleet
         .nodes()
         .iter()
@@ -225,6 +228,6 @@ fn expected_price(fleet: &Snapshot, request: &Request) -> TokenAmount {
         .map(price)
         .max();
     dearest
-        .or_else(|| fleet.nodes().iter().map(price).min())
+        .or_else(|| fleet.nodes().iter().filter(is_here).map(price).min())
         .unwrap_or_default()
 }

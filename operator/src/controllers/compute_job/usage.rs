@@ -8,6 +8,8 @@ use gridstake_crds::{
     usage_record::{Payment, RecordState, SealCause, Sealed},
 };
 
+use crate::payer::Account;
+
 /// One slice of a member, as far as its job looks at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
@@ -252,9 +254,14 @@ impl Books {
 
     /// The accounts that pay for slices that are not billed yet.
     #[must_use]
-    pub fn paying(&self) -> BTreeSet<u32> {
+    pub fn paying(&self) -> BTreeSet<Account> {
         let open = self.slices.iter().filter(|s| s.bill.is_none());
-        open.filter_map(|s| s.payer).collect()
+        open.filter_map(|slice| {
+            let (chain, lane) = slice.lane.clone()?;
+            let payer = slice.payer?;
+            Some(Account { chain, lane, payer })
+        })
+        .collect()
     }
 }
 

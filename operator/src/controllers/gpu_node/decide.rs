@@ -40,6 +40,8 @@ pub struct Plan {
     pub free: u32,
     /// The provider to which one StakeBinding binds the node.
     pub provider_id: Option<u32>,
+    /// The chain that this binding names.
+    pub chain: Option<String>,
     /// What stands on chain about its GPUs, and what should.
     pub inventory: Inventory,
     /// The moment at which time alone can change the answer.
@@ -77,6 +79,7 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
         capacity: seen.gpus.capacity,
         free: seen.gpus.free,
         provider_id: seen.guarantee.backing.provider,
+        chain: seen.guarantee.backing.chain.as_deref().map(str::to_owned),
         inventory: inventory::decide(gpu_node, &seen.guarantee, |statement| {
             seen.stated
                 .as_ref()
@@ -139,7 +142,7 @@ pub fn offer(
     }
     guarantee.holds()?;
     match guarantee.backing.in_force() {
-        Some(provider) if !inventory::is_posted(gpu_node, provider.id) => {
+        Some(provider) if !inventory::is_posted(gpu_node, provider.id, &provider.chain) => {
             Err(OfferReason::InventoryNotPosted)
         }
         _ => Ok(()),

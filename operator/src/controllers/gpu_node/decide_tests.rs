@@ -436,6 +436,7 @@ fn guaranteed(bond: Bond, certificate: Result<(), CertificateFault>) -> Observed
     seen.guarantee = Guarantee {
         backing: Backing {
             provider: Some(7),
+            chain: None,
             bond,
         },
         certificate,

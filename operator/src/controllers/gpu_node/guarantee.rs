@@ -331,6 +331,7 @@ mod tests {
         let of = |bond| Guarantee {
             backing: Backing {
                 provider: Some(7),
+                chain: None,
                 bond,
             },
             certificate: uncertified.clone(),
@@ -351,6 +352,7 @@ mod tests {
         let mut guarantee = Guarantee {
             backing: Backing {
                 provider: Some(7),
+                chain: None,
                 bond: Bond::InForce(provider()),
             },
             certificate: Ok(()),

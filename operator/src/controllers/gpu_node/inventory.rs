@@ -5,7 +5,7 @@
 
 use gridstake_crds::{
     GpuNode,
-    gpu_node::{AgentState, Device},
+    gpu_node::{AgentState, Device, GpuNodeStatus},
 };
 use gridstake_ledger::statement::{self, Gpu, Statement};
 use kube::ResourceExt as _;
@@ -46,11 +46,16 @@ fn gpu(device: &Device) -> Gpu {
     }
 }
 
-/// What was stated about `gpu_node` when `provider` answered for it, as its status says.
-fn posted(gpu_node: &GpuNode, provider: u32) -> Inventory {
+/// What was stated about `gpu_node` when `provider` on `chain` answered for it, as its status says. What stands on another
+/// chain says nothing here; a status of a former version names no chain: there was one.
+fn posted(gpu_node: &GpuNode, provider: u32, chain: Option<&str>) -> Inventory {
+    let is_here = |status: &GpuNodeStatus| {
+        let stated = status.chain.as_deref();
+        status.provider_id == Some(provider) && (stated.is_none() || stated == chain)
+    };
     let status = gpu_node.status.as_ref();
     status
-        .filter(|status| status.provider_id == Some(provider))
+        .filter(|status| is_here(status))
         .map(|status| Inventory {
             hash: status.inventory_hash.clone(),
             devices: status.posted_devices.clone(),
@@ -59,10 +64,10 @@ fn posted(gpu_node: &GpuNode, provider: u32) -> Inventory {
         .unwrap_or_default()
 }
 
-/// Whether every GPU that the node shows has been stated.
+/// Whether every GPU that the node shows has been stated on `chain`.
 #[must_use]
-pub fn is_posted(gpu_node: &GpuNode, provider: u32) -> bool {
-    let posted = posted(gpu_node, provider);
+pub fn is_posted(gpu_node: &GpuNode, provider: u32, chain: &str) -> bool {
+    let posted = posted(gpu_node, provider, Some(chain));
     let devices = gpu_node.status.iter().flat_map(|status| &status.devices);
     devices
         .map(|device| &device.uuid)
@@ -79,7 +84,7 @@ pub fn decide(
     let Some(provider) = guarantee.backing.provider else {
         return Inventory::default();
     };
-    let posted = posted(gpu_node, provider);
+    let posted = posted(gpu_node, provider, guarantee.backing.chain.as_deref());
     // Stating costs gas: only for whoever could be offered.
     if guarantee.backing.in_force().is_none() || guarantee.holds().is_err() {
         return posted;
@@ -136,6 +141,7 @@ mod tests {
         Guarantee {
             backing: Backing {
                 provider: Some(provider),
+                chain: Some("anvil".into()),
                 bond: Bond::InForce(Provider {
                     id: provider,
                     chain: "anvil".into(),
@@ -152,6 +158,7 @@ mod tests {
     fn write(gpu_node: &mut GpuNode, provider: u32, inventory: &Inventory) {
         let status = gpu_node.status.as_mut().unwrap();
         status.provider_id = Some(provider);
+        status.chain = Some("anvil".to_owned());
         status.inventory_hash.clone_from(&inventory.hash);
         status.posted_devices.clone_from(&inventory.devices);
     }
@@ -166,7 +173,7 @@ mod tests {
     #[test]
     fn a_new_node_is_stated_and_then_posted() {
         let mut node = gpu_node(&["GPU-b", "GPU-a"]);
-        assert!(!is_posted(&node, 7));
+        assert!(!is_posted(&node, 7, "anvil"));
         let waits = decide(&node, &backed(7), |_| false);
         let declared = waits.declare.unwrap();
         assert_eq!(
@@ -177,7 +184,7 @@ mod tests {
         assert_eq!(said.devices, ["GPU-a", "GPU-b"]);
         assert_eq!(said.hash, Some(declared.content.to_string()));
         write(&mut node, 7, &said);
-        assert!(is_posted(&node, 7));
+        assert!(is_posted(&node, 7, "anvil"));
         // What the process remembered is gone after a restart: the status says it.
         assert_eq!(decide(&node, &backed(7), |_| false), said);
     }
@@ -186,7 +193,7 @@ mod tests {
     fn a_gpu_whose_uuid_has_changed_is_not_posted_until_it_is_stated() {
         let mut node = posted_by(&["GPU-a", "GPU-b"], 7);
         node.status.as_mut().unwrap().devices[1].uuid = "GPU-c".to_owned();
-        assert!(!is_posted(&node, 7));
+        assert!(!is_posted(&node, 7, "anvil"));
         let waits = decide(&node, &backed(7), |_| false);
         assert!(waits.declare.is_some());
         // What stands on chain is not forgotten meanwhile.
@@ -194,14 +201,14 @@ mod tests {
         write(&mut node, 7, &waits);
         let said = decide(&node, &backed(7), |_| true);
         write(&mut node, 7, &said);
-        assert!(is_posted(&node, 7));
+        assert!(is_posted(&node, 7, "anvil"));
     }
 
     #[test]
     fn a_gpu_that_has_gone_is_stated_and_keeps_nobody_from_the_others() {
         let mut node = posted_by(&["GPU-a", "GPU-b"], 7);
         node.status.as_mut().unwrap().devices.pop();
-        assert!(is_posted(&node, 7));
+        assert!(is_posted(&node, 7, "anvil"));
         assert_eq!(
             decide(&node, &backed(7), |_| false).declare.unwrap().number,
             1
@@ -211,9 +218,23 @@ mod tests {
     #[test]
     fn another_provider_answers_anew() {
         let node = posted_by(&["GPU-a"], 7);
-        assert!(is_posted(&node, 7) && !is_posted(&node, 8));
+        assert!(is_posted(&node, 7, "anvil") && !is_posted(&node, 8, "anvil"));
         let waits = decide(&node, &backed(8), |_| false);
         assert!(waits.declare.is_some() && waits.hash.is_none() && waits.devices.is_empty());
+    }
+
+    #[test]
+    fn what_was_stated_on_another_chain_is_stated_anew_where_the_node_is_now() {
+        let node = posted_by(&["GPU-a"], 7);
+        assert!(is_posted(&node, 7, "anvil") && !is_posted(&node, 7, "base"));
+        let mut there = backed(7);
+        there.backing.chain = Some("base".into());
+        let waits = decide(&node, &there, |_| false);
+        assert!(waits.declare.is_some() && waits.hash.is_none() && waits.devices.is_empty());
+        // A status of a former version names no chain.
+        let mut old = node;
+        old.status.as_mut().unwrap().chain = None;
+        assert!(is_posted(&old, 7, "anvil"));
     }
 
     #[test]
@@ -226,6 +247,7 @@ mod tests {
         let unbonded = Guarantee {
             backing: Backing {
                 provider: Some(7),
+                chain: Some("anvil".into()),
                 bond: Bond::Missing(GpuNodeReason::StakeTooSmall, String::new()),
             },
             ..Guarantee::default()

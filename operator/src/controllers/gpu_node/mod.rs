@@ -89,8 +89,11 @@ async fn pass(
     let name = gpu_node.name_any();
     let seen = observe::observe(&context, &gpu_node, now);
     let plan = decide::decide(&gpu_node, &seen, now);
-    if let Some(stated) = &seen.stated {
-        stated.declare(&name, plan.inventory.declare);
+    for lane in context.lanes.iter() {
+        // A node that has moved to another chain is stated there only.
+        let is_here = plan.chain.as_deref() == Some(lane.chain().name());
+        let declare = plan.inventory.declare.filter(|_| is_here);
+        lane.statements().declare(&name, declare);
     }
 
     let settles_in = writes.settles_in(&name, Instant::now());

@@ -39,12 +39,15 @@ pub struct Observed {
 pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observed {
     let (caches, chains) = (&context.caches, &context.chains);
     let name = gpu_node.name_any();
+    let guarantee = guarantee(caches, chains, gpu_node, now);
+    let chain = guarantee.backing.chain.as_deref();
+    let lane = chain.and_then(|chain| context.lanes.on(chain));
     Observed {
+        stated: lane.map(|lane| lane.statements().clone()),
         node: caches.node(&name),
         heartbeat: caches.last_heartbeat(&name),
         gpus: gpu_counts(caches, chains, gpu_node, now),
-        guarantee: guarantee(caches, chains, gpu_node, now),
-        stated: context.lane.as_ref().map(|lane| lane.statements().clone()),
+        guarantee,
     }
 }
 
@@ -59,8 +62,13 @@ pub fn guarantee(
     let backing = bond::backing(
         &gpu_node.name_any(),
         &resolutions(caches),
-        chains.home().is_some(),
-        |spec| sight(chains, spec, now),
+        !chains.is_empty(),
+        |spec| {
+            (
+                sight(chains, spec, now),
+                chains.with_the_vault_of(&spec.chain),
+            )
+        },
     );
     let provider = backing.in_force();
     let config = provider

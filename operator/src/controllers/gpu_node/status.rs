@@ -20,6 +20,7 @@ pub const OWNER: StatusOwner = StatusOwner {
         "free",
         "offer",
         "providerId",
+        "chain",
         "inventoryHash",
         "postedDevices",
     ],
@@ -49,6 +50,7 @@ pub fn desired(gpu_node: &GpuNode, plan: &Plan, settling: bool, now: Timestamp) 
         free: Some(plan.free),
         offer: Some(plan.offer.clone()),
         provider_id: plan.provider_id,
+        chain: plan.chain.clone(),
         inventory_hash: plan.inventory.hash.clone(),
         posted_devices: plan.inventory.devices.clone(),
         conditions: condition::conditions(conditions, &plan.facts, generation, now),
@@ -68,6 +70,7 @@ fn only_free_differs(present: &GpuNodeStatus, desired: &GpuNodeStatus, plan: &Pl
         && present.capacity == desired.capacity
         && present.offer == desired.offer
         && present.provider_id == desired.provider_id
+        && present.chain == desired.chain
         && present.inventory_hash == desired.inventory_hash
         && present.posted_devices == desired.posted_devices
         && plan

@@ -34,14 +34,19 @@ use self::{
 use crate::{
     Context,
     caches::{census, parsed},
+    chain::Chain,
     error::ReconcileError,
     events::is_news,
     reconcile::{Controller, Pass},
+    settlement::Lane,
     status::{Guard, StatusError},
 };
 
 /// How soon to look again at an object that was not what it seemed, should the watch be slower.
 const AFTER_CONFLICT: Duration = Duration::from_secs(1);
+
+/// How soon to look again at an incident whose chain is busy with others.
+const AFTER_OTHERS: Duration = Duration::from_millis(500);
 
 /// How soon a call that is due is looked at again, should no block come: an endpoint may have lost the transaction.
 const RESEND: Duration = Duration::from_secs(10);
@@ -105,45 +110,56 @@ fn register_metrics(context: &Context) -> Result<(), prometheus::Error> {
     )
 }
 
-/// Looks at every incident that is on its way with every block, until `stop`: its deadlines are on the chain's clock.
-pub async fn follow_chain(context: Context, stop: CancellationToken) {
-    let follow = async {
-        let Some(chain) = context.chains.home() else {
-            return std::future::pending().await;
-        };
-        let mut views = chain.views();
-        let triggers = context.caches.incident_triggers();
-        let mut seen = None;
-        while views.changed().await.is_ok() {
-            let news = views
-                .borrow_and_update()
-                .as_ref()
-                .map(|view| (view.head.hash, view.finalized.hash, view.slashes.len()));
-            if std::mem::replace(&mut seen, news) == news {
-                continue;
-            }
-            for incident in parsed(&context.caches.incidents.state()) {
-                if !decide::is_closed(incident.status.as_ref()) {
-                    triggers.one(None, &incident.name_any());
-                }
+/// Looks at every incident that is on its way on a chain with every block of that chain, until `stop`: its deadlines are on
+/// the chain's clock.
+pub async fn follow_chains(context: Context, stop: CancellationToken) {
+    let follow = context.chains.iter().map(|chain| follow(&context, chain));
+    stop.run_until_cancelled(futures::future::join_all(follow))
+        .await;
+    // Without a chain there is nothing to follow.
+    stop.cancelled().await;
+}
+
+async fn follow(context: &Context, chain: &Chain) {
+    let mut views = chain.views();
+    let triggers = context.caches.incident_triggers();
+    let mut seen = None;
+    while views.changed().await.is_ok() {
+        let news = views
+            .borrow_and_update()
+            .as_ref()
+            .map(|view| (view.head.hash, view.finalized.hash, view.slashes.len()));
+        if std::mem::replace(&mut seen, news) == news {
+            continue;
+        }
+        for incident in parsed(&context.caches.incidents.state()) {
+            let is_here = incident.spec.chain.as_deref() == Some(chain.name());
+            if is_here && !decide::is_closed(incident.status.as_ref()) {
+                triggers.one(None, &incident.name_any());
             }
         }
-    };
-    stop.run_until_cancelled(follow).await;
+    }
 }
 
 async fn pass(context: Context, incident: Arc<Incident>) -> Result<Pass, Error> {
     let has_ended = Record::of(&incident.status.clone().unwrap_or_default()).has_ended();
+    let named = incident.spec.chain.as_deref();
+    let lane = named.and_then(|chain| context.lanes.on(chain));
     if has_ended {
-        if let Some(lane) = &context.lane {
+        if let Some(lane) = lane {
             act::done(lane, &incident);
         }
         return Ok(Pass::unchanged());
     }
+    // Held until the pass has ended.
+    let turn = lane.map(Lane::incident_turn);
+    if matches!(turn, Some(None)) {
+        return Ok(Pass::waiting().again_in(AFTER_OTHERS));
+    }
     let now = (context.now)();
-    let mut sight = observe::observe(context.lane.as_ref(), &incident, now).await?;
+    let mut sight = observe::observe(lane, &incident, now).await?;
     let mut plan = decide::decide(&incident, &sight);
-    if let (Some(lane), Some(call), Sight::Seen(seen)) = (&context.lane, plan.call, &mut sight) {
+    if let (Some(lane), Some(call), Sight::Seen(seen)) = (lane, plan.call, &mut sight) {
         match act::carry(&context, lane, &incident, seen, call).await {
             Ok(Sent::Stored) => return Ok(Pass::applied().again_in(RESEND)),
             Ok(Sent::Unchanged(hindrance)) => {

@@ -29,7 +29,7 @@ pub enum ObserveError {
     Draft(#[from] DraftError),
 }
 
-/// Looks at `incident` at `now`.
+/// Looks at `incident` at `now`. `lane` is the one on the chain that it names, if that is configured.
 pub async fn observe(
     lane: Option<&Lane>,
     incident: &Incident,
@@ -40,7 +40,7 @@ pub async fn observe(
     }
     let blocked = |reason, words: String| Ok(Sight::Blocked(reason, words));
     let named = incident.spec.chain.as_deref().unwrap_or_default();
-    let Some(lane) = lane.filter(|lane| lane.chain().name() == named) else {
+    let Some(lane) = lane else {
         let words = format!("no chain named {named} is configured in the operator");
         return blocked(IncidentReason::ChainNotConfigured, words);
     };

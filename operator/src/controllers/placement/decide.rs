@@ -1,6 +1,6 @@
 //! Which waiting jobs get a place, and what the others are told. Pure: no client, no clock, no randomness.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use gridstake_crds::{
     ComputeJob,
@@ -18,7 +18,7 @@ use crate::{
     controllers::{compute_job::retry, job_request::job_request},
     error::chain,
     scheduler::{
-        self, Placement, Request, Seed, Snapshot, explain, queue::QueueEntry,
+        self, Placement, Request, Seed, Snapshot, explain, queue::QueueEntry, request::OfNamespace,
         snapshot::NodeCapacity,
     },
 };
@@ -100,8 +100,8 @@ pub enum Outcome {
 /// What is known beside the job itself.
 #[derive(Clone, Debug)]
 pub struct Surroundings<'a> {
-    /// Labels of the job's namespace.
-    pub namespace_labels: BTreeMap<String, String>,
+    /// What the job's namespace says.
+    pub namespace: OfNamespace,
     /// The PriorityClass of the job's pods.
     pub priority_class: &'a str,
     /// The hashes that seed the draw.
@@ -119,7 +119,7 @@ pub fn place(job: &ComputeJob, snapshot: &Snapshot, around: Surroundings<'_>) ->
     let request = match job_request(
         job,
         next_attempt(&status),
-        around.namespace_labels,
+        around.namespace,
         avoid,
         around.priority_class,
     ) {
@@ -150,14 +150,23 @@ pub fn next_attempt(status: &ComputeJobStatus) -> u32 {
         .map_or(1, |p| p.attempt.saturating_add(1))
 }
 
-/// The placement as it is written into the job's status, with each node's price on `snapshot` and its provider: they
-/// hold for the attempt, whatever is changed later.
+/// Whom the use of a node is owed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payee {
+    /// The chain, by its name.
+    pub chain: String,
+    /// The provider's account number there.
+    pub provider: u32,
+}
+
+/// The placement as it is written into the job's status, with each node's price on `snapshot`, its provider and that
+/// provider's chain: they hold for the attempt, whatever is changed later.
 #[must_use]
 pub fn to_api(
     placement: &Placement,
     attempt: u32,
     snapshot: &Snapshot,
-    provider_of: impl Fn(&str) -> Option<u32>,
+    provider_of: impl Fn(&str) -> Option<Payee>,
     now: Timestamp,
 ) -> ApiPlacement {
     let price_of = |name: &str| {
@@ -165,11 +174,15 @@ pub fn to_api(
         let price = nodes.into_iter().find(|facts| facts.name == name)?.price;
         (price.nano() > 0).then_some(price)
     };
-    let member = |(number, node): (u32, &String)| MemberNode {
-        member: number,
-        node: node.clone(),
-        per_gpu_second: price_of(node),
-        provider_id: provider_of(node),
+    let member = |(number, node): (u32, &String)| {
+        let payee = provider_of(node);
+        MemberNode {
+            member: number,
+            node: node.clone(),
+            per_gpu_second: price_of(node),
+            provider_id: payee.as_ref().map(|payee| payee.provider),
+            chain: payee.map(|payee| payee.chain),
+        }
     };
     ApiPlacement {
         attempt,
@@ -199,7 +212,7 @@ pub fn admission_is_outdated(
     let request = job_request(
         job,
         next_attempt(&status),
-        around.namespace_labels.clone(),
+        around.namespace.clone(),
         BTreeSet::new(),
         around.priority_class,
     );
@@ -312,7 +325,7 @@ mod tests {
             previous_decision: scheduler::draw::NO_PREVIOUS_DECISION,
         };
         let around = Surroundings {
-            namespace_labels: BTreeMap::new(),
+            namespace: OfNamespace::default(),
             priority_class: "p",
             seed,
             now: at(1),

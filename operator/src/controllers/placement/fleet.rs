@@ -1,13 +1,13 @@
 //! What the placement of jobs reads from the caches: the fleet, priorities, labels of namespaces.
 
-use std::collections::BTreeMap;
-
 use kube::runtime::reflector::ObjectRef;
 
 use crate::{
     caches::Caches,
+    chain::Chain,
     context::Context,
-    scheduler::{Reservation, Snapshot, weight::WeightPolicy},
+    payer,
+    scheduler::{Reservation, Snapshot, request::OfNamespace, weight::WeightPolicy},
     snapshot::snapshot,
 };
 
@@ -33,11 +33,16 @@ pub fn priority(caches: &Caches, name: &str) -> Option<i32> {
         .map(|class| class.value)
 }
 
-/// The labels of the namespace `name`.
+/// What the namespace `name` says about where its jobs may be placed.
 #[must_use]
-pub fn namespace_labels(caches: &Caches, name: &str) -> BTreeMap<String, String> {
-    caches
+pub fn of_namespace(ctx: &Context, name: &str) -> OfNamespace {
+    let labels = ctx
+        .caches
         .namespace(name)
-        .and_then(|namespace| namespace.metadata.labels.clone())
-        .unwrap_or_default()
+        .and_then(|namespace| namespace.metadata.labels.clone());
+    let chain = payer::chain_of(ctx, name).ok().flatten();
+    OfNamespace {
+        labels: labels.unwrap_or_default(),
+        chain: chain.map(Chain::name).map(str::to_owned),
+    }
 }

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     act::Written,
     assumed::Assumed,
-    decide::{Outcome, Standing, Surroundings},
+    decide::{Outcome, Payee, Standing, Surroundings},
     log::DecisionLog,
 };
 use crate::{
@@ -130,11 +130,13 @@ impl Placer {
             .collect()
     }
 
-    /// Whom the use of `node` is owed to; nobody without a chain.
-    fn provider_of(&self, node: &str) -> Option<u32> {
-        let home = self.ctx.chains.home()?;
+    /// Whom the use of `node` is owed to; nobody without a chain, or on one that is not configured.
+    fn provider_of(&self, node: &str) -> Option<Payee> {
         match resolutions(&self.ctx.caches).claim(node)? {
-            Claim::One(spec) => (spec.chain == home.name()).then_some(spec.provider_id),
+            Claim::One(spec) => self.ctx.chains.get(&spec.chain).map(|chain| Payee {
+                chain: chain.name().to_owned(),
+                provider: spec.provider_id,
+            }),
             Claim::Several(_) => None,
         }
     }
@@ -149,10 +151,7 @@ impl Placer {
         now: Timestamp,
     ) -> Option<Timestamp> {
         let around = Surroundings {
-            namespace_labels: fleet::namespace_labels(
-                &self.ctx.caches,
-                &job.namespace().unwrap_or_default(),
-            ),
+            namespace: fleet::of_namespace(&self.ctx, &job.namespace().unwrap_or_default()),
             priority_class: JOB_PRIORITY_CLASS,
             seed: self.log.seed(),
             now,

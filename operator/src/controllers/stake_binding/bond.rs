@@ -18,6 +18,8 @@ const NAMED: usize = 4;
 pub struct Backing {
     /// The provider to which one StakeBinding binds the node, whatever its stake.
     pub provider: Option<u32>,
+    /// The chain that this StakeBinding names.
+    pub chain: Option<Arc<str>>,
     /// The bond.
     pub bond: Bond,
 }
@@ -52,6 +54,7 @@ impl Default for Backing {
     fn default() -> Self {
         Self {
             provider: None,
+            chain: None,
             bond: Bond::NotAsked,
         }
     }
@@ -68,19 +71,19 @@ impl Backing {
     }
 }
 
-/// What stands behind `node`. `sight` is what is known of the chain of the node's binding; `chain_configured`, whether
-/// any chain is.
+/// What stands behind `node`. `sight` is what is known of the chain of the node's binding, and the chains that have the same
+/// stakes; `chain_configured`, whether any chain is.
 #[must_use]
 pub fn backing(
     node: &str,
     resolutions: &Resolutions,
     chain_configured: bool,
-    sight: impl FnOnce(&gridstake_crds::StakeBindingSpec) -> Sight,
+    sight: impl FnOnce(&gridstake_crds::StakeBindingSpec) -> (Sight, Vec<String>),
 ) -> Backing {
     let claim = resolutions.claim(node);
-    let provider = match claim {
-        Some(Claim::One(spec)) => Some(spec.provider_id),
-        Some(Claim::Several(_)) | None => None,
+    let (provider, chain) = match claim {
+        Some(Claim::One(spec)) => (Some(spec.provider_id), Some(spec.chain.as_str().into())),
+        Some(Claim::Several(_)) | None => (None, None),
     };
     let bond = match claim {
         _ if !chain_configured => Bond::NotAsked,
@@ -99,7 +102,8 @@ pub fn backing(
             Bond::Missing(GpuNodeReason::ConflictingBindings, words)
         }
         Some(Claim::One(spec)) => {
-            let judgement = judge(spec, &sight(spec));
+            let (sight, same_stakes) = sight(spec);
+            let judgement = judge(spec, &sight);
             match (judgement.fault, judgement.provider.provider()) {
                 (None, Some(provider)) => Bond::InForce(Provider {
                     id: spec.provider_id,
@@ -108,7 +112,7 @@ pub fn backing(
                     session_epoch: provider.session_epoch,
                     share: share(
                         provider.effective_stake,
-                        resolutions.nodes_of_provider(&spec.chain, spec.provider_id),
+                        resolutions.nodes_of_provider(&same_stakes, spec.provider_id),
                     ),
                 }),
                 (Some(fault), _) => Bond::Missing(reason_of(fault.reason), fault.words),
@@ -119,7 +123,11 @@ pub fn backing(
             }
         }
     };
-    Backing { provider, bond }
+    Backing {
+        provider,
+        chain,
+        bond,
+    }
 }
 
 /// How a node says what a binding calls by this reason.
@@ -136,7 +144,7 @@ mod tests {
     use gridstake_crds::StakeBinding;
 
     use super::{
-        super::fixtures::{OPERATOR, by_name, nodes, provider, resolve_on, view_with},
+        super::fixtures::{OPERATOR, by_name, nodes, on_chain, provider, resolve_on, view_with},
         *,
     };
     use crate::chain::{Standing, view::ProviderView};
@@ -145,8 +153,12 @@ mod tests {
         let resolutions = resolve_on(bindings, &nodes());
         let standing = Standing::InForce(Arc::new(view_with(provider)));
         backing("n1", &resolutions, true, |_| {
-            Sight::Configured(standing.clone())
+            (Sight::Configured(standing.clone()), same_stakes())
         })
+    }
+
+    fn same_stakes() -> Vec<String> {
+        ["anvil", "anvil-2"].map(str::to_owned).to_vec()
     }
 
     fn missing(backing: &Backing) -> GpuNodeReason {
@@ -164,6 +176,24 @@ mod tests {
             (provider.id, provider.share, provider.operator),
             (7, 10_000, OPERATOR)
         );
+    }
+
+    #[test]
+    fn one_stake_behind_two_lanes_is_divided_over_the_nodes_of_both() {
+        let other_lane = on_chain(by_name("y", &["n2"]), "anvil-2");
+        let elsewhere = on_chain(by_name("z", &["n3"]), "base");
+        let bindings = [by_name("x", &["n1"]), other_lane, elsewhere];
+        let backing = backing_of(&bindings, Some(provider()));
+        assert_eq!(backing.in_force().unwrap().share, 15_000);
+        assert_eq!(backing.chain.as_deref(), Some("anvil"));
+    }
+
+    #[test]
+    fn bindings_to_two_chains_that_claim_one_node_bind_neither() {
+        let rival = on_chain(by_name("y", &["n1"]), "base");
+        let backing = backing_of(&[by_name("x", &["n1"]), rival], Some(provider()));
+        assert_eq!(missing(&backing), GpuNodeReason::ConflictingBindings);
+        assert_eq!((backing.provider, backing.chain), (None, None));
     }
 
     #[test]
@@ -205,14 +235,14 @@ mod tests {
         let away = Sight::Configured(Standing::Unavailable(Some(Arc::new(view_with(Some(
             provider(),
         ))))));
-        let backing = backing("n1", &resolutions, true, |_| away.clone());
+        let backing = backing("n1", &resolutions, true, |_| (away.clone(), same_stakes()));
         assert_eq!(missing(&backing), GpuNodeReason::ChainUnavailable);
     }
 
     #[test]
     fn without_a_chain_no_bond_is_asked_for() {
         let resolutions = resolve_on(&[by_name("x", &["n1"])], &nodes());
-        let unasked = |_: &gridstake_crds::StakeBindingSpec| Sight::NotConfigured(vec![]);
+        let unasked = |_: &gridstake_crds::StakeBindingSpec| (Sight::NotConfigured(vec![]), vec![]);
         let bound = backing("n1", &resolutions, false, unasked);
         assert_eq!((bound.provider, bound.bond), (Some(7), Bond::NotAsked));
         let free = backing("n4", &resolutions, false, unasked);

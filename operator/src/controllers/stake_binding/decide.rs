@@ -29,13 +29,15 @@ pub struct Plan {
     pub effective_weight: u64,
 }
 
-/// What is to be said about `binding`, whose part of all `resolutions` is `resolution`.
+/// What is to be said about `binding`, whose part of all `resolutions` is `resolution`. `same_stakes` are the chains that have
+/// the stakes of its chain.
 #[must_use]
 pub fn decide(
     binding: &StakeBinding,
     resolution: &Resolution,
     resolutions: &Resolutions,
     sight: &Sight,
+    same_stakes: &[String],
 ) -> Plan {
     let spec = &binding.spec;
     let judgement = judge(spec, sight);
@@ -50,7 +52,7 @@ pub fn decide(
     };
     let effective_weight = match judgement.provider.provider() {
         Some(provider) if judgement.fault.is_none() => {
-            let nodes = resolutions.nodes_of_provider(&spec.chain, spec.provider_id);
+            let nodes = resolutions.nodes_of_provider(same_stakes, spec.provider_id);
             let bound = u64::try_from(resolution.nodes.len()).unwrap_or(u64::MAX);
             share(provider.effective_stake, nodes).saturating_mul(bound)
         }
@@ -147,7 +149,8 @@ mod tests {
     fn plan(binding: &StakeBinding, bindings: &[StakeBinding], sight: &Sight) -> Plan {
         let resolutions = resolve_on(bindings, &nodes());
         let resolution = resolutions.binding(&binding.name_any()).unwrap();
-        decide(binding, resolution, &resolutions, sight)
+        let same_stakes = [binding.spec.chain.clone()];
+        decide(binding, resolution, &resolutions, sight, &same_stakes)
     }
 
     fn ready_of(plan: &Plan) -> (Status, &'static str) {

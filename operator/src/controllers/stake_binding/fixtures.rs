@@ -36,6 +36,12 @@ pub(crate) fn by_zone(name: &str, zone: &str) -> StakeBinding {
     binding(name, &json!({"nodeSelector": {"zone": zone}}))
 }
 
+/// The same binding to another chain.
+pub(crate) fn on_chain(mut binding: StakeBinding, chain: &str) -> StakeBinding {
+    chain.clone_into(&mut binding.spec.chain);
+    binding
+}
+
 /// n1 and n2 in zone a, n3 in zone b.
 pub(crate) fn nodes() -> Vec<(&'static str, BTreeMap<String, String>)> {
     [("n1", "a"), ("n2", "a"), ("n3", "b")]

@@ -115,7 +115,8 @@ async fn pass(context: Context, binding: Arc<StakeBinding>) -> Result<Pass, Erro
     };
     let now = (context.now)();
     let sight = observe::sight(&context.chains, &binding.spec, now);
-    let plan = decide::decide(&binding, resolution, &resolutions, &sight);
+    let same_stakes = context.chains.with_the_vault_of(&binding.spec.chain);
+    let plan = decide::decide(&binding, resolution, &resolutions, &sight, &same_stakes);
     let desired = status::desired(&binding, &plan, now);
     let written = status::OWNER
         .apply(

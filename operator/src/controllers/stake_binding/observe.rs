@@ -72,7 +72,7 @@ pub fn resolutions(caches: &Caches) -> Arc<Resolutions> {
 pub fn sight(chains: &Chains, spec: &StakeBindingSpec, now: Timestamp) -> Sight {
     match chains.get(&spec.chain) {
         Some(chain) => Sight::Configured(chain.standing(now)),
-        None => Sight::NotConfigured(chains.iter().map(|c| c.name().to_owned()).collect()),
+        None => Sight::NotConfigured(chains.names()),
     }
 }
 

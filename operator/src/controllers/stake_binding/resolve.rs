@@ -56,11 +56,12 @@ impl Resolutions {
         self.nodes.get(node)
     }
 
-    /// How many nodes are bound to this provider, through whichever bindings: its stake is divided over them.
+    /// How many nodes are bound to this provider on any of `chains`, which have the same stakes, through whichever bindings:
+    /// its stake is divided over them.
     #[must_use]
-    pub fn nodes_of_provider(&self, chain: &str, provider: u32) -> u64 {
-        let key = (chain.to_owned(), provider);
-        self.providers.get(&key).copied().unwrap_or(0)
+    pub fn nodes_of_provider(&self, chains: &[String], provider: u32) -> u64 {
+        let nodes = |chain: &String| self.providers.get(&(chain.clone(), provider));
+        chains.iter().filter_map(nodes).sum()
     }
 }
 
@@ -213,9 +214,10 @@ mod tests {
     fn two_bindings_of_one_provider_share_its_stake() {
         let bindings = [by_name("x", &["n1"]), by_name("y", &["n2", "n3"])];
         let resolved = resolve_on(&bindings, &nodes());
-        assert_eq!(resolved.nodes_of_provider("anvil", 7), 3);
-        assert_eq!(resolved.nodes_of_provider("anvil", 8), 0);
-        assert_eq!(resolved.nodes_of_provider("other", 7), 0);
+        let on = |chain: &str| [chain.to_owned()];
+        assert_eq!(resolved.nodes_of_provider(&on("anvil"), 7), 3);
+        assert_eq!(resolved.nodes_of_provider(&on("anvil"), 8), 0);
+        assert_eq!(resolved.nodes_of_provider(&on("other"), 7), 0);
     }
 
     proptest! {
@@ -251,7 +253,7 @@ mod tests {
                 .iter()
                 .map(|b| resolved.binding(&b.name_any()).unwrap().nodes.len() as u64)
                 .sum();
-            prop_assert_eq!(resolved.nodes_of_provider("anvil", 7), bound);
+            prop_assert_eq!(resolved.nodes_of_provider(&["anvil".to_owned()], 7), bound);
         }
     }
 }

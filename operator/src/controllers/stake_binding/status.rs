@@ -122,6 +122,7 @@ mod tests {
             resolutions.binding("x").unwrap(),
             &resolutions,
             &Sight::Configured(standing),
+            &["anvil".to_owned()],
         );
         desired(binding, &plan, Timestamp::UNIX_EPOCH)
     }

@@ -85,18 +85,24 @@ pub async fn open_next(ctx: &Context, next: Option<&UsageRecord>) -> Result<bool
     }
 }
 
-/// Whether another record has the number of `sealed`, a seal that was lost: then the doubt about it has ended, and is told
-/// to have soon. It is asked of the API server itself, not of the cache: one number on two records leaves one unpaid.
-pub async fn is_taken(ctx: &Context, sealed: &Sealed) -> Result<bool, ActError> {
+/// Whether another record of the lane has the number of `sealed`, a seal of `record` that was lost: then the doubt about it
+/// has ended, and is told to have soon. It is asked of the API server itself, not of the cache: one number on two records
+/// leaves one unpaid. Records of other lanes may have it.
+pub async fn is_taken(
+    ctx: &Context,
+    record: &UsageRecord,
+    sealed: &Sealed,
+) -> Result<bool, ActError> {
     let Some(number) = sealed.job_no else {
         return Ok(false);
     };
     let records: Api<UsageRecord> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
     let with_number = ListParams::default().fields(&format!("status.sealed.jobNo={number}"));
+    let lane = |record: &UsageRecord| record.spec.payment.as_ref().map(|payment| payment.lane);
     records
-        .list_metadata(&with_number)
+        .list(&with_number)
         .await
-        .map(|found| !found.items.is_empty())
+        .map(|found| found.items.iter().any(|other| lane(other) == lane(record)))
         .map_err(|source| ActError::Find {
             number,
             source: Box::new(source),
@@ -112,7 +118,7 @@ pub struct Numbered {
     pub taken: Vec<u64>,
 }
 
-/// Numbers `bill`, if anything is owed for it.
+/// Numbers `bill`, if anything is owed for it, from the `numbers` of the record's lane.
 pub async fn number(
     ctx: &Context,
     numbers: Option<&Numbers>,
@@ -125,18 +131,14 @@ pub async fn number(
             taken: Vec::new(),
         });
     };
-    let home = ctx.chains.home().map(crate::chain::Chain::config);
-    let same_lane = home.is_some_and(|c| c.name == payment.chain && c.lane == payment.lane);
-    let numbers = numbers
-        .filter(|_| same_lane)
-        .ok_or_else(|| ActError::OtherLane {
-            name: record.name_any(),
-            chain: payment.chain.clone(),
-            lane: payment.lane,
-        })?;
+    let numbers = numbers.ok_or_else(|| ActError::OtherLane {
+        name: record.name_any(),
+        chain: payment.chain.clone(),
+        lane: payment.lane,
+    })?;
     // What cannot be paid shall not take a number.
     sealed(record, bill, Some(0), None)?;
-    let floor = numbers_in_use(ctx);
+    let floor = numbers_in_use(ctx, payment.lane);
     let job_no = numbers.take(floor).await.map_err(ActError::Number)?;
     let mut taken = vec![job_no];
     let mut emission = None;
@@ -160,10 +162,15 @@ pub async fn number(
     })
 }
 
-/// The lowest number above all that are known to be in use.
-fn numbers_in_use(ctx: &Context) -> u64 {
+/// The lowest number above all that are known to be in use on `lane`.
+fn numbers_in_use(ctx: &Context, lane: u32) -> u64 {
     let records = ctx.caches.usage_records.state();
+    let of_lane = |record: &&UsageRecord| {
+        let payment = record.spec.payment.as_ref();
+        payment.is_some_and(|payment| payment.lane == lane)
+    };
     parsed(&records)
+        .filter(of_lane)
         .filter_map(|record| record.status.as_ref()?.sealed.as_ref())
         .flat_map(|sealed| {
             [

@@ -23,7 +23,7 @@ pub mod record;
 pub mod remembered;
 pub mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use gridstake_crds::UsageRecord;
 use tokio_util::sync::CancellationToken;
@@ -71,10 +71,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         triggers: ctx.caches.usage_record_triggers(),
     };
     let metrics = ctx.metrics.clone();
-    let numbers = ctx
-        .chains
-        .home()
-        .map(|chain| Numbers::new(ctx.client.clone(), &ctx.namespace, chain.config().lane));
+    let numbers = LaneNumbers::new(&ctx);
     controller
         .run(metrics, stop, move |record| {
             reconcile(ctx.clone(), numbers.clone(), record)
@@ -82,29 +79,51 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         .await;
 }
 
+/// The job numbers of all lanes, by the chain's name. Cloning shares them.
+#[derive(Clone)]
+struct LaneNumbers(Arc<BTreeMap<String, Numbers>>);
+
+impl LaneNumbers {
+    fn new(ctx: &Context) -> Self {
+        let numbers = ctx.chains.iter().map(|chain| {
+            let lane = chain.config().lane;
+            let numbers = Numbers::new(ctx.client.clone(), &ctx.namespace, lane);
+            (chain.name().to_owned(), numbers)
+        });
+        Self(Arc::new(numbers.collect()))
+    }
+
+    /// Those of the lane on which `record` is to be paid.
+    fn of(&self, ctx: &Context, record: &UsageRecord) -> Option<&Numbers> {
+        let lane = ctx.lanes.of(record)?;
+        self.0.get(lane.chain().name())
+    }
+}
+
 async fn reconcile(
     ctx: Context,
-    numbers: Option<Numbers>,
+    numbers: LaneNumbers,
     record: Arc<UsageRecord>,
 ) -> Result<Pass, Error> {
+    let numbers = numbers.of(&ctx, &record);
     let now = (ctx.now)();
     let seen = observe::observe(&ctx, &record);
     let plan = decide::decide(&record, &seen, now);
     let opened = act::open_next(&ctx, plan.next.as_ref()).await?;
     let written = match (&plan.restored, &plan.bill) {
         (Some(sealed), _) => {
-            if act::is_taken(&ctx, sealed).await? {
+            if act::is_taken(&ctx, &record, sealed).await? {
                 return Ok(Pass::waiting().again_in(RESTORE_AGAIN));
             }
             let written = status::write(&ctx, &record, &plan, Some(sealed)).await;
-            announce(&ctx, &written);
+            announce(&ctx, &record, &written);
             written?
         }
         (None, Some(bill)) => {
-            let number = act::number(&ctx, numbers.as_ref(), &record, bill).await?;
+            let number = act::number(&ctx, numbers, &record, bill).await?;
             let written = status::write(&ctx, &record, &plan, Some(&number.sealed)).await;
-            act::keep_or_give_back(numbers.as_ref(), &number, &written).await;
-            announce(&ctx, &written);
+            act::keep_or_give_back(numbers, &number, &written).await;
+            announce(&ctx, &record, &written);
             written?
         }
         (None, None) => status::write(&ctx, &record, &plan, None).await?,
@@ -120,9 +139,10 @@ async fn reconcile(
     })
 }
 
-/// Tells settlement of a seal that was written.
-fn announce(ctx: &Context, written: &status::StatusWrite) {
-    if let (Some(lane), Ok(status::Written::Yes { sent: true })) = (&ctx.lane, written) {
+/// Tells the record's lane of a seal that was written.
+fn announce(ctx: &Context, record: &UsageRecord, written: &status::StatusWrite) {
+    let lane = ctx.lanes.of(record);
+    if let (Some(lane), Ok(status::Written::Yes { sent: true })) = (lane, written) {
         lane.announce_sealed();
     }
 }

@@ -1,5 +1,7 @@
 //! What is known about a record's member, its node's agent and the lane. Reads only.
 
+use std::time::Duration;
+
 use gridstake_crds::{
     UsageRecord,
     names::{ANNOTATION_EVIDENCE_HEADS, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_MEMBER, usage_record},
@@ -39,10 +41,10 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
         spec.slice.saturating_add(1),
     );
     let pod = pod(ctx, record);
-    let (hold, remembered) = ctx
-        .lane
-        .as_ref()
-        .map_or((None, None), |lane| in_doubt(lane, record, (ctx.now)()));
+    let lane = ctx.lanes.of(record);
+    let (hold, remembered) = lane.map_or((None, None), |lane| {
+        in_doubt(lane, record, (ctx.now)())
+    });
     Observed {
         attempt_is_over: attempt_is_over(ctx, record),
         evidence: judgement(ctx, record, pod.as_ref()),
@@ -50,27 +52,31 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
         lease_start_ms: lease_start(ctx, record),
         heard_of: ctx.caches.last_heartbeat(&spec.node_name),
         next_exists: ctx.caches.usage_record(&next).is_some(),
-        interval: ctx
-            .chains
-            .home()
-            .map_or(ctx.settlement_interval, |chain| chain.config().interval),
-        emission: ctx
-            .chains
-            .home()
+        interval: interval(ctx, lane),
+        emission: lane
             .filter(|_| is_open(record))
-            .and_then(|chain| emission(ctx, chain, &spec.node_name)),
+            .and_then(|lane| emission(ctx, lane.chain(), &spec.node_name)),
         hold,
         remembered,
-        archive: archive(ctx),
+        archive: archive(ctx, record),
     }
 }
 
-/// What is known of the archive. Without a chain nothing is settled, and nothing archived.
-fn archive(ctx: &Context) -> ArchiveFact {
-    match ctx.archive.as_ref().filter(|_| ctx.lane.is_some()) {
+/// After which time a slice on `lane` is sealed. One for which nobody pays goes by the first chain, where there is one.
+fn interval(ctx: &Context, lane: Option<&Lane>) -> Duration {
+    lane.map(Lane::chain)
+        .or_else(|| ctx.chains.default_chain())
+        .map_or(ctx.settlement_interval, |chain| chain.config().interval)
+}
+
+/// What is known of the archive of the record's lane. Without a chain nothing is settled, and nothing archived.
+fn archive(ctx: &Context, record: &UsageRecord) -> ArchiveFact {
+    match ctx.archive.as_ref().filter(|_| !ctx.lanes.is_empty()) {
         None => ArchiveFact::None,
-        Some(archive) => archive
-            .unavailable()
+        Some(archive) => ctx
+            .lanes
+            .of(record)
+            .and_then(|lane| archive.unavailable(lane.chain().name()))
             .map_or(ArchiveFact::Open, ArchiveFact::Unavailable),
     }
 }
@@ -203,7 +209,8 @@ fn emission(ctx: &Context, chain: &Chain, node: &str) -> Option<EmissionTerms> {
     let Account::Known(rewards) = view.payer(0) else {
         return None;
     };
-    let owed = owed_emissions(parsed(&ctx.caches.usage_records.state()), view.lane.seq);
+    let records = ctx.caches.usage_records.state();
+    let owed = owed_emissions(chain.config(), parsed(&records), view.lane.seq);
     let available_nano =
         u128::from(rewards.balance.saturating_sub(rewards.thawing)).saturating_sub(owed);
     let factors = config.factors_of(node);
@@ -221,7 +228,11 @@ fn emission(ctx: &Context, chain: &Chain, node: &str) -> Option<EmissionTerms> {
 
 /// Whether the key of `record`'s evidence may sign for its node: the provider that is paid has certified it.
 fn key_standing(ctx: &Context, record: &UsageRecord, evidence: &Evidence) -> KeyStanding {
-    let (Some(chain), Some(payment)) = (ctx.chains.home(), record.spec.payment.as_ref()) else {
+    let Some(payment) = record.spec.payment.as_ref() else {
+        return KeyStanding::InForce;
+    };
+    // A chain that is not configured any more cannot be asked: that is nobody's fault.
+    let Some(chain) = ctx.chains.get(&payment.chain) else {
         return KeyStanding::InForce;
     };
     let name = &record.spec.node_name;

@@ -46,6 +46,10 @@ fn each_impossible_wish_is_answered_with_the_nearest_miss() {
         "no matching node is in jurisdiction FR; jurisdictions on offer: DE"
     );
     assert_eq!(
+        refused(|r| r.chain = Some(text("base"))),
+        "the namespace's payer is on the chain base, and no matching node's provider is; chains on offer: anvil"
+    );
+    assert_eq!(
         refused(|r| r.constraints.node_selector = [(text("disk"), text("ssd"))].into()),
         "no matching node is accepted by the template's nodeSelector and node affinity"
     );
@@ -177,6 +181,30 @@ fn a_waiting_job_is_told_what_it_waits_for() {
         "0/3 nodes fit: 1 InsufficientGpus (needs 4), 1 NotOffered (AgentSilent), 1 NotOffered (Drained)"
     );
     assert_eq!(waiting(&[], &request), "no GPU node is known");
+}
+
+#[test]
+fn a_job_whose_payer_is_on_another_chain_than_the_free_nodes_is_told_so() {
+    let on = |name: &str, chain: &str| NodeFacts {
+        chain: Some(chain.to_owned()),
+        ..node(name, 4)
+    };
+    let mut drained = on("c", "base");
+    drained.offer = Err(OfferReason::Drained);
+    let request = Request {
+        chain: Some("base".to_owned()),
+        ..request(4, 1)
+    };
+    let nodes = vec![on("a", "anvil"), on("b", "anvil"), drained];
+    assert_eq!(satisfiable(&snapshot(nodes.clone()), &request), Ok(()));
+    let rejections = place(&snapshot(nodes), &request, &seed()).unwrap_err();
+    assert_eq!(
+        waiting(&rejections, &request),
+        "0/3 nodes fit: 1 NotOffered (Drained), 2 OtherChain (the namespace's payer is on base)"
+    );
+    let nodes = vec![on("a", "anvil"), on("b", "base")];
+    let placed = place(&snapshot(nodes), &request, &seed()).unwrap();
+    assert_eq!(placed.nodes, ["b"]);
 }
 
 #[test]

@@ -44,6 +44,10 @@ fn every_filter_gives_its_own_reason() {
         Some(Rejection::JurisdictionMismatch)
     );
     assert_eq!(
+        rejected(|n, r| (n.chain, r.chain) = (Some(text("base")), Some(text("anvil")))),
+        Some(Rejection::OtherChain)
+    );
+    assert_eq!(
         rejected(|n, _| n.namespaces = Some(Selector::from(Expression::Exists(text("gpu"))))),
         Some(Rejection::NamespaceExcluded)
     );
@@ -117,6 +121,29 @@ fn the_first_filter_that_fails_is_the_reason() {
             r.avoid = ["n".to_owned()].into();
         }),
         Some(Rejection::NotOffered(OfferReason::AgentSilent))
+    );
+}
+
+#[test]
+fn a_node_serves_payers_of_its_own_chain() {
+    let on = |node: Option<&str>, payer: Option<&str>| {
+        rejected(|n, r| {
+            n.chain = node.map(str::to_owned);
+            r.chain = payer.map(str::to_owned);
+        })
+    };
+    assert_eq!(on(Some("base"), Some("base")), None);
+    assert_eq!(on(Some("base"), Some("anvil")), Some(Rejection::OtherChain));
+    // Where no chain is configured, nobody pays on any; a bond may be left from before.
+    assert_eq!(on(Some("base"), None), None);
+    // A node that is bound to no chain is withheld for that.
+    assert_eq!(on(None, Some("anvil")), None);
+    assert_eq!(
+        rejected(|n, r| {
+            (n.chain, r.chain) = (None, Some("anvil".to_owned()));
+            n.offer = Err(OfferReason::Unbonded);
+        }),
+        Some(Rejection::NotOffered(OfferReason::Unbonded))
     );
 }
 

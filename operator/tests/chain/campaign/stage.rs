@@ -20,7 +20,7 @@ use gridstake_ledger::{
     statement::{self, Gpu, Statement},
 };
 use gridstake_operator::{
-    chain::{client::ChainClient, metrics::ChainMetrics},
+    chain::client::ChainClient,
     error::chain as causes,
     settlement::{
         Lane,
@@ -228,10 +228,9 @@ impl Stage {
         let (sender, others) = mpsc::unbounded_channel();
         let wire = Wire::new(self.nature.clone(), self.api.clone(), sender);
         let keys = self.keys.clone();
-        let replica = Replica::new(wire.api_client(), &self.chains_file, |chain, registry| {
-            let metrics = ChainMetrics::new(registry).unwrap();
-            let client = ChainClient::over(vec![wire.endpoint()], metrics.clone());
-            Lane::with_client(chain, keys, client, metrics, registry)
+        let replica = Replica::new(wire.api_client(), &self.chains_file, |chain, metrics| {
+            let client = ChainClient::over(vec![wire.endpoint()], metrics.chain(chain.name()));
+            Ok(Lane::with_client(chain, keys, client, metrics))
         });
         self.actors[index] = Some(Actor {
             replica,
