@@ -16,7 +16,6 @@ use gridstake_crds::{
     settlement_batch::{BatchState, BlockedReason},
     usage_record::RecordSettlement,
 };
-use gridstake_ledger::statement::Statement;
 use kube::{ResourceExt as _, runtime::events::EventType};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +26,7 @@ use super::{
     metrics::SettlementMetrics,
     observe::{self, Found, ObserveError},
     records::{self, BatchStanding, Rest},
+    statements::Unmined,
     status,
 };
 use crate::{
@@ -801,7 +801,7 @@ pub(super) struct Held {
     /// Numbers of records.
     pub numbers: BTreeSet<u64>,
     /// What is stated by those that are in no block yet.
-    pub statements: BTreeSet<Statement>,
+    pub statements: Unmined,
 }
 
 fn is_on_chain(state: BatchState) -> bool {
@@ -812,12 +812,12 @@ fn is_on_chain(state: BatchState) -> bool {
 }
 
 /// What batches state that are in no block yet.
-fn unmined_statements(batches: &[SettlementBatch]) -> Result<BTreeSet<Statement>, ObserveError> {
+fn unmined_statements(batches: &[SettlementBatch]) -> Result<Unmined, ObserveError> {
     let state = |batch: &SettlementBatch| batch.status.as_ref().and_then(|status| status.state);
-    let mut held = BTreeSet::new();
+    let mut held = Unmined::default();
     for batch in batches {
         if batch.spec.statement_count > 0 && !state(batch).is_some_and(is_on_chain) {
-            held.extend(observe::content(batch)?.statements);
+            held.add(&observe::content(batch)?.statements);
         }
     }
     Ok(held)

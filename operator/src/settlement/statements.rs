@@ -5,7 +5,7 @@
 //! earnings wait as long as a slice may; the log of uptime goes with the next batch whatever that is.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -31,20 +31,56 @@ struct Shared {
     news: Pulse,
 }
 
+/// What should stand on chain about a node's GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// What is to be stated.
+    pub statement: Statement,
+    /// Whether the GpuNode says that just this was stated last. It does not know of batches that are under way.
+    pub posted: bool,
+}
+
+/// What is stated by batches that are in no block yet, the newest of them counting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unmined(BTreeMap<Subject, (u32, B256)>);
+
+impl Unmined {
+    /// Adds what a batch states. Batches come in the order of their numbers.
+    pub fn add(&mut self, statements: &[Statement]) {
+        let said = statements.iter().map(|said| (subject(said), content(said)));
+        self.0.extend(said);
+    }
+}
+
+/// About what a later statement takes the place of an earlier one: kind, subject, and of earnings the week.
+type Subject = (u8, B256, u32);
+
+fn subject(statement: &Statement) -> Subject {
+    let week = match statement.kind {
+        statement::EARNINGS => statement.number,
+        _ => 0,
+    };
+    (statement.kind, statement.subject, week)
+}
+
+const fn content(statement: &Statement) -> (u32, B256) {
+    (statement.number, statement.content)
+}
+
 /// What is known. Nothing of it needs to outlive the process: what is declared is declared again, and what was stated stands
 /// in the log and in the status of whom it concerns. A statement that is repeated says the same.
 #[derive(Debug, Default)]
 struct State {
     /// What should stand on chain about a node's GPUs, by the node's name.
-    inventories: BTreeMap<String, Statement>,
+    inventories: BTreeMap<String, Declared>,
     /// Reports that are due, and since when, in Unix milliseconds.
     earnings: BTreeMap<Statement, u64>,
     /// The newest head of the log of uptime.
     uptime: Option<Statement>,
     /// Every week before this one is reported in full.
     reported_before: Option<Week>,
-    /// The content that mined batches have stated last, by kind and subject.
-    stated: BTreeMap<(u8, B256), (u32, B256)>,
+    /// What mined batches have stated last.
+    stated: BTreeMap<Subject, (u32, B256)>,
 }
 
 /// What goes into a batch.
@@ -68,17 +104,26 @@ impl Due {
 
 impl State {
     fn is_stated(&self, statement: &Statement) -> bool {
-        self.stated.get(&(statement.kind, statement.subject))
-            == Some(&(statement.number, statement.content))
+        self.stated.get(&subject(statement)) == Some(&content(statement))
     }
 
-    /// What goes into the next batch, less what `held` batches hold that are not mined yet.
-    fn due(&self, held: &BTreeSet<Statement>) -> Due {
-        let is_due =
-            |statement: &&Statement| !held.contains(*statement) && !self.is_stated(statement);
+    /// Whether something else, or nothing, is said last when all batches are mined.
+    fn is_due(&self, statement: &Statement, posted: bool, unmined: &Unmined) -> bool {
+        let about = subject(statement);
+        let last = unmined.0.get(&about).or_else(|| self.stated.get(&about));
+        last.map_or(!posted, |last| *last != content(statement))
+    }
+
+    /// What goes into the next batch.
+    fn due(&self, unmined: &Unmined) -> Due {
+        let is_due = |statement: &&Statement| self.is_due(statement, false, unmined);
         let mut due = Due::default();
-        due.statements
-            .extend(self.inventories.values().filter(is_due).take(MOST));
+        let inventories = self
+            .inventories
+            .values()
+            .filter(|declared| self.is_due(&declared.statement, declared.posted, unmined))
+            .map(|declared| declared.statement);
+        due.statements.extend(inventories.take(MOST));
         due.urgent = !due.statements.is_empty();
         let reports = self
             .earnings
@@ -101,12 +146,14 @@ impl Statements {
     }
 
     /// What should stand on chain about the GPUs of `node`; `None` if nothing has to be stated about it.
-    pub fn declare(&self, node: &str, inventory: Option<Statement>) {
+    pub fn declare(&self, node: &str, inventory: Option<Declared>) {
         let mut state = self.state();
         let news = match inventory {
-            Some(inventory) => {
-                let before = state.inventories.insert(node.to_owned(), inventory);
-                before != Some(inventory) && !state.is_stated(&inventory)
+            Some(declared) => {
+                let before = state.inventories.insert(node.to_owned(), declared);
+                let known = Unmined::default();
+                before.is_none_or(|before| before.statement != declared.statement)
+                    && state.is_due(&declared.statement, declared.posted, &known)
             }
             None => {
                 state.inventories.remove(node);
@@ -151,15 +198,23 @@ impl Statements {
     pub fn stated(&self, statements: &[Statement]) -> Vec<String> {
         let mut state = self.state();
         let mut nodes = Vec::new();
+        let mut news = false;
         for said in statements {
-            let before = state
-                .stated
-                .insert((said.kind, said.subject), (said.number, said.content));
-            if before == Some((said.number, said.content)) || said.kind != statement::INVENTORY {
+            let before = state.stated.insert(subject(said), content(said));
+            if before == Some(content(said)) || said.kind != statement::INVENTORY {
                 continue;
             }
-            let declared = state.inventories.iter().filter(|(_, own)| *own == said);
-            nodes.extend(declared.map(|(node, _)| node.clone()));
+            for (node, declared) in &state.inventories {
+                if declared.statement == *said {
+                    nodes.push(node.clone());
+                }
+                // The node changed back while the batch was under way.
+                news |= declared.statement.subject == said.subject && declared.statement != *said;
+            }
+        }
+        drop(state);
+        if news {
+            self.0.news.beat();
         }
         nodes
     }
@@ -177,10 +232,10 @@ impl Statements {
         reported.is_some_and(|before| Week::of(seconds) < before)
     }
 
-    /// What goes into the next batch, less what `held` batches hold.
+    /// What goes into the next batch.
     #[must_use]
-    pub fn due(&self, held: &BTreeSet<Statement>) -> Due {
-        self.state().due(held)
+    pub fn due(&self, unmined: &Unmined) -> Due {
+        self.state().due(unmined)
     }
 
     /// Changes when something becomes due.
@@ -203,6 +258,19 @@ mod tests {
         }
     }
 
+    fn declared(statement: Statement) -> Declared {
+        Declared {
+            statement,
+            posted: false,
+        }
+    }
+
+    fn under_way(statements: &[Statement]) -> Unmined {
+        let mut unmined = Unmined::default();
+        unmined.add(statements);
+        unmined
+    }
+
     fn report(provider: u32) -> Statement {
         Statement {
             kind: statement::EARNINGS,
@@ -220,25 +288,25 @@ mod tests {
     fn an_inventory_is_due_until_a_batch_holds_it_and_again_when_it_changes() {
         let statements = Statements::default();
         let (old, new) = (inventory("n1", 1), inventory("n1", 2));
-        statements.declare("n1", Some(old));
-        statements.declare("n1", Some(old));
+        statements.declare("n1", Some(declared(old)));
+        statements.declare("n1", Some(declared(old)));
         assert_eq!(beats(&statements), 1);
-        let none = BTreeSet::new();
+        let none = Unmined::default();
         assert_eq!(statements.due(&none).statements, [old]);
         assert!(statements.due(&none).urgent);
-        assert_eq!(statements.due(&BTreeSet::from([old])), Due::default());
+        assert_eq!(statements.due(&under_way(&[old])), Due::default());
         assert_eq!(statements.stated(&[old]), ["n1"]);
         assert!(statements.is_stated(&old));
         assert_eq!(statements.due(&none), Due::default());
         // It is told of once.
         assert!(statements.stated(&[old]).is_empty());
 
-        statements.declare("n1", Some(new));
+        statements.declare("n1", Some(declared(new)));
         assert_eq!(statements.due(&none).statements, [new]);
         assert_eq!(statements.stated(&[new]), ["n1"]);
         assert!(!statements.is_stated(&old));
         // The old GPUs are back: that is news again.
-        statements.declare("n1", Some(old));
+        statements.declare("n1", Some(declared(old)));
         assert_eq!(
             (beats(&statements), statements.due(&none).statements),
             (3, vec![old])
@@ -248,20 +316,47 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_changes_back_while_its_change_is_under_way_is_stated_again() {
+        let statements = Statements::default();
+        let (old, new) = (inventory("n1", 1), inventory("n1", 2));
+        let posted = Some(Declared {
+            statement: old,
+            posted: true,
+        });
+        statements.declare("n1", posted);
+        assert_eq!(
+            (beats(&statements), statements.due(&Unmined::default())),
+            (0, Due::default())
+        );
+        statements.declare("n1", Some(declared(new)));
+        let sent = under_way(&[new]);
+        // The GPU is back, and the GpuNode knows of nothing else.
+        statements.declare("n1", posted);
+        assert_eq!(statements.due(&sent).statements, [old]);
+        let both = under_way(&[new, old]);
+        assert_eq!(statements.due(&both), Due::default());
+        // After a restart, only the mined batch shows it.
+        let before = beats(&statements);
+        assert!(statements.stated(&[new]).is_empty());
+        assert_eq!(beats(&statements), before + 1);
+        assert_eq!(statements.due(&Unmined::default()).statements, [old]);
+    }
+
+    #[test]
     fn reports_are_due_since_they_were_first_and_end_with_the_list() {
         let statements = Statements::default();
         statements.report([report(1), report(2)], 1_000);
         statements.report([report(2), report(3)], 2_000);
-        let due = statements.due(&BTreeSet::new());
+        let due = statements.due(&Unmined::default());
         assert_eq!(due.statements, [report(2), report(3)]);
         assert_eq!((due.urgent, due.oldest_ms), (false, Some(1_000)));
-        let due = statements.due(&BTreeSet::from([report(2)]));
+        let due = statements.due(&under_way(&[report(2)]));
         assert_eq!(
             (due.statements, due.oldest_ms),
             (vec![report(3)], Some(2_000))
         );
         assert!(statements.stated(&[report(2), report(3)]).is_empty());
-        assert_eq!(statements.due(&BTreeSet::new()), Due::default());
+        assert_eq!(statements.due(&Unmined::default()), Due::default());
     }
 
     #[test]
@@ -270,7 +365,7 @@ mod tests {
         statements.uptime(statement::uptime(5, B256::repeat_byte(1)));
         let newest = statement::uptime(6, B256::repeat_byte(2));
         statements.uptime(newest);
-        let due = statements.due(&BTreeSet::new());
+        let due = statements.due(&Unmined::default());
         assert_eq!(due.statements, [newest]);
         assert_eq!(
             (due.urgent, due.oldest_ms, beats(&statements)),
@@ -283,12 +378,12 @@ mod tests {
         let statements = Statements::default();
         for node in 0..100 {
             let node = format!("n{node}");
-            statements.declare(&node, Some(inventory(&node, 1)));
+            statements.declare(&node, Some(declared(inventory(&node, 1))));
         }
         statements.report((0..100).map(report), 5);
-        let first = statements.due(&BTreeSet::new());
+        let first = statements.due(&Unmined::default());
         assert_eq!(first.statements.len(), MOST);
-        let held: BTreeSet<Statement> = first.statements.into_iter().collect();
+        let held = under_way(&first.statements);
         let second = statements.due(&held);
         assert_eq!((second.statements.len(), second.urgent), (MOST, true));
         assert_eq!(second.oldest_ms, Some(5));

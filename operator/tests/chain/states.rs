@@ -21,6 +21,7 @@ use gridstake_ledger::{
 };
 use gridstake_operator::{
     archive::{Archive, SHORTEST_RETENTION, Terms},
+    settlement::statements::Declared,
     uptime::{epoch::Sight, run::Log},
 };
 use serde_json::{Value, json};
@@ -46,6 +47,13 @@ fn inventory(uuid: &str) -> Statement {
         mig: false,
     };
     statement::inventory("n1", 1, vec![gpu])
+}
+
+fn declared(statement: Statement) -> Declared {
+    Declared {
+        statement,
+        posted: false,
+    }
 }
 
 impl World {
@@ -136,7 +144,7 @@ async fn a_changed_inventory_gets_a_batch_of_its_own_and_is_stated_once() {
     let mut replica = world.replica().await;
     let (old, new) = (inventory("GPU-a"), inventory("GPU-b"));
     let statements = replica.lane.statements().clone();
-    statements.declare("n1", Some(old));
+    statements.declare("n1", Some(declared(old)));
     replica.step().await;
     let batch = world.batch(1);
     assert_eq!(
@@ -145,14 +153,14 @@ async fn a_changed_inventory_gets_a_batch_of_its_own_and_is_stated_once() {
     );
     assert!(!statements.is_stated(&old));
     // A second look while it is on its way repeats nothing.
-    statements.declare("n1", Some(old));
+    statements.declare("n1", Some(declared(old)));
     replica.step().await;
     assert_eq!(world.api.batches().len(), 1);
     world.until_quiet(&mut replica).await;
     assert!(statements.is_stated(&old));
     assert_eq!(world.stated().await, [old]);
 
-    statements.declare("n1", Some(new));
+    statements.declare("n1", Some(declared(new)));
     world.seal(256..260, 1000);
     settle(&world, &mut replica).await;
     assert_eq!(world.stated().await, [old, new]);
@@ -172,7 +180,10 @@ async fn a_reorganisation_states_nothing_twice() {
     let world = World::new(ESCROW).await;
     let mut replica = world.replica().await;
     let statement = inventory("GPU-a");
-    replica.lane.statements().declare("n1", Some(statement));
+    replica
+        .lane
+        .statements()
+        .declare("n1", Some(declared(statement)));
     replica.step().await;
     world.anvil.until_pending().await;
     world.anvil.mine(1).await;

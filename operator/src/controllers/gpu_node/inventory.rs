@@ -11,6 +11,7 @@ use gridstake_ledger::statement::{self, Gpu, Statement};
 use kube::ResourceExt as _;
 
 use super::guarantee::Guarantee;
+use crate::settlement::statements::Declared;
 
 /// What stands on chain about a node's GPUs, and what should.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,8 +20,8 @@ pub struct Inventory {
     pub hash: Option<String>,
     /// The UUIDs that it covers.
     pub devices: Vec<String>,
-    /// What is to be stated.
-    pub declare: Option<Statement>,
+    /// What should stand there.
+    pub declare: Option<Declared>,
 }
 
 /// What is to be stated about the GPUs of `gpu_node`, for which `provider` answers; `None` while they are not known.
@@ -89,25 +90,35 @@ pub fn decide(
     if guarantee.backing.in_force().is_none() || guarantee.holds().is_err() {
         return posted;
     }
-    match statement(gpu_node, provider) {
-        Some(current) if posted.hash != Some(current.content.to_string()) => {
-            if is_stated(&current) {
-                let devices = gpu_node.status.iter().flat_map(|status| &status.devices);
-                let mut devices: Vec<String> = devices.map(|device| device.uuid.clone()).collect();
-                devices.sort();
-                Inventory {
-                    hash: Some(current.content.to_string()),
-                    devices,
-                    declare: None,
-                }
-            } else {
-                Inventory {
-                    declare: Some(current),
-                    ..posted
-                }
-            }
+    let Some(current) = statement(gpu_node, provider) else {
+        return posted;
+    };
+    let hash = Some(current.content.to_string());
+    let declare = |posted| {
+        Some(Declared {
+            statement: current,
+            posted,
+        })
+    };
+    if posted.hash == hash {
+        Inventory {
+            declare: declare(true),
+            ..posted
         }
-        _ => posted,
+    } else if is_stated(&current) {
+        let devices = gpu_node.status.iter().flat_map(|status| &status.devices);
+        let mut devices: Vec<String> = devices.map(|device| device.uuid.clone()).collect();
+        devices.sort();
+        Inventory {
+            hash,
+            devices,
+            declare: declare(true),
+        }
+    } else {
+        Inventory {
+            declare: declare(false),
+            ..posted
+        }
     }
 }
 
@@ -175,7 +186,7 @@ mod tests {
         let mut node = gpu_node(&["GPU-b", "GPU-a"]);
         assert!(!is_posted(&node, 7, "anvil"));
         let waits = decide(&node, &backed(7), |_| false);
-        let declared = waits.declare.unwrap();
+        let declared = waits.declare.unwrap().statement;
         assert_eq!(
             (declared.number, waits.hash, waits.devices.len()),
             (2, None, 0)
@@ -195,7 +206,7 @@ mod tests {
         node.status.as_mut().unwrap().devices[1].uuid = "GPU-c".to_owned();
         assert!(!is_posted(&node, 7, "anvil"));
         let waits = decide(&node, &backed(7), |_| false);
-        assert!(waits.declare.is_some());
+        assert!(!waits.declare.unwrap().posted);
         // What stands on chain is not forgotten meanwhile.
         assert_eq!(waits.devices, ["GPU-a", "GPU-b"]);
         write(&mut node, 7, &waits);
@@ -210,7 +221,11 @@ mod tests {
         node.status.as_mut().unwrap().devices.pop();
         assert!(is_posted(&node, 7, "anvil"));
         assert_eq!(
-            decide(&node, &backed(7), |_| false).declare.unwrap().number,
+            decide(&node, &backed(7), |_| false)
+                .declare
+                .unwrap()
+                .statement
+                .number,
             1
         );
     }
@@ -220,7 +235,7 @@ mod tests {
         let node = posted_by(&["GPU-a"], 7);
         assert!(is_posted(&node, 7, "anvil") && !is_posted(&node, 8, "anvil"));
         let waits = decide(&node, &backed(8), |_| false);
-        assert!(waits.declare.is_some() && waits.hash.is_none() && waits.devices.is_empty());
+        assert!(!waits.declare.unwrap().posted && waits.hash.is_none() && waits.devices.is_empty());
     }
 
     #[test]
@@ -230,7 +245,7 @@ mod tests {
         let mut there = backed(7);
         there.backing.chain = Some("base".into());
         let waits = decide(&node, &there, |_| false);
-        assert!(waits.declare.is_some() && waits.hash.is_none() && waits.devices.is_empty());
+        assert!(!waits.declare.unwrap().posted && waits.hash.is_none() && waits.devices.is_empty());
         // A status of a former version names no chain.
         let mut old = node;
         old.status.as_mut().unwrap().chain = None;

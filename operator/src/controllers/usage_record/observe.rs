@@ -42,9 +42,7 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
     );
     let pod = pod(ctx, record);
     let lane = ctx.lanes.of(record);
-    let (hold, remembered) = lane.map_or((None, None), |lane| {
-        in_doubt(lane, record, (ctx.now)())
-    });
+    let (hold, remembered) = lane.map_or((None, None), |lane| in_doubt(lane, record, (ctx.now)()));
     Observed {
         attempt_is_over: attempt_is_over(ctx, record),
         evidence: judgement(ctx, record, pod.as_ref()),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use alloy::{
-    primitives::{Address, B256, keccak256},
+    primitives::{B256, address, keccak256},
     signers::local::PrivateKeySigner,
 };
 use gridstake_crds::{
@@ -25,6 +25,7 @@ use gridstake_operator::{
     settlement::{
         Lane,
         signer::{Key, Keys},
+        statements::Declared,
     },
 };
 use k8s_openapi::jiff::Timestamp;
@@ -159,9 +160,10 @@ impl Stage {
         let terms = Terms {
             chain_id: 31337,
             lane: LANE,
-            settlement: Address::repeat_byte(0x51),
-            vault: Address::repeat_byte(0x52),
-            token: Address::repeat_byte(0x53),
+            // Where they are on anvil: an address is part of what is stated.
+            settlement: address!("9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0"),
+            vault: address!("e7f1725E7734CE288F8367e1Bb143E90bb3F0512"),
+            token: address!("5FbDB2315678afecb367f032d93F642f64180aa3"),
             lane_signer: keys.lane.address(),
         };
         let code_hash = keccak256(CODE);
@@ -247,8 +249,11 @@ impl Stage {
         };
         let statements = actor.replica.lane.statements();
         for (node, shown) in &self.shown {
-            let due = (self.posted.get(node) != Some(shown)).then_some(*shown);
-            statements.declare(node, due);
+            let declared = Declared {
+                statement: *shown,
+                posted: self.posted.get(node) == Some(shown),
+            };
+            statements.declare(node, Some(declared));
         }
     }
 
