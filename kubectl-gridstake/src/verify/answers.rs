@@ -153,13 +153,13 @@ impl Answers {
 
     /// What slashes took in `week`, in nano-tokens by provider; `None` if they were not read.
     pub fn slashed(&self, week: Week) -> Option<BTreeMap<u32, u128>> {
-        let mut slashed: BTreeMap<u32, u128> = BTreeMap::new();
-        let slashes = self.slashes.as_ref()?;
-        for slash in slashes.iter().filter(|slash| week.holds(slash.timestamp)) {
-            let sum = slashed.entry(slash.provider).or_default();
+        let mut taken: BTreeMap<u32, u128> = BTreeMap::new();
+        let all = self.slashes.as_ref()?;
+        for slash in all.iter().filter(|slash| week.holds(slash.timestamp)) {
+            let sum = taken.entry(slash.provider).or_default();
             *sum = sum.saturating_add(slash.taken);
         }
-        Some(slashed)
+        Some(taken)
     }
 
     /// What is verified against: the batches of these numbers.
