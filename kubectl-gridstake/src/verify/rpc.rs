@@ -48,18 +48,15 @@ pub enum RpcError {
         /// What it lacks.
         what: String,
     },
-    /// The answer is not what a Settlement says.
+    /// The answer is not what this contract says.
     #[error(
-        "--settlement: {0} does not answer as the contract Settlement does, on the chain of this endpoint"
+        "--settlement: {at} does not answer as the contract {contract} does, on the chain of this endpoint"
     )]
-    NotSettlement(Address),
-    /// A slash was proposed before the events that were read.
-    #[error("--from-block: slash {id} was proposed before block {from}: begin with an earlier one")]
-    Proposal {
-        /// Its number in the vault.
-        id: U256,
-        /// The first block that was read.
-        from: u64,
+    NotContract {
+        /// What it should be: Settlement, or the StakeVault that it names.
+        contract: &'static str,
+        /// Its address.
+        at: Address,
     },
     /// Somebody settled the batch through another contract.
     #[error(
@@ -184,10 +181,12 @@ impl Endpoint {
         lane: u32,
         block: u64,
     ) -> Result<(u64, B256), RpcError> {
+        let call = Settlement::headCall { lane };
         let head = self
             .call(
+                "Settlement",
                 settlement,
-                &Settlement::headCall { lane },
+                &call,
                 block,
                 "read the lane's head",
             )
@@ -195,16 +194,17 @@ impl Endpoint {
         Ok((head.seq, head.chainHash))
     }
 
-    /// What `settlement` returns in `block`.
+    /// What the `contract` at an address returns in `block`.
     async fn call<C: SolCall>(
         &self,
-        settlement: Address,
+        contract: &'static str,
+        at: Address,
         call: &C,
         block: u64,
         op: &'static str,
     ) -> Result<C::Return, RpcError> {
         let request = TransactionRequest::default()
-            .with_to(settlement)
+            .with_to(at)
             .with_input(call.abi_encode());
         let returned = self
             .0
@@ -212,7 +212,7 @@ impl Endpoint {
             .block(BlockId::number(block))
             .await
             .map_err(failed(op))?;
-        C::abi_decode_returns(&returned).map_err(|_| RpcError::NotSettlement(settlement))
+        C::abi_decode_returns(&returned).map_err(|_| RpcError::NotContract { contract, at })
     }
 
     async fn settled(
@@ -329,40 +329,41 @@ impl Endpoint {
         from: u64,
         to: u64,
     ) -> Result<Vec<Slash>, RpcError> {
+        let call = Settlement::vaultCall {};
         let vault = self
             .call(
+                "Settlement",
                 settlement,
-                &Settlement::vaultCall {},
+                &call,
                 to,
                 "read the vault's address",
             )
             .await?;
-        let topics = vec![
-            StakeVault::SlashProposed::SIGNATURE_HASH,
-            StakeVault::SlashExecuted::SIGNATURE_HASH,
-        ];
-        let filter = Filter::new().address(vault).event_signature(topics);
-        let mut proposed: BTreeMap<U256, u32> = BTreeMap::new();
+        let filter = Filter::new()
+            .address(vault)
+            .event_signature(StakeVault::SlashExecuted::SIGNATURE_HASH);
         let mut slashes = Vec::new();
         for log in self.logs(filter, from, to).await? {
-            if let Ok(event) = StakeVault::SlashProposed::decode_log(&log.inner) {
-                proposed.insert(event.id, event.lane);
-            } else if let Ok(event) = StakeVault::SlashExecuted::decode_log(&log.inner) {
-                let id = event.id;
-                let by = proposed.get(&id).ok_or(RpcError::Proposal { id, from })?;
-                if *by != lane {
-                    continue;
-                }
-                let block = log.block_number.ok_or_else(|| RpcError::Missing {
-                    what: format!("the block of the event of slash {id}"),
-                })?;
-                slashes.push(Slash {
-                    id,
-                    provider: event.provider,
-                    taken: event.fromStake.saturating_add(event.fromUnbonding),
-                    timestamp: self.timestamp(&log, block).await?,
-                });
+            let Ok(event) = StakeVault::SlashExecuted::decode_log(&log.inner) else {
+                continue;
+            };
+            let id = event.id;
+            let call = StakeVault::slashOfCall { id };
+            let slash = self
+                .call("StakeVault", vault, &call, to, "read a slash")
+                .await?;
+            if slash.lane != lane {
+                continue;
             }
+            let block = log.block_number.ok_or_else(|| RpcError::Missing {
+                what: format!("the block of the event of slash {id}"),
+            })?;
+            slashes.push(Slash {
+                id,
+                provider: event.provider,
+                taken: event.fromStake.saturating_add(event.fromUnbonding),
+                timestamp: self.timestamp(&log, block).await?,
+            });
         }
         Ok(slashes)
     }
