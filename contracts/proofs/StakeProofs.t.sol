@@ -114,6 +114,98 @@ contract StakeProofs is ProofFixture {
         _booksAreRight();
     }
 
+    /// From bonded stake and a ticket together a slash takes no more than it froze, and if it was disputed no more than was
+    /// upheld. The ticket is of a thousand tokens: of any size is what checkLong_aSlashTakesWhatIsAskedOrWhatThereIs tries.
+    function check_aSlashTakesNoMoreThanWasFrozenOrUpheld(
+        uint128 stake,
+        uint128 asked,
+        uint128 upheld,
+        bool disputed,
+        bytes32 r,
+        bytes32 vs
+    ) public {
+        vault.stake(provider, stake);
+        vault.requestUnbond(provider, 1_000e9);
+        uint256 id = _propose(asked, r, vs);
+        uint128 frozen = vault.slashOf(id).frozen;
+        if (disputed) {
+            vault.disputeSlash(id, "counter");
+            vault.resolveSlash(id, upheld);
+        }
+        vm.warp(START + 30 days);
+        vault.finalizeSlash(id);
+        (uint128 principal,, uint128 slashed) = vault.liabilities();
+        assert(slashed <= frozen);
+        assert(!disputed || slashed <= upheld);
+        assert(uint256(principal) + slashed == stake);
+        _booksAreRight();
+    }
+
+    /// @dev What anybody could try with a slash that is over; this contract is arbiter, guardian and staker.
+    function _isOver(uint256 id, uint128 amount) private {
+        (uint128 principal, uint128 rewards, uint128 slashed) = vault.liabilities();
+        uint128 frozen = vault.providerOf(provider).frozen;
+        (bool executed,) = address(vault).call(abi.encodeCall(vault.finalizeSlash, (id)));
+        (bool cancelled,) = address(vault).call(abi.encodeCall(vault.cancelSlash, (id)));
+        (bool resolved,) = address(vault).call(abi.encodeCall(vault.resolveSlash, (id, amount)));
+        (bool disputed,) = address(vault).call(abi.encodeCall(vault.disputeSlash, (id, bytes32(0))));
+        assert(!executed && !cancelled && !resolved && !disputed);
+        (uint128 principalAfter, uint128 rewardsAfter, uint128 slashedAfter) = vault.liabilities();
+        assert(principal == principalAfter && rewards == rewardsAfter && slashed == slashedAfter);
+        assert(vault.providerOf(provider).frozen == frozen);
+    }
+
+    /// A slash that was executed is not executed again, nor disputed, resolved or cancelled, whenever that is tried.
+    function check_anExecutedSlashNeverExecutesAgain(
+        uint128 stake,
+        uint128 asked,
+        uint128 upheld,
+        bool disputed,
+        uint32 wait,
+        uint32 more,
+        bytes32 r,
+        bytes32 vs
+    ) public {
+        vault.stake(provider, stake);
+        uint256 id = _propose(asked, r, vs);
+        if (disputed) {
+            vault.disputeSlash(id, "counter");
+            vault.resolveSlash(id, upheld);
+        }
+        vm.warp(START + uint256(wait));
+        vault.finalizeSlash(id);
+        vm.warp(START + uint256(wait) + more);
+        _isOver(id, upheld);
+    }
+
+    /// The same of a slash that was cancelled: by the guardian, by the arbiter, or because nobody has decided.
+    function check_aCancelledSlashNeverExecutes(
+        uint128 stake,
+        uint128 asked,
+        uint128 upheld,
+        bool disputed,
+        bool decided,
+        uint32 more,
+        bytes32 r,
+        bytes32 vs
+    ) public {
+        vault.stake(provider, stake);
+        uint256 id = _propose(asked, r, vs);
+        if (disputed) vault.disputeSlash(id, "counter");
+        if (!disputed) {
+            vault.cancelSlash(id);
+        } else if (decided) {
+            vault.resolveSlash(id, 0);
+        } else {
+            vm.warp(START + 30 days);
+            vault.finalizeSlash(id);
+        }
+        vm.warp(START + 30 days + uint256(more));
+        _isOver(id, upheld);
+        (,, uint128 slashed) = vault.liabilities();
+        assert(slashed == 0);
+    }
+
     /// Only what the lane's slash signer signed is proposed.
     function check_onlyWhatTheSlashSignerSignedIsProposed(uint128 stake, uint128 asked, bytes32 r, bytes32 vs) public {
         vault.stake(provider, stake);

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use alloy::primitives::Address;
 use clap::{Args, Parser, Subcommand};
 use gridstake_crds::TokenAmount;
+use gridstake_ledger::week::Week;
 
-use crate::{end::End, verify::week::Week};
+use crate::end::End;
 
 /// Signs what Gridstake's operator asks of payers and providers, and puts it where the operator reads it; verifies what was
 /// paid.
@@ -87,7 +88,8 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "SEQ")]
     pub batch: Option<u64>,
 
-    /// Only the batches settled in this week (ISO 8601, UTC), such as 2026-W48.
+    /// Only the batches settled in this week (ISO 8601, UTC), such as 2026-W48; and each provider's report of what it got in
+    /// it, made again from them and compared with what the lane has stated.
     #[arg(long, value_name = "WEEK")]
     pub week: Option<Week>,
 

@@ -257,6 +257,7 @@ fn write(week: &Week, folder: &Path, threads: usize) -> Vec<Item> {
                 data: batch.head.data,
                 outcome,
                 left_out: BTreeMap::new(),
+                statements: vec![],
                 transaction: B256::ZERO,
                 block: 0,
                 timestamp: 0,

@@ -7,6 +7,8 @@
 //! | [`UPTIME`] | zero | the newest epoch that it covers | head of the lane's log of uptime, see [`crate::uptime`] |
 //! | [`EARNINGS`] | the provider's account number | the week, as 202648 | EIP-712 struct hash of its [`EarningsReport`] |
 
+use std::fmt;
+
 use alloy_primitives::{B256, U256, keccak256};
 use alloy_sol_types::SolStruct as _;
 
@@ -108,6 +110,16 @@ pub fn earnings(report: &EarningsReport) -> Statement {
         number: report.week,
         subject: provider_id(report.provider),
         content: report.eip712_hash_struct(),
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "kind {}, subject {}, number {}, content {}",
+            self.kind, self.subject, self.number, self.content
+        )
     }
 }
 

@@ -5,7 +5,6 @@ mod answers;
 mod report;
 mod rpc;
 mod source;
-pub mod week;
 
 use std::{collections::BTreeSet, num::NonZero, path::PathBuf, process::ExitCode, thread};
 
@@ -16,13 +15,14 @@ use gridstake_ledger::{
         Fault, Finding,
         all::{self, Item, LaneError},
         chain::{self, ChainBatch, Contradiction},
+        earnings::{self, Earnings},
         evidence::Signatures,
         file::FileError,
     },
 };
 
 use self::{
-    answers::{Answers, AnswersError},
+    answers::{Answers, AnswersError, SettledBatch},
     report::{Report, Verdict},
     rpc::{Endpoint, RpcError},
     source::{Source, SourceError},
@@ -74,6 +74,8 @@ enum VerifyError {
     Nothing(String),
     #[error("--vault: the chain file was saved without it: save it again with --vault")]
     NoOperators,
+    #[error("--week: the chain file was saved without the slashes: save it again")]
+    NoSlashes,
 }
 
 /// Verifies, prints the result, and says how it ended.
@@ -102,8 +104,13 @@ fn verified(args: &VerifyArgs) -> Result<Report, VerifyError> {
         .build()
         .map_err(VerifyError::Runtime)?;
     let prepared = runtime.block_on(prepare(args))?;
-    let (answers, source, items) = match prepared {
-        Ok(ready) => (ready.answers, ready.source, ready.items),
+    let Ready {
+        answers,
+        source,
+        items,
+        earnings,
+    } = match prepared {
+        Ok(ready) => ready,
         Err((answers, finding)) => return Ok(Report::wrong(args, &answers, *finding)),
     };
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
@@ -151,7 +158,7 @@ fn verified(args: &VerifyArgs) -> Result<Report, VerifyError> {
             }
         }
     }
-    Ok(Report::right(args, &answers, lane))
+    Ok(Report::right(args, &answers, lane, earnings))
 }
 
 /// What is to be verified.
@@ -159,6 +166,8 @@ struct Ready {
     answers: Answers,
     source: Source,
     items: Vec<Item>,
+    /// What the week's batches come to, if a week is verified.
+    earnings: Option<Earnings>,
 }
 
 type Prepared = Result<Ready, (Answers, Box<Finding>)>;
@@ -178,9 +187,10 @@ async fn prepare(args: &VerifyArgs) -> Result<Prepared, VerifyError> {
         Ok(chosen) => chosen,
         Err(finding) => return Ok(Err((answers, finding))),
     };
+    let looked_at: BTreeSet<u64> = chosen.union(&reporting(args, &answers)).copied().collect();
     if let Some(endpoint) = &endpoint {
         let wanted = match &args.save_chain {
-            None => chosen.clone(),
+            None => looked_at.clone(),
             Some(_) => answers.batches.iter().map(|batch| batch.sequence).collect(),
         };
         endpoint.read_inputs(&mut answers, &wanted).await?;
@@ -188,10 +198,17 @@ async fn prepare(args: &VerifyArgs) -> Result<Prepared, VerifyError> {
             save(path, &answers)?;
         }
     }
-    let batches = answers.chain_batches(&chosen)?;
+    let batches = answers.chain_batches(&looked_at)?;
     check_chain(&answers, &batches)?;
+    let earnings = match earned(args, &answers, &batches)? {
+        Ok(earnings) => earnings,
+        Err(finding) => return Ok(Err((answers, finding))),
+    };
     let mut items = Vec::with_capacity(batches.len());
     for chain in batches {
+        if !chosen.contains(&chain.sequence) {
+            continue;
+        }
         match address(&source, &answers, chain.sequence).await? {
             Ok(address) => {
                 source.prepare(address).await?;
@@ -208,6 +225,7 @@ async fn prepare(args: &VerifyArgs) -> Result<Prepared, VerifyError> {
         answers,
         source,
         items,
+        earnings,
     }))
 }
 
@@ -220,6 +238,12 @@ async fn ask(endpoint: &Endpoint, args: &VerifyArgs) -> Result<Answers, VerifyEr
             .operators(vault, args.from_block, answers.block)
             .await?;
         answers.operators = Some(operators);
+    }
+    if args.week.is_some() || args.save_chain.is_some() {
+        let slashes = endpoint
+            .slashes(args.settlement, args.lane, args.from_block, answers.block)
+            .await?;
+        answers.slashes = Some(slashes);
     }
     Ok(answers)
 }
@@ -253,6 +277,36 @@ fn save(path: &std::path::Path, answers: &Answers) -> Result<(), VerifyError> {
     })
 }
 
+/// The numbers of the batches that state something about the week.
+fn reporting(args: &VerifyArgs, answers: &Answers) -> BTreeSet<u64> {
+    let Some(week) = args.week else {
+        return BTreeSet::new();
+    };
+    let about = |batch: &&SettledBatch| {
+        let mut statements = batch.statements.iter();
+        statements.any(|stated| earnings::is_about(&(*stated).into(), week))
+    };
+    let batches = answers.batches.iter().filter(about);
+    batches.map(|batch| batch.sequence).collect()
+}
+
+/// What the week's batches come to; `None` if no week is verified. The inner error is what is wrong.
+fn earned(
+    args: &VerifyArgs,
+    answers: &Answers,
+    batches: &[ChainBatch],
+) -> Result<Result<Option<Earnings>, Box<Finding>>, VerifyError> {
+    let Some(week) = args.week else {
+        return Ok(Ok(None));
+    };
+    let slashed = answers.slashed(week).ok_or(VerifyError::NoSlashes)?;
+    match earnings::verify(answers.lane_id(), week, answers.time, batches, &slashed) {
+        Ok(earnings) => Ok(Ok(Some(earnings))),
+        Err(FileError::Wrong(finding)) => Ok(Err(finding)),
+        Err(FileError::Chain(error)) => Err(error.into()),
+    }
+}
+
 /// The numbers of the batches that are verified.
 async fn choose(
     args: &VerifyArgs,
@@ -276,7 +330,7 @@ async fn choose(
     } else {
         all().collect()
     };
-    if chosen.is_empty() {
+    if chosen.is_empty() && reporting(args, answers).is_empty() {
         let words = match (args.batch, args.week, &args.record) {
             (Some(sequence), ..) => format!(
                 "--batch: no event of batch {sequence} up to block {}; the lane stands at batch {}",

@@ -1,11 +1,12 @@
 //! What was found, for people and for programs.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use gridstake_crds::TokenAmount;
 use gridstake_ledger::verify::{
     Finding,
     all::VerifiedLane,
+    earnings::{Earnings, Reported},
     file::{Booked, Summary},
 };
 use serde_json::{Value, json};
@@ -28,6 +29,7 @@ pub struct Right {
     last: u64,
     certificates: usize,
     record: Option<(u64, Booked)>,
+    earnings: Option<Earnings>,
 }
 
 /// A result with its circumstances.
@@ -59,7 +61,12 @@ impl Report {
     }
 
     /// Everything is right.
-    pub fn right(args: &VerifyArgs, answers: &Answers, lane: VerifiedLane) -> Self {
+    pub fn right(
+        args: &VerifyArgs,
+        answers: &Answers,
+        lane: VerifiedLane,
+        earnings: Option<Earnings>,
+    ) -> Self {
         let record = args.record.as_ref().and_then(|name| {
             lane.files.iter().find_map(|file| {
                 let entry = file.entries.iter().find(|entry| {
@@ -77,6 +84,7 @@ impl Report {
             certificates: lane.files.iter().map(|file| file.certified.len()).sum(),
             summary: lane.summary,
             record,
+            earnings,
         };
         Self::of(args, answers, Verdict::Right(Box::new(right)))
     }
@@ -151,6 +159,9 @@ impl Report {
                 }
             );
         }
+        for line in right.earnings.iter().flat_map(earned) {
+            let _ = writeln!(text, "  {line}");
+        }
         text.trim_end().to_owned()
     }
 
@@ -192,6 +203,9 @@ impl Report {
                     json!({"payer": payer, "provider": provider, "amount": amount})
                 });
                 value["paid"] = paid.collect();
+                if let Some(earnings) = &right.earnings {
+                    value["earnings"] = earned_json(earnings);
+                }
                 if let Some((sequence, entry)) = &right.record
                     && let Some(slice) = &entry.slice
                 {
@@ -209,4 +223,62 @@ impl Report {
         }
         value
     }
+}
+
+/// GPU-milliseconds as seconds.
+fn seconds(millis: u64) -> String {
+    format!("{}.{:03}", millis / 1000, millis % 1000)
+}
+
+fn list(batches: &BTreeSet<u64>) -> String {
+    let numbers: Vec<String> = batches.iter().map(u64::to_string).collect();
+    numbers.join(", ")
+}
+
+/// A line a provider.
+fn earned(earnings: &Earnings) -> Vec<String> {
+    let week = earnings.week;
+    let line = |(provider, reported): (&u32, &Reported)| {
+        let report = &reported.report;
+        let tokens = TokenAmount::from_nano;
+        let posted = if !earnings.over {
+            "the week is not over".to_owned()
+        } else if reported.batches.is_empty() {
+            "not reported yet".to_owned()
+        } else {
+            format!("reported in batch {}", list(&reported.batches))
+        };
+        format!(
+            "provider {provider} in {week}: {} jobs, {} GPU-seconds, {} tokens paid, {} emissions, {} slashed; report {}: {posted}",
+            report.jobs,
+            seconds(report.gpuMillis),
+            tokens(report.paid.into()),
+            tokens(report.emissions.into()),
+            tokens(report.slashed),
+            reported.hash,
+        )
+    };
+    earnings.providers.iter().map(line).collect()
+}
+
+fn earned_json(earnings: &Earnings) -> Value {
+    let provider = |(provider, reported): (&u32, &Reported)| {
+        let report = &reported.report;
+        let tokens = |nano: u128| TokenAmount::from_nano(nano).to_string();
+        json!({
+            "provider": provider,
+            "jobs": report.jobs,
+            "gpuMillis": report.gpuMillis,
+            "paid": tokens(report.paid.into()),
+            "emissions": tokens(report.emissions.into()),
+            "slashed": tokens(report.slashed),
+            "hash": reported.hash,
+            "reportedIn": reported.batches,
+        })
+    };
+    json!({
+        "week": earnings.week.to_string(),
+        "over": earnings.over,
+        "providers": earnings.providers.iter().map(provider).collect::<Vec<_>>(),
+    })
 }

@@ -11,14 +11,14 @@ use alloy::{
     primitives::{Address, B256, Bytes, TxHash, U256},
     providers::{DynProvider, Provider as _, ProviderBuilder},
     rpc::types::{Filter, Log, TransactionRequest},
-    sol_types::{SolCall as _, SolEvent as _},
+    sol_types::{SolCall, SolEvent as _},
     transports::TransportError,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use gridstake_contracts::{Settlement, StakeVault};
 use serde::Deserialize;
 
-use super::answers::{Answers, Input, SettledBatch};
+use super::answers::{Answers, Input, SettledBatch, Slash, Stated};
 
 /// After which time a request is given up.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -48,11 +48,16 @@ pub enum RpcError {
         /// What it lacks.
         what: String,
     },
-    /// The answer is not what a Settlement says.
+    /// The answer is not what this contract says.
     #[error(
-        "--settlement: {0} does not answer as the contract Settlement does, on the chain of this endpoint"
+        "--settlement: {at} does not answer as the contract {contract} does, on the chain of this endpoint"
     )]
-    NotSettlement(Address),
+    NotContract {
+        /// What it should be: Settlement, or the StakeVault that it names.
+        contract: &'static str,
+        /// Its address.
+        at: Address,
+    },
     /// Somebody settled the batch through another contract.
     #[error(
         "batch {sequence} was settled by transaction {transaction}, whose input is no call of settle: its payload stands inside another contract's call"
@@ -105,11 +110,12 @@ impl Endpoint {
             .get_chain_id()
             .await
             .map_err(failed("read the chain id"))?;
-        let block = self.last_block().await?;
+        let (block, time) = self.last_block().await?;
         let (head_sequence, head_hash) = self.head(settlement, lane, block).await?;
         let topics = vec![
             Settlement::BatchSettled::SIGNATURE_HASH,
             Settlement::JobsSkipped::SIGNATURE_HASH,
+            Settlement::Stated::SIGNATURE_HASH,
         ];
         let filter = Filter::new()
             .address(settlement)
@@ -117,9 +123,17 @@ impl Endpoint {
             .topic1(B256::from(U256::from(lane)));
         let logs = self.logs(filter, from, block).await?;
         let mut left_out: BTreeMap<u64, BTreeMap<u32, U256>> = BTreeMap::new();
+        let mut statements: BTreeMap<u64, Vec<Stated>> = BTreeMap::new();
         let mut batches = Vec::new();
         for log in logs {
-            if let Ok(event) = Settlement::JobsSkipped::decode_log(&log.inner) {
+            if let Ok(event) = Settlement::Stated::decode_log(&log.inner) {
+                statements.entry(event.seq).or_default().push(Stated {
+                    kind: event.kind,
+                    number: event.number,
+                    subject: event.subject,
+                    content: event.content,
+                });
+            } else if let Ok(event) = Settlement::JobsSkipped::decode_log(&log.inner) {
                 let words = left_out.entry(event.seq).or_default();
                 *words.entry(event.wordNo).or_default() |= U256::from(event.bits);
             } else if let Ok(event) = Settlement::BatchSettled::decode_log(&log.inner) {
@@ -128,6 +142,7 @@ impl Endpoint {
         }
         for batch in &mut batches {
             batch.left_out = left_out.remove(&batch.sequence).unwrap_or_default();
+            batch.statements = statements.remove(&batch.sequence).unwrap_or_default();
         }
         batches.sort_by_key(|batch: &SettledBatch| batch.sequence);
         Ok(Answers {
@@ -135,24 +150,26 @@ impl Endpoint {
             settlement,
             lane,
             block,
+            time,
             head_sequence,
             head_hash,
             batches,
             operators: None,
+            slashes: None,
         })
     }
 
-    /// The newest final block; where the chain has no such tag, the newest one.
-    async fn last_block(&self) -> Result<u64, RpcError> {
+    /// The newest final block and its time; where the chain has no such tag, the newest one.
+    async fn last_block(&self) -> Result<(u64, u64), RpcError> {
         let block = |tag| self.0.get_block_by_number(tag);
         if let Ok(Some(block)) = block(BlockNumberOrTag::Finalized).await {
-            return Ok(block.header.number);
+            return Ok((block.header.number, block.header.timestamp));
         }
         let newest = block(BlockNumberOrTag::Latest)
             .await
             .map_err(failed("read the newest block"))?;
         newest
-            .map(|block| block.header.number)
+            .map(|block| (block.header.number, block.header.timestamp))
             .ok_or_else(|| RpcError::Missing {
                 what: "a newest block".to_owned(),
             })
@@ -164,18 +181,38 @@ impl Endpoint {
         lane: u32,
         block: u64,
     ) -> Result<(u64, B256), RpcError> {
+        let call = Settlement::headCall { lane };
+        let head = self
+            .call(
+                "Settlement",
+                settlement,
+                &call,
+                block,
+                "read the lane's head",
+            )
+            .await?;
+        Ok((head.seq, head.chainHash))
+    }
+
+    /// What the `contract` at an address returns in `block`.
+    async fn call<C: SolCall>(
+        &self,
+        contract: &'static str,
+        at: Address,
+        call: &C,
+        block: u64,
+        op: &'static str,
+    ) -> Result<C::Return, RpcError> {
         let request = TransactionRequest::default()
-            .with_to(settlement)
-            .with_input(Settlement::headCall { lane }.abi_encode());
+            .with_to(at)
+            .with_input(call.abi_encode());
         let returned = self
             .0
             .call(request)
             .block(BlockId::number(block))
             .await
-            .map_err(failed("read the lane's head"))?;
-        let head = Settlement::headCall::abi_decode_returns(&returned)
-            .map_err(|_| RpcError::NotSettlement(settlement))?;
-        Ok((head.seq, head.chainHash))
+            .map_err(failed(op))?;
+        C::abi_decode_returns(&returned).map_err(|_| RpcError::NotContract { contract, at })
     }
 
     async fn settled(
@@ -187,10 +224,7 @@ impl Endpoint {
             what: format!("{what} of the event of batch {}", event.seq),
         };
         let block = log.block_number.ok_or_else(|| missing("the block"))?;
-        let timestamp = match log.block_timestamp {
-            Some(timestamp) => timestamp,
-            None => self.timestamp(block).await?,
-        };
+        let timestamp = self.timestamp(log, block).await?;
         Ok(SettledBatch {
             sequence: event.seq,
             chain_hash: event.chainHash,
@@ -198,6 +232,7 @@ impl Endpoint {
             summary: event.summary,
             amounts: event.amounts.clone(),
             left_out: BTreeMap::new(),
+            statements: Vec::new(),
             transaction: log
                 .transaction_hash
                 .ok_or_else(|| missing("the transaction"))?,
@@ -207,7 +242,11 @@ impl Endpoint {
         })
     }
 
-    async fn timestamp(&self, block: u64) -> Result<u64, RpcError> {
+    /// The time of the block in which `log` is.
+    async fn timestamp(&self, log: &Log, block: u64) -> Result<u64, RpcError> {
+        if let Some(timestamp) = log.block_timestamp {
+            return Ok(timestamp);
+        }
         let found = self
             .0
             .get_block_by_number(BlockNumberOrTag::Number(block))
@@ -280,6 +319,53 @@ impl Endpoint {
             previous: call.prev,
             data: call.data,
         })
+    }
+
+    /// The slashes that `lane` proposed and that were executed, by the events of the vault that `settlement` names.
+    pub async fn slashes(
+        &self,
+        settlement: Address,
+        lane: u32,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<Slash>, RpcError> {
+        let call = Settlement::vaultCall {};
+        let vault = self
+            .call(
+                "Settlement",
+                settlement,
+                &call,
+                to,
+                "read the vault's address",
+            )
+            .await?;
+        let filter = Filter::new()
+            .address(vault)
+            .event_signature(StakeVault::SlashExecuted::SIGNATURE_HASH);
+        let mut slashes = Vec::new();
+        for log in self.logs(filter, from, to).await? {
+            let Ok(event) = StakeVault::SlashExecuted::decode_log(&log.inner) else {
+                continue;
+            };
+            let id = event.id;
+            let call = StakeVault::slashOfCall { id };
+            let slash = self
+                .call("StakeVault", vault, &call, to, "read a slash")
+                .await?;
+            if slash.lane != lane {
+                continue;
+            }
+            let block = log.block_number.ok_or_else(|| RpcError::Missing {
+                what: format!("the block of the event of slash {id}"),
+            })?;
+            slashes.push(Slash {
+                id,
+                provider: event.provider,
+                taken: event.fromStake.saturating_add(event.fromUnbonding),
+                timestamp: self.timestamp(&log, block).await?,
+            });
+        }
+        Ok(slashes)
     }
 
     /// Who was the operator of each provider at any time, by the vault's events.

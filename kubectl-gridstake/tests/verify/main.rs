@@ -16,11 +16,12 @@ use std::{
     process::Command,
 };
 
+use alloy::sol_types::SolStruct as _;
 use gridstake_ledger::archive;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
-    lane::{Lane, SETTLEMENT},
+    lane::{Lane, SETTLEMENT, report, statements},
     rpc::Rpc,
 };
 
@@ -32,10 +33,13 @@ struct Case {
 
 impl Case {
     fn new(name: &str) -> Self {
+        Self::of(name, Lane::of_two())
+    }
+
+    fn of(name: &str, lane: Lane) -> Self {
         let folder =
             std::env::temp_dir().join(format!("gridstake-verify-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
-        let lane = Lane::of_two();
         for batch in &lane.batches {
             let file = archive::encode(batch);
             let address = archive::address(&file);
@@ -56,20 +60,26 @@ impl Case {
             .join(archive::object_path(archive::address(&file)))
     }
 
-    /// Runs the program with `flags`; what it says, and its exit code.
+    /// Runs the program with `flags`: its exit code, what it says as JSON, and what it says in words.
     fn verify(&self, flags: &[&str]) -> (i32, Value, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_kubectl-gridstake"))
-            .args(["verify", "--lane", "7", "-o", "json", "--settlement"])
+            .args(["verify", "--lane", "7", "--settlement"])
             .arg(SETTLEMENT.to_string())
             .arg("--archive")
             .arg(&self.folder)
             .args(flags)
+            .args(if flags.contains(&"-o") {
+                &[][..]
+            } else {
+                &["-o", "json"]
+            })
             // It shall need no cluster.
             .env("KUBECONFIG", "/no/such/file")
             .output()
             .unwrap();
         let said = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-        let words = String::from_utf8(output.stderr).unwrap();
+        let words = [output.stdout, output.stderr].concat();
+        let words = String::from_utf8(words).unwrap();
         (output.status.code().unwrap(), said, words)
     }
 }
@@ -116,6 +126,118 @@ fn a_batch_a_week_or_a_record_is_verified_by_itself() {
     let (_, said, _) = case.verify(&["--rpc", &rpc.url, "--record", "job-257-1-0-0"]);
     assert_eq!(said["record"]["jobNo"], 257);
     assert_eq!(said["record"]["paid"], true);
+}
+
+#[test]
+fn a_weeks_reports_are_made_again_and_found_in_the_batch_that_states_them() {
+    let case = Case::of("week", Lane::stating(&statements(&report())));
+    let rpc = Rpc::of(&case.lane);
+    let saved = case.folder.join("chain.json");
+    let saved = saved.to_str().unwrap();
+    let flags = ["--week", "2026-W48"];
+    let (code, said, words) =
+        case.verify(&[&["--rpc", &rpc.url, "--save-chain", saved], &flags[..]].concat());
+    assert_eq!(code, 0, "{said} {words}");
+    assert_eq!(
+        said["batches"]["last"], 1,
+        "the archive's files of that week alone"
+    );
+    let earnings = &said["earnings"];
+    assert_eq!(
+        (&earnings["week"], &earnings["over"]),
+        (&"2026-W48".into(), &true.into())
+    );
+    let provider = json!([{
+        "provider": 1, "jobs": 2, "gpuMillis": 2000, "paid": "0.002", "emissions": "0", "slashed": "0.5",
+        "hash": report().eip712_hash_struct(), "reportedIn": [2],
+    }]);
+    assert_eq!(earnings["providers"], provider);
+    drop(rpc);
+    let (code, offline, words) = case.verify(&[&["--chain-file", saved], &flags[..]].concat());
+    assert_eq!((code, offline), (0, said), "{words}");
+}
+
+#[test]
+fn a_provider_has_one_line_with_what_it_got_and_where_that_was_reported() {
+    let case = Case::of("line", Lane::stating(&statements(&report())));
+    let rpc = Rpc::of(&case.lane);
+    let (code, _, words) = case.verify(&["--rpc", &rpc.url, "--week", "2026-W48", "-o", "text"]);
+    assert_eq!(code, 0, "{words}");
+    let line = format!(
+        "  provider 1 in 2026-W48: 2 jobs, 2.000 GPU-seconds, 0.002 tokens paid, 0 emissions, 0.5 slashed; report {}: reported in batch 2\n",
+        report().eip712_hash_struct()
+    );
+    assert!(words.contains(&line), "{words}");
+}
+
+#[test]
+fn a_week_that_is_not_over_or_not_reported_yet_is_no_error() {
+    let case = Case::new("unreported");
+    let mut early = case.lane.clone();
+    early.now = 1_795_996_799; // its last second
+    for (lane, over, words) in [
+        (&case.lane, true, "not reported yet"),
+        (&early, false, "the week is not over"),
+    ] {
+        let rpc = Rpc::of(lane);
+        let flags = ["--rpc", &rpc.url, "--week", "2026-W48"];
+        let (code, said, _) = case.verify(&flags);
+        assert_eq!((code, &said["earnings"]["over"]), (0, &over.into()));
+        assert_eq!(said["earnings"]["providers"][0]["reportedIn"], json!([]));
+        let (_, _, text) = case.verify(&[&flags[..], &["-o", "text"]].concat());
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn a_report_that_is_not_what_the_batches_come_to_is_not_verified_and_both_hashes_are_told() {
+    let mut wrong = report();
+    wrong.paid += 1;
+    let case = Case::of("report", Lane::stating(&statements(&wrong)));
+    let rpc = Rpc::of(&case.lane);
+    let (code, said, words) = case.verify(&["--rpc", &rpc.url, "--week", "2026-W48"]);
+    assert_eq!(code, 1, "{said} {words}");
+    let finding = &said["finding"];
+    assert_eq!(
+        finding["found"],
+        json!(wrong.eip712_hash_struct().to_string())
+    );
+    assert_eq!(
+        finding["expected"],
+        json!(report().eip712_hash_struct().to_string())
+    );
+    let file = finding["file"].as_str().unwrap();
+    assert!(
+        file.starts_with("report of provider 1 for 2026-W48, stated in batch 2"),
+        "{file}"
+    );
+    // Another week does not depend on it.
+    let (code, said, words) = case.verify(&["--rpc", &rpc.url, "--week", "2026-W49"]);
+    assert_eq!(code, 0, "{said} {words}");
+}
+
+#[test]
+fn an_endpoint_that_shows_other_statements_than_the_payload_is_not_believed() {
+    let mut lane = Lane::stating(&statements(&report()));
+    lane.said_otherwise = Some(vec![statements(&report())[1]]);
+    let case = Case::of("stated", lane);
+    let rpc = Rpc::of(&case.lane);
+    let (code, said, words) = case.verify(&["--rpc", &rpc.url]);
+    assert_eq!(code, 1, "{said} {words}");
+    let finding = &said["finding"];
+    let file = finding["file"].as_str().unwrap();
+    assert!(file.starts_with("events Stated of batch 2"), "{file}");
+    assert!(
+        finding["expected"]
+            .as_str()
+            .unwrap()
+            .starts_with("kind 1, "),
+        "{finding}"
+    );
+    assert!(
+        finding["found"].as_str().unwrap().starts_with("kind 3, "),
+        "{finding}"
+    );
 }
 
 #[test]

@@ -203,6 +203,7 @@ pub fn batch_of(
             groups: amounts.into_iter().map(Some).collect(),
         },
         left_out: BTreeMap::<u32, U256>::new(),
+        statements: settled.statements,
         transaction: B256::repeat_byte(0xee),
         block: 9,
         timestamp: 1_700_000_000,

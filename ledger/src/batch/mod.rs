@@ -44,7 +44,7 @@ const HEADER: usize = 7;
 /// Bytes of a word, of a group and of a statement.
 const WORD: usize = 32;
 const GROUP: usize = 16;
-const STATEMENT: usize = 69;
+pub(crate) const STATEMENT: usize = 69;
 
 /// One entry: what one job number is paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, B256, U256};
 
-use crate::batch::{self, Batch, DecodeError, Outcome, WORD_BITS};
+use super::{Fault, Finding};
+use crate::{
+    batch::{self, Batch, DecodeError, Outcome, STATEMENT, WORD_BITS},
+    statement::Statement,
+};
 
 /// What the chain says about one batch: its transaction's input and the event `BatchSettled`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct ChainBatch {
     pub outcome: Outcome,
     /// The numbers that it left out because they were paid before: bits by words, by the events `JobsSkipped`.
     pub left_out: BTreeMap<u32, U256>,
+    /// What it stated, by the events `Stated`, in their order.
+    pub statements: Vec<Statement>,
     /// The transaction.
     pub transaction: B256,
     /// The height of its block.
@@ -116,6 +122,29 @@ impl ChainBatch {
         let word = u32::try_from(job_no / WORD_BITS).unwrap_or(u32::MAX);
         let bit = usize::try_from(job_no % WORD_BITS).unwrap_or(0);
         self.left_out.get(&word).is_some_and(|bits| bits.bit(bit))
+    }
+
+    /// Checks that the events `Stated` say what the payload states. A finding's bytes are counted from the payload's first
+    /// statement on.
+    pub fn states(&self, content: &Batch) -> Result<(), Box<Finding>> {
+        let (stated, due) = (&self.statements, &content.statements);
+        let same = stated.iter().zip(due).take_while(|(a, b)| a == b).count();
+        if same == stated.len() && same == due.len() {
+            return Ok(());
+        }
+        let words = |one: Option<&Statement>| {
+            one.map_or_else(|| "nothing".to_owned(), Statement::to_string)
+        };
+        Err(Box::new(Finding {
+            file: format!(
+                "events Stated of batch {} (transaction {})",
+                self.sequence, self.transaction
+            ),
+            at: STATEMENT * same..STATEMENT * (same + 1),
+            fault: Fault::Stated,
+            found: words(stated.get(same)),
+            expected: words(due.get(same)),
+        }))
     }
 
     /// How the event is called in findings.

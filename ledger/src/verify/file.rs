@@ -172,6 +172,7 @@ pub fn verify(
             hex::encode_prefixed(address),
         )));
     }
+    chain.states(&settled)?;
     let paid = amounts(chain, &settled)?;
     let mut summary = Summary {
         batches: 1,
@@ -249,7 +250,10 @@ fn slice(used: Use, worth: Worth) -> Slice {
 
 /// What each group paid, by the payload and by the event, which must say the same. Groups that were left out are not in
 /// it.
-fn amounts(chain: &ChainBatch, settled: &Batch) -> Result<BTreeMap<Group, u64>, FileError> {
+pub(super) fn amounts(
+    chain: &ChainBatch,
+    settled: &Batch,
+) -> Result<BTreeMap<Group, u64>, FileError> {
     let wrong = |group: usize, found: String, expected: String| {
         FileError::Wrong(Box::new(Finding {
             file: chain.event_name(),

@@ -6,6 +6,7 @@
 //! | [`file`](mod@file) | one batch's file against the chain |
 //! | [`evidence`] | agents' statements: hashes, signatures, and whether they carry the bill |
 //! | [`lane`] | what only shows over many batches |
+//! | [`earnings`] | a week's reports of earnings, made again from the chain's batches |
 //! | [`uptime`] | the log of uptime against what was stated about it |
 //! | [`all`] | many files on all cores |
 //!
@@ -15,6 +16,7 @@
 
 pub mod all;
 pub mod chain;
+pub mod earnings;
 pub mod evidence;
 pub mod file;
 pub mod lane;
@@ -104,6 +106,12 @@ pub enum Fault {
     /// The contract paid another amount than follows from the payload.
     #[error("the contract's event does not say what follows from the payload")]
     Amount,
+    /// The contract stated something else than the payload.
+    #[error("the contract's events do not state what the payload states")]
+    Stated,
+    /// A report of a week's earnings is not what the week's batches come to.
+    #[error("the report is not what the week's batches come to")]
+    Earnings,
     /// A job number was paid by two batches.
     #[error("the number was paid by an earlier batch")]
     PaidTwice,

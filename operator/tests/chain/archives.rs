@@ -18,6 +18,7 @@ use gridstake_ledger::{
     archive, batch,
     checkpoint::{Checkpoint, Counters, Device, Subject, devices_hash},
     signature,
+    statement::Statement,
     verify::{
         Fault,
         all::{self, Item, LaneError, VerifiedLane},
@@ -89,10 +90,17 @@ async fn on_chain(world: &World) -> Vec<ChainBatch> {
             .await;
         let input = bytes(&transaction["input"]);
         let call = Settlement::settleCall::abi_decode(&input).unwrap();
-        let mut left_out = BTreeMap::new();
+        let (mut left_out, mut statements) = (BTreeMap::new(), Vec::new());
         for log in receipt["logs"].as_array().unwrap() {
             if let Ok(event) = event::<Settlement::JobsSkipped>(log) {
                 left_out.insert(event.wordNo, U256::from(event.bits));
+            } else if let Ok(event) = event::<Settlement::Stated>(log) {
+                statements.push(Statement {
+                    kind: event.kind,
+                    number: event.number,
+                    subject: event.subject,
+                    content: event.content,
+                });
             }
         }
         let settled = event::<Settlement::BatchSettled>(log).unwrap();
@@ -107,6 +115,7 @@ async fn on_chain(world: &World) -> Vec<ChainBatch> {
             data: call.data.to_vec(),
             outcome: batch::outcome(settled.summary, &settled.amounts).unwrap(),
             left_out,
+            statements,
             transaction: hash.as_str().unwrap().parse().unwrap(),
             block: 0,
             timestamp: 0,
