@@ -3,7 +3,7 @@
 # Packages are never chosen: that would change the features of what they are linked to, and compile it once more.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 .PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench campaign \
-	bench-verify contracts-build contracts-test contracts-abi contracts-layout contracts-gas-snapshot contracts-mutants \
+	bench-settlement bench-verify contracts-build contracts-test contracts-abi contracts-layout contracts-gas-snapshot contracts-mutants \
 	contracts-prove contracts-slither contracts-deploy gas
 
 help: ## list what can be made
@@ -62,6 +62,9 @@ demo-down: ## remove the demo's cluster
 
 bench: ## measure what docs/benchmarks.md records, on release builds (about 15 min)
 	@e2e/bench.sh
+
+bench-settlement: ## how fast 500 jobs a second are settled, what that costs, how large the log is; SECONDS= RATE= (about 2 min with compiling)
+	@cargo test --quiet --workspace --locked --test chain -- --ignored --nocapture load::what_settling
 
 bench-verify: ## how long it takes to verify a week of 100,000 slices offline; SLICES= CHECKPOINTS= EVERY=1 (about 10 min with compiling)
 	@cargo bench --workspace --locked --bench verify_week

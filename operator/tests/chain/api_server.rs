@@ -97,6 +97,12 @@ impl ApiServer {
         store.objects.insert(path.to_owned(), object);
     }
 
+    /// Only objects stay that `keep` names by path and content.
+    pub fn retain(&self, keep: impl Fn(&str, &Value) -> bool) {
+        let mut store = self.0.lock().unwrap();
+        store.objects.retain(|path, object| keep(path, object));
+    }
+
     /// The lowest job number that nobody has reserved.
     pub fn next_number(&self) -> Option<u64> {
         let store = self.0.lock().unwrap();

@@ -23,6 +23,7 @@ mod fees;
 mod follows;
 mod lanes;
 mod lies;
+mod load;
 mod lying_rpc;
 mod outage;
 mod poison;

@@ -1,0 +1,208 @@
+//! How fast a lane settles what many jobs owe, what that costs the operator's writer, and how large its log is: printed, never
+//! asserted. `make bench-settlement`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use gridstake_crds::{SettlementBatch, settlement_batch::BatchState};
+use gridstake_ledger::batch;
+use gridstake_operator::settlement;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{LANE, Replica, World, sealed};
+
+const ESCROW: u64 = 1_000_000_000_000;
+/// Seconds between two blocks.
+const BLOCK: u64 = 2;
+/// Seconds for which records are gathered.
+const WINDOW: u64 = 2;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// CPU time of the calling thread so far, in nanoseconds.
+fn cpu_of_this_thread() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// When each number was sealed, and when a block was seen to hold it.
+#[derive(Default)]
+struct Watched {
+    sealed: HashMap<u64, Instant>,
+    lags: BTreeMap<u64, Duration>,
+}
+
+fn state(batch: &SettlementBatch) -> Option<BatchState> {
+    batch.status.as_ref()?.state
+}
+
+impl Watched {
+    fn see(&mut self, batches: &[SettlementBatch]) {
+        for batch in batches.iter().filter(|batch| {
+            matches!(
+                state(batch),
+                Some(BatchState::Included | BatchState::Safe | BatchState::Final)
+            )
+        }) {
+            for entry in batch::decode(&batch.spec.data.0).unwrap().entries {
+                if let Some(at) = self.sealed.remove(&entry.job_no) {
+                    self.lags.insert(entry.job_no, at.elapsed());
+                }
+            }
+        }
+    }
+}
+
+fn row(what: &str, measured: f64, unit: &str, target: f64) {
+    println!(
+        "| {what} | {measured:.3} {unit} | {target} {unit} | {:.2} |",
+        measured / target
+    );
+}
+
+#[test]
+#[ignore = "long: make bench-settlement"]
+fn what_settling_many_jobs_takes() {
+    let (seconds, rate) = (number("SECONDS", 60), number("RATE", 500));
+    let several = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let outside = several();
+    let world = outside.block_on(World::new(ESCROW));
+    let chains_file = world
+        .chains_file
+        .replace("window: 0s", &format!("window: {WINDOW}s\n  poll: 500ms"));
+    let client = outside.block_on(world.api.client());
+    outside.block_on(async {
+        world
+            .anvil
+            .rpc("evm_setIntervalMining", json!([BLOCK]))
+            .await;
+    });
+
+    let stop = CancellationToken::new();
+    let (sender, lanes) = std::sync::mpsc::channel();
+    let over = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let (stop, keys) = (stop.clone(), world.keys.clone());
+        move || {
+            // A thread of its own: whatever settlement does is done on it.
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let replica = Replica::new(client, &chains_file, |chain, metrics| {
+                    settlement::Lane::with_keys(chain, keys, metrics)
+                });
+                let Replica {
+                    context,
+                    lane,
+                    follower,
+                    ..
+                } = replica;
+                sender.send(lane.clone()).unwrap();
+                let before = cpu_of_this_thread();
+                let (caches, chains) = (context.caches.clone(), context.chains.clone());
+                let follow = follower.run(caches, chains, k8s_openapi::jiff::Timestamp::now);
+                tokio::select! {
+                    () = follow => {}
+                    () = settlement::run::run(context, lane, stop) => {}
+                }
+                cpu_of_this_thread() - before
+            })
+        }
+    });
+    let lane = lanes.recv().unwrap();
+
+    let watched = Arc::new(Mutex::new(Watched::default()));
+    let seer = std::thread::spawn({
+        let (api, watched, over) = (world.api.clone(), watched.clone(), over.clone());
+        move || {
+            let mut largest = Value::Null;
+            while !over.load(Ordering::Relaxed) {
+                let batches = api.batches();
+                watched.lock().unwrap().see(&batches);
+                if let Some(full) = batches.iter().find(|b| b.spec.record_count == 1000) {
+                    largest = serde_json::to_value(full).unwrap();
+                }
+                // As an archive would have them leave, so that the double's lists stay as short as an API server's.
+                api.retain(|_, object| object["status"]["settlement"]["state"] != "Final");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            largest
+        }
+    });
+
+    let begin = Instant::now();
+    let all = seconds * rate;
+    for number in 0..all {
+        let due = begin + Duration::from_secs_f64(number as f64 / rate as f64);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        world.api.seal(&sealed(256 + number, 1, 1, 1000));
+        watched
+            .lock()
+            .unwrap()
+            .sealed
+            .insert(256 + number, Instant::now());
+        lane.announce_sealed();
+    }
+    let took = begin.elapsed();
+    let patience = Instant::now() + Duration::from_secs(60);
+    while watched.lock().unwrap().lags.len() < usize::try_from(all).unwrap() {
+        assert!(Instant::now() < patience, "not everything was settled");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    over.store(true, Ordering::Relaxed);
+    stop.cancel();
+    let cpu = writer.join().unwrap();
+    let full = seer.join().unwrap();
+
+    let watched = watched.lock().unwrap();
+    let mut lags: Vec<Duration> = watched.lags.values().copied().collect();
+    lags.sort();
+    let at = |share: f64| lags[((lags.len() - 1) as f64 * share) as usize].as_secs_f64();
+    println!(
+        "{all} records in {:.1} s, lane {LANE}, blocks of {BLOCK} s, window {WINDOW} s",
+        took.as_secs_f64()
+    );
+    let target = (WINDOW + 2 * BLOCK) as f64;
+    row("sealed to Included, median", at(0.5), "s", target);
+    row("sealed to Included, p95", at(0.95), "s", target);
+    row("sealed to Included, slowest", at(1.0), "s", target);
+    let micros = cpu as f64 / 1000.0 / all as f64;
+    row("CPU of the writer's thread a job", micros, "µs", 50.0);
+    if full.is_null() {
+        println!("no batch had 1,000 records");
+        return;
+    }
+    row(
+        "log object of 1,000 records with three attempts",
+        with_three_attempts(full) as f64 / 1024.0,
+        "KiB",
+        32.0,
+    );
+}
+
+/// The bytes of a batch as JSON with as many attempts.
+fn with_three_attempts(mut batch: Value) -> usize {
+    let attempts = batch["status"]["attempts"].as_array_mut().unwrap();
+    let first = attempts[0].clone();
+    while attempts.len() < 3 {
+        attempts.push(first.clone());
+    }
+    batch.to_string().len()
+}
