@@ -70,7 +70,7 @@ async fn settle(world: &World, replica: &mut Replica) {
 }
 
 /// What the chain says about the lane, read as an auditor would.
-async fn on_chain(world: &World) -> Vec<ChainBatch> {
+pub async fn on_chain(world: &World) -> Vec<ChainBatch> {
     let topics = json!([
         Settlement::BatchSettled::SIGNATURE_HASH,
         B256::from(U256::from(LANE))
@@ -117,8 +117,8 @@ async fn on_chain(world: &World) -> Vec<ChainBatch> {
             left_out,
             statements,
             transaction: hash.as_str().unwrap().parse().unwrap(),
-            block: 0,
-            timestamp: 0,
+            block: quantity(&receipt["blockNumber"]),
+            timestamp: quantity(&log["blockTimestamp"]),
         });
     }
     let head = world
@@ -130,6 +130,10 @@ async fn on_chain(world: &World) -> Vec<ChainBatch> {
         Ok(())
     );
     batches
+}
+
+fn quantity(value: &Value) -> u64 {
+    u64::from_str_radix(&value.as_str().unwrap()[2..], 16).unwrap()
 }
 
 fn bytes(value: &Value) -> Vec<u8> {

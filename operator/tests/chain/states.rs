@@ -1,6 +1,9 @@
 //! What a lane states on chain beside payments: each statement once, whatever happens.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use alloy::{
     hex,
@@ -28,6 +31,7 @@ use serde_json::{Value, json};
 
 use crate::{
     anvil::{ADMIN, STAKER},
+    archives,
     world::{LANE, Replica, World, settle},
 };
 
@@ -216,6 +220,19 @@ async fn a_weeks_earnings_are_reported_once_when_it_is_over_whoever_leads() {
     world.until_quiet(&mut replica).await;
     let report = world.report(at, (1, 2), 9, 0);
     assert_eq!(world.stated().await, [report]);
+
+    // Whoever makes it again from the chain gets the same.
+    let lane = LaneId {
+        chain_id: 31337,
+        settlement: world.settlement,
+        lane: LANE,
+    };
+    let (batches, now) = (archives::on_chain(&world).await, world.now().await);
+    let earnings =
+        verify::earnings::verify(lane, Week::of(at), now, &batches, &BTreeMap::new()).unwrap();
+    let reported = &earnings.providers[&1];
+    assert_eq!((reported.hash, earnings.over), (report.content, true));
+    assert_eq!(reported.batches, BTreeSet::from([3]));
 
     // Who starts anew, in this week or the next but one, repeats nothing.
     let mut replica = world.replica().await;
