@@ -97,6 +97,11 @@ pub struct VerifyArgs {
     #[arg(long)]
     pub lane_all: bool,
 
+    /// Verifies the log of uptime as well: that each of its epochs follows from the one before, and that its heads are those
+    /// that the lane's batches state. With --week only what lies in that week.
+    #[arg(long, conflicts_with_all = ["record", "batch"])]
+    pub uptime: bool,
+
     /// The block from which on events are read: the one in which Settlement was deployed, or a later one.
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub from_block: u64,

@@ -5,6 +5,7 @@ mod answers;
 mod report;
 mod rpc;
 mod source;
+mod uptime;
 
 use std::{collections::BTreeSet, num::NonZero, path::PathBuf, process::ExitCode, thread};
 
@@ -18,6 +19,7 @@ use gridstake_ledger::{
         earnings::{self, Earnings},
         evidence::Signatures,
         file::FileError,
+        uptime::Summary,
     },
 };
 
@@ -109,6 +111,7 @@ fn verified(args: &VerifyArgs) -> Result<Report, VerifyError> {
         source,
         items,
         earnings,
+        uptime,
     } = match prepared {
         Ok(ready) => ready,
         Err((answers, finding)) => return Ok(Report::wrong(args, &answers, *finding)),
@@ -158,7 +161,7 @@ fn verified(args: &VerifyArgs) -> Result<Report, VerifyError> {
             }
         }
     }
-    Ok(Report::right(args, &answers, lane, earnings))
+    Ok(Report::right(args, &answers, lane, earnings, uptime))
 }
 
 /// What is to be verified.
@@ -168,6 +171,8 @@ struct Ready {
     items: Vec<Item>,
     /// What the week's batches come to, if a week is verified.
     earnings: Option<Earnings>,
+    /// What the log of uptime says, if that is verified and anything was stated about it.
+    uptime: Option<Option<Summary>>,
 }
 
 type Prepared = Result<Ready, (Answers, Box<Finding>)>;
@@ -204,6 +209,14 @@ async fn prepare(args: &VerifyArgs) -> Result<Prepared, VerifyError> {
         Ok(earnings) => earnings,
         Err(finding) => return Ok(Err((answers, finding))),
     };
+    let uptime = if args.uptime {
+        match uptime::verify(&source, &answers, args.week).await? {
+            Ok(summary) => Some(summary),
+            Err(finding) => return Ok(Err((answers, finding))),
+        }
+    } else {
+        None
+    };
     let mut items = Vec::with_capacity(batches.len());
     for chain in batches {
         if !chosen.contains(&chain.sequence) {
@@ -226,6 +239,7 @@ async fn prepare(args: &VerifyArgs) -> Result<Prepared, VerifyError> {
         source,
         items,
         earnings,
+        uptime,
     }))
 }
 

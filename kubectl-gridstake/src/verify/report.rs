@@ -8,6 +8,7 @@ use gridstake_ledger::verify::{
     all::VerifiedLane,
     earnings::{Earnings, Reported},
     file::{Booked, Summary},
+    uptime,
 };
 use serde_json::{Value, json};
 
@@ -30,6 +31,7 @@ pub struct Right {
     certificates: usize,
     record: Option<(u64, Booked)>,
     earnings: Option<Earnings>,
+    uptime: Option<Option<uptime::Summary>>,
 }
 
 /// A result with its circumstances.
@@ -66,6 +68,7 @@ impl Report {
         answers: &Answers,
         lane: VerifiedLane,
         earnings: Option<Earnings>,
+        uptime: Option<Option<uptime::Summary>>,
     ) -> Self {
         let record = args.record.as_ref().and_then(|name| {
             lane.files.iter().find_map(|file| {
@@ -85,6 +88,7 @@ impl Report {
             summary: lane.summary,
             record,
             earnings,
+            uptime,
         };
         Self::of(args, answers, Verdict::Right(Box::new(right)))
     }
@@ -162,6 +166,10 @@ impl Report {
         for line in right.earnings.iter().flat_map(earned) {
             let _ = writeln!(text, "  {line}");
         }
+        let uptime = right.uptime.iter();
+        for line in uptime.flat_map(|summary| super::uptime::lines(summary.as_ref())) {
+            let _ = writeln!(text, "  {line}");
+        }
         text.trim_end().to_owned()
     }
 
@@ -197,6 +205,9 @@ impl Report {
                     "evidenceMissing": summary.evidence_missing,
                 });
                 value["signatures"] = json!(summary.signatures);
+                if let Some(uptime) = &right.uptime {
+                    value["uptime"] = super::uptime::json(uptime.as_ref());
+                }
                 value["certificates"] = json!(right.certificates);
                 let paid = summary.paid.iter().map(|((payer, provider), nano)| {
                     let amount = TokenAmount::from_nano(*nano).to_string();

@@ -17,7 +17,13 @@ use std::{
 };
 
 use alloy::sol_types::SolStruct as _;
-use gridstake_ledger::archive;
+use gridstake_ledger::{
+    archive,
+    earnings::LaneId,
+    statement::{self, Statement},
+    uptime::{EpochUptime, NodeUptime, epoch_of},
+    week::Week,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -287,4 +293,75 @@ fn what_could_not_be_checked_is_neither_right_nor_wrong() {
         assert_eq!(code, 2, "{flags:?}: {words}");
         assert!(words.contains(expected), "{flags:?}: {words}");
     }
+}
+
+/// Writes epochs of uptime in which `n1` was up for `up` minutes of ten each, and returns the last one's statement.
+fn write_uptime(folder: &Path, first: u32, up: &[u16]) -> Statement {
+    let lane = LaneId {
+        chain_id: lane::CHAIN,
+        settlement: SETTLEMENT,
+        lane: lane::LANE,
+    };
+    let mut head = alloy::primitives::B256::ZERO;
+    let mut epoch = first;
+    for up in up {
+        let written = EpochUptime {
+            epoch,
+            previous: head,
+            nodes: vec![NodeUptime {
+                node: "n1".to_owned(),
+                provider: 1,
+                watched: 0x3ff,
+                up: (1 << up) - 1,
+                gpus: 8,
+                healthy: 8,
+            }],
+        };
+        let file = archive::uptime::encode(lane, &written);
+        let address = archive::address(&file);
+        write(&folder.join(archive::object_path(address)), &file);
+        write(
+            &folder.join(archive::uptime::index_path(lane, epoch)),
+            archive::index_entry(address).as_bytes(),
+        );
+        head = written.head();
+        epoch += 1;
+    }
+    statement::uptime(epoch - 1, head)
+}
+
+#[test]
+fn the_log_of_uptime_is_verified_against_what_was_stated_about_it() {
+    // Of the week of the second batch.
+    let first = epoch_of("2026-W49".parse::<Week>().unwrap().from()) + 3;
+    let scratch = std::env::temp_dir().join(format!("gridstake-uptime-{}", std::process::id()));
+    let stated = write_uptime(&scratch, first, &[10, 4, 7]);
+    let case = Case::of("uptime", Lane::stating(&[stated]));
+    write_uptime(&case.folder, first, &[10, 4, 7]);
+    let rpc = Rpc::of(&case.lane);
+    for week in [&[][..], &["--week", "2026-W49"]] {
+        let flags = [&["--rpc", &rpc.url, "--uptime"], week].concat();
+        let (code, said, words) = case.verify(&flags);
+        assert_eq!(code, 0, "{words}");
+        assert_eq!(said["uptime"]["epochs"], 3);
+        let minutes = json!({"watchedMinutes": 30, "upMinutes": 21});
+        assert_eq!(said["uptime"]["nodes"]["n1"], minutes);
+    }
+    let (_, _, words) = case.verify(&["--rpc", &rpc.url, "--uptime", "-o", "text"]);
+    assert!(
+        words.contains("uptime of n1: up in 21 of 30 minutes"),
+        "{words}"
+    );
+    // Nothing was stated in the week before.
+    let (code, said, _) = case.verify(&["--rpc", &rpc.url, "--uptime", "--week", "2026-W48"]);
+    assert_eq!((code, &said["uptime"]), (0, &Value::Null));
+
+    // Somebody makes the node look better than it was.
+    write_uptime(&case.folder, first, &[10, 10, 7]);
+    let (code, said, words) = case.verify(&["--rpc", &rpc.url, "--uptime"]);
+    assert_eq!(code, 1, "{words}");
+    let found = said["finding"]["found"].as_str().unwrap();
+    assert!(found.contains("batch 2 states head"), "{found}");
+    // Without the flag nobody looks.
+    assert_eq!(case.verify(&["--rpc", &rpc.url]).0, 0);
 }

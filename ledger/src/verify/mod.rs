@@ -118,6 +118,9 @@ pub enum Fault {
     /// Two slices of a lease overlap, or one is missing its begin.
     #[error("the slice does not begin where the one before it ended")]
     Slices,
+    /// The log of uptime is not what was stated about it, or not whole.
+    #[error("the log of uptime does not hold")]
+    Uptime,
     /// A physical GPU is billed more than once for the same time.
     #[error("a physical GPU is billed more than one second a second")]
     Overbooked,

@@ -81,14 +81,24 @@ pub struct Summary {
     pub nodes: BTreeMap<String, Minutes>,
 }
 
+/// How much of a log is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// A part, such as of a week: what the first epoch follows from is not there.
+    Part,
+}
+
 /// Checks `epochs`, which come in ascending order, against what was stated about them.
-pub fn check(epochs: &[EpochUptime], claims: &[Claim]) -> Result<Summary, Fault> {
+pub fn check(epochs: &[EpochUptime], claims: &[Claim], extent: Extent) -> Result<Summary, Fault> {
     let mut by_head: BTreeMap<B256, &EpochUptime> = BTreeMap::new();
     let mut anew = 0;
-    for epoch in epochs {
+    for (place, epoch) in epochs.iter().enumerate() {
+        let begins = place == 0 && (extent == Extent::Part || epoch.previous.is_zero());
         if epoch.previous.is_zero() {
-            anew += 1;
-        } else if !by_head.contains_key(&epoch.previous) {
+            anew += u64::from(!begins);
+        } else if !begins && !by_head.contains_key(&epoch.previous) {
             return Err(Fault::Link {
                 epoch: epoch.epoch,
                 previous: epoch.previous,
@@ -129,7 +139,7 @@ pub fn check(epochs: &[EpochUptime], claims: &[Claim]) -> Result<Summary, Fault>
         epochs: kept.len() as u64,
         span: kept.first().copied().zip(kept.last().copied()),
         stated: stated.map(|claim| claim.epoch),
-        anew: u64::from(anew > 0) * (anew.max(1) - 1),
+        anew,
         aside: (epochs.len() - kept.len()) as u64,
         nodes: BTreeMap::new(),
     };
@@ -181,7 +191,7 @@ mod tests {
     #[test]
     fn a_whole_log_says_how_long_each_node_was_up() {
         let log = log();
-        let summary = check(&log, &[claim(3, &log[0]), claim(5, &log[1])]).unwrap();
+        let summary = check(&log, &[claim(3, &log[0]), claim(5, &log[1])], Extent::Whole).unwrap();
         assert_eq!(
             (summary.epochs, summary.span, summary.stated),
             (3, Some((10, 14)), Some(11))
@@ -194,7 +204,7 @@ mod tests {
                 up: 13
             }
         );
-        assert_eq!(check(&[], &[]), Ok(Summary::default()));
+        assert_eq!(check(&[], &[], Extent::Whole), Ok(Summary::default()));
     }
 
     #[test]
@@ -202,20 +212,20 @@ mod tests {
         let whole = log();
         let gap = [whole[0].clone(), whole[2].clone()];
         assert!(matches!(
-            check(&gap, &[]),
+            check(&gap, &[], Extent::Whole),
             Err(Fault::Link { epoch: 14, .. })
         ));
         let mut changed = log();
         changed[0].nodes[0].up = 0;
         assert!(matches!(
-            check(&changed, &[]),
+            check(&changed, &[], Extent::Whole),
             Err(Fault::Link { epoch: 11, .. })
         ));
         // The newest one: only what was stated shows it.
         changed = log();
         changed[2].nodes[0].up = 0x3ff;
-        assert!(check(&changed, &[]).is_ok());
-        let found = check(&changed, &[claim(5, &whole[2])]);
+        assert!(check(&changed, &[], Extent::Whole).is_ok());
+        let found = check(&changed, &[claim(5, &whole[2])], Extent::Whole);
         assert!(matches!(
             found,
             Err(Fault::Stated {
@@ -224,7 +234,7 @@ mod tests {
                 ..
             })
         ));
-        let found = check(&whole[..2], &[claim(5, &whole[2])]);
+        let found = check(&whole[..2], &[claim(5, &whole[2])], Extent::Whole);
         assert_eq!(
             found,
             Err(Fault::Missing {
@@ -235,12 +245,21 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_log_may_begin_anywhere() {
+        let log = log();
+        let part = &log[1..];
+        let summary = check(part, &[claim(5, &log[2])], Extent::Part).unwrap();
+        assert_eq!((summary.epochs, summary.span), (2, Some((11, 14))));
+        assert!(check(part, &[], Extent::Whole).is_err());
+    }
+
+    #[test]
     fn an_epoch_that_a_replica_wrote_beside_the_log_counts_for_nothing() {
         let mut log = log();
         let aside = epoch(15, log[0].head(), 0);
         let newest = epoch(16, log[2].head(), 0);
         log.extend([aside, newest]);
-        let summary = check(&log, &[]).unwrap();
+        let summary = check(&log, &[], Extent::Whole).unwrap();
         assert_eq!((summary.epochs, summary.aside), (4, 1));
         assert_eq!(summary.nodes["n1"].watched, 40);
     }
@@ -249,7 +268,7 @@ mod tests {
     fn a_log_that_was_lost_begins_anew_and_that_is_said() {
         let mut log = log();
         log.push(epoch(20, B256::ZERO, 0x3ff));
-        let summary = check(&log, &[claim(5, &log[2])]).unwrap();
+        let summary = check(&log, &[claim(5, &log[2])], Extent::Whole).unwrap();
         assert_eq!((summary.anew, summary.epochs), (1, 4));
     }
 }

@@ -19,7 +19,10 @@ use gridstake_ledger::{
     statement::{self, EarningsReport, Gpu, Statement},
     typed,
     uptime::{EPOCH_SECONDS, EpochUptime},
-    verify::{self, uptime::Claim},
+    verify::{
+        self,
+        uptime::{Claim, Extent},
+    },
     week::Week,
 };
 use gridstake_operator::{
@@ -361,7 +364,7 @@ async fn the_log_of_uptime_goes_on_whoever_leads_and_its_head_is_stated_with_the
         epoch: stated[0].number,
         head: stated[0].content,
     };
-    let summary = verify::uptime::check(&epochs(&world, &folder), &[claim]).unwrap();
+    let summary = verify::uptime::check(&epochs(&world, &folder), &[claim], Extent::Whole).unwrap();
     assert_eq!((summary.epochs, summary.aside, summary.anew), (4, 0, 0));
     let minutes = |watched, up| verify::uptime::Minutes { watched, up };
     assert_eq!(summary.nodes["n1"], minutes(40, 40));
