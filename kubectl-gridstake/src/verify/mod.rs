@@ -19,7 +19,6 @@ use gridstake_ledger::{
         earnings::{self, Earnings},
         evidence::Signatures,
         file::FileError,
-        uptime::Summary,
     },
 };
 
@@ -28,6 +27,7 @@ use self::{
     report::{Report, Verdict},
     rpc::{Endpoint, RpcError},
     source::{Source, SourceError},
+    uptime::Uptime,
 };
 use crate::{cli::VerifyArgs, error};
 
@@ -171,8 +171,8 @@ struct Ready {
     items: Vec<Item>,
     /// What the week's batches come to, if a week is verified.
     earnings: Option<Earnings>,
-    /// What the log of uptime says, if that is verified and anything was stated about it.
-    uptime: Option<Option<Summary>>,
+    /// What the log of uptime says, if that is verified.
+    uptime: Option<Uptime>,
 }
 
 type Prepared = Result<Ready, (Answers, Box<Finding>)>;
@@ -211,7 +211,7 @@ async fn prepare(args: &VerifyArgs) -> Result<Prepared, VerifyError> {
     };
     let uptime = if args.uptime {
         match uptime::verify(&source, &answers, args.week).await? {
-            Ok(summary) => Some(summary),
+            Ok(uptime) => Some(uptime),
             Err(finding) => return Ok(Err((answers, finding))),
         }
     } else {

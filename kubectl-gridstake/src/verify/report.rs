@@ -8,11 +8,13 @@ use gridstake_ledger::verify::{
     all::VerifiedLane,
     earnings::{Earnings, Reported},
     file::{Booked, Summary},
-    uptime,
 };
 use serde_json::{Value, json};
 
-use super::answers::Answers;
+use super::{
+    answers::Answers,
+    uptime::{self, Uptime},
+};
 use crate::cli::{Output, VerifyArgs};
 
 /// What came of it.
@@ -31,7 +33,7 @@ pub struct Right {
     certificates: usize,
     record: Option<(u64, Booked)>,
     earnings: Option<Earnings>,
-    uptime: Option<Option<uptime::Summary>>,
+    uptime: Option<Uptime>,
 }
 
 /// A result with its circumstances.
@@ -68,7 +70,7 @@ impl Report {
         answers: &Answers,
         lane: VerifiedLane,
         earnings: Option<Earnings>,
-        uptime: Option<Option<uptime::Summary>>,
+        uptime: Option<Uptime>,
     ) -> Self {
         let record = args.record.as_ref().and_then(|name| {
             lane.files.iter().find_map(|file| {
@@ -166,8 +168,7 @@ impl Report {
         for line in right.earnings.iter().flat_map(earned) {
             let _ = writeln!(text, "  {line}");
         }
-        let uptime = right.uptime.iter();
-        for line in uptime.flat_map(|summary| super::uptime::lines(summary.as_ref())) {
+        for line in right.uptime.iter().flat_map(uptime::lines) {
             let _ = writeln!(text, "  {line}");
         }
         text.trim_end().to_owned()
@@ -205,8 +206,8 @@ impl Report {
                     "evidenceMissing": summary.evidence_missing,
                 });
                 value["signatures"] = json!(summary.signatures);
-                if let Some(uptime) = &right.uptime {
-                    value["uptime"] = super::uptime::json(uptime.as_ref());
+                if let Some(found) = &right.uptime {
+                    value["uptime"] = uptime::json(found);
                 }
                 value["certificates"] = json!(right.certificates);
                 let paid = summary.paid.iter().map(|((payer, provider), nano)| {

@@ -23,6 +23,15 @@ use super::{
 /// week of them.
 const LONGEST_GAP: u32 = 1008;
 
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uptime {
+    /// Nothing was stated about the log.
+    Unstated,
+    /// The log is what was stated.
+    Verified(Summary),
+}
+
 /// What the chain says about the log, in the order of the batches.
 fn claims(answers: &Answers) -> Vec<Claim> {
     let of_batch = |batch: &super::answers::SettledBatch| {
@@ -38,13 +47,12 @@ fn claims(answers: &Answers) -> Vec<Claim> {
     answers.batches.iter().flat_map(of_batch).collect()
 }
 
-/// Verifies the log as far as it was stated, or what of it lies in a week; `None` if nothing of it was. The inner error is
-/// what is wrong.
+/// Verifies the log as far as it was stated, or what of it lies in a week. The inner error is what is wrong.
 pub async fn verify(
     source: &Source,
     answers: &Answers,
     week: Option<Week>,
-) -> Result<Result<Option<Summary>, Box<Finding>>, SourceError> {
+) -> Result<Result<Uptime, Box<Finding>>, SourceError> {
     let mut claims = claims(answers);
     let mut first = 0;
     if let Some(week) = week {
@@ -56,7 +64,7 @@ pub async fn verify(
         claims.retain(|claim| (first..=last).contains(&claim.epoch));
     }
     let Some(newest) = claims.iter().map(|claim| claim.epoch).max() else {
-        return Ok(Ok(None));
+        return Ok(Ok(Uptime::Unstated));
     };
     let lane = answers.lane_id();
     let wrong = |epoch: u32, found: String| {
@@ -100,7 +108,7 @@ pub async fn verify(
         Extent::Whole
     };
     match uptime::check(&epochs, &claims, extent) {
-        Ok(summary) => Ok(Ok(Some(summary))),
+        Ok(summary) => Ok(Ok(Uptime::Verified(summary))),
         Err(fault) => {
             let epoch = match &fault {
                 uptime::Fault::Link { epoch, .. }
@@ -113,8 +121,8 @@ pub async fn verify(
 }
 
 /// The lines that tell people of it.
-pub fn lines(summary: Option<&Summary>) -> Vec<String> {
-    let Some(summary) = summary else {
+pub fn lines(uptime: &Uptime) -> Vec<String> {
+    let Uptime::Verified(summary) = uptime else {
         return vec!["uptime: nothing was stated about it".to_owned()];
     };
     let time = |epoch: u32| u64::from(epoch) * EPOCH_SECONDS;
@@ -144,8 +152,8 @@ pub fn lines(summary: Option<&Summary>) -> Vec<String> {
 }
 
 /// The same for programs.
-pub fn json(summary: Option<&Summary>) -> serde_json::Value {
-    let Some(summary) = summary else {
+pub fn json(uptime: &Uptime) -> serde_json::Value {
+    let Uptime::Verified(summary) = uptime else {
         return serde_json::Value::Null;
     };
     let nodes: serde_json::Map<String, serde_json::Value> = summary
