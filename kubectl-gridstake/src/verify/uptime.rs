@@ -102,12 +102,11 @@ pub async fn verify(
         }
     }
     epochs.reverse();
-    let extent = if week.is_some() {
-        Extent::Part
-    } else {
-        Extent::Whole
-    };
+    let extent = week.map_or(Extent::Whole, |week| Extent::Part {
+        until: epoch_of(week.until()),
+    });
     match uptime::check(&epochs, &claims, extent) {
+        Ok(summary) if summary.epochs == 0 => Ok(Ok(Uptime::Unstated)),
         Ok(summary) => Ok(Ok(Uptime::Verified(summary))),
         Err(fault) => {
             let epoch = match &fault {

@@ -86,8 +86,12 @@ pub struct Summary {
 pub enum Extent {
     /// All of it.
     Whole,
-    /// A part, such as of a week: what the first epoch follows from is not there.
-    Part,
+    /// A part, such as of a week: what the first epoch follows from is not there, and epochs from `until` on are there only
+    /// because what was stated covers them.
+    Part {
+        /// The first epoch that is not part of it.
+        until: u32,
+    },
 }
 
 /// Checks `epochs`, which come in ascending order, against what was stated about them.
@@ -95,7 +99,7 @@ pub fn check(epochs: &[EpochUptime], claims: &[Claim], extent: Extent) -> Result
     let mut by_head: BTreeMap<B256, &EpochUptime> = BTreeMap::new();
     let mut anew = 0;
     for (place, epoch) in epochs.iter().enumerate() {
-        let begins = place == 0 && (extent == Extent::Part || epoch.previous.is_zero());
+        let begins = place == 0 && (extent != Extent::Whole || epoch.previous.is_zero());
         if epoch.previous.is_zero() {
             anew += u64::from(!begins);
         } else if !begins && !by_head.contains_key(&epoch.previous) {
@@ -135,12 +139,16 @@ pub fn check(epochs: &[EpochUptime], claims: &[Claim], extent: Extent) -> Result
             next = Some(epoch.previous).filter(|head| !head.is_zero());
         }
     }
+    let aside = (epochs.len() - kept.len()) as u64;
+    if let Extent::Part { until } = extent {
+        kept.retain(|epoch| *epoch < until);
+    }
     let mut summary = Summary {
         epochs: kept.len() as u64,
         span: kept.first().copied().zip(kept.last().copied()),
         stated: stated.map(|claim| claim.epoch),
         anew,
-        aside: (epochs.len() - kept.len()) as u64,
+        aside,
         nodes: BTreeMap::new(),
     };
     for epoch in epochs.iter().filter(|epoch| kept.contains(&epoch.epoch)) {
@@ -248,8 +256,13 @@ mod tests {
     fn a_part_of_a_log_may_begin_anywhere() {
         let log = log();
         let part = &log[1..];
-        let summary = check(part, &[claim(5, &log[2])], Extent::Part).unwrap();
+        let until = |until| check(part, &[claim(5, &log[2])], Extent::Part { until }).unwrap();
+        let summary = until(15);
         assert_eq!((summary.epochs, summary.span), (2, Some((11, 14))));
+        // What comes after it only shows that it is right.
+        let summary = until(14);
+        assert_eq!((summary.epochs, summary.span), (1, Some((11, 11))));
+        assert_eq!(summary.nodes["n1"], Minutes { watched: 10, up: 1 });
         assert!(check(part, &[], Extent::Whole).is_err());
     }
 
