@@ -75,6 +75,26 @@ impl Watched {
     }
 }
 
+/// The last batches of the log, for people.
+fn newest(api: &ApiServer) -> Vec<String> {
+    let mut batches = api.batches();
+    batches.sort_by_key(|batch| batch.spec.sequence);
+    let shown = batches.iter().rev().take(3);
+    shown
+        .map(|batch| {
+            let status = batch.status.clone().unwrap_or_default();
+            format!(
+                "{} with {} records is {:?}, blocked by {:?}, in {:?}",
+                batch.spec.sequence,
+                batch.spec.record_count,
+                status.state,
+                status.blocked,
+                status.inclusion.map(|inclusion| inclusion.block.number)
+            )
+        })
+        .collect()
+}
+
 fn row(what: &str, measured: f64, unit: &str, target: f64) {
     println!(
         "| {what} | {measured:.3} {unit} | {target} {unit} | {:.2} |",
@@ -175,7 +195,12 @@ fn what_settling_many_jobs_takes() {
     let took = begin.elapsed();
     let patience = Instant::now() + Duration::from_mins(1);
     while watched.lock().unwrap().lags.len() < usize::try_from(all).unwrap() {
-        assert!(Instant::now() < patience, "not everything was settled");
+        assert!(
+            Instant::now() < patience,
+            "{} of {all} were settled; the newest batches: {:?}",
+            watched.lock().unwrap().lags.len(),
+            newest(&world.api)
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
     over.store(true, Ordering::Relaxed);
