@@ -63,7 +63,7 @@ demo-down: ## remove the demo's cluster
 bench: ## measure what docs/benchmarks.md records, on release builds (about 15 min)
 	@e2e/bench.sh
 
-bench-settlement: ## how fast 500 jobs a second are settled, what that costs, how large the log is; SECONDS= RATE= (about 2 min with compiling)
+bench-settlement: ## how fast 500 jobs a second are settled, what that costs, how large the log is; DURATION= (seconds) RATE= (about 2 min with compiling)
 	@cargo test --quiet --workspace --locked --test chain -- --ignored --nocapture load::what_settling
 
 bench-verify: ## how long it takes to verify a week of 100,000 slices offline; SLICES= CHECKPOINTS= EVERY=1 (about 10 min with compiling)

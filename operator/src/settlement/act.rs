@@ -299,11 +299,15 @@ fn hash(batch: &SettlementBatch, field: &'static str, text: &str) -> Result<B256
 }
 
 impl Settler {
-    /// Builds the batch `sequence` of what is owed and would be paid and of what is to be stated, if that is worth its fee.
-    /// Returns how much is left for the next one, if one was built.
+    /// Builds the batch `sequence`, which follows from the lane's chain hash `previous`, of what is owed and would be paid and
+    /// of what is to be stated, if that is worth its fee. Returns how much is left for the next one, if one was built.
+    ///
+    /// `previous` is what the log was compared with. It is not asked for again: an endpoint that mines meanwhile may answer
+    /// otherwise, and what is in the log for good would not follow from the batch before it.
     pub(super) async fn build(
         &mut self,
         sequence: u64,
+        previous: B256,
         view: &ChainView,
         held: &Held,
         records: Vec<UsageRecord>,
@@ -345,7 +349,6 @@ impl Settler {
         if chosen.is_empty() && !stated.ask_for_a_batch() {
             return Ok(None);
         }
-        let (_, previous) = self.lane.head(view).await?;
         let place = Place {
             chain: config.name.clone(),
             chain_id: config.chain_id,

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use alloy::primitives::B256;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use gridstake_crds::{
     SettlementBatch, UsageRecord,
@@ -348,7 +349,7 @@ impl Settler {
             }
         }
         self.look_at_doubts(view).await?;
-        self.follow(&plan, open, &found, view).await
+        self.follow(&plan, chain_hash, open, &found, view).await
     }
 
     /// What the gas account has.
@@ -382,10 +383,11 @@ impl Settler {
         Ok(found)
     }
 
-    /// Does what the plan says.
+    /// Does what the plan says; `chain_hash` is the lane's that it was made by.
     async fn follow(
         &mut self,
         plan: &Plan,
+        chain_hash: B256,
         open: Vec<SettlementBatch>,
         found: &BTreeMap<u64, Found>,
         view: &ChainView,
@@ -441,7 +443,9 @@ impl Settler {
                 .min();
             self.looked_around = Some(Instant::now());
             self.announced_before = self.announced;
-            let left = self.build(sequence, view, &held, records).await?;
+            let left = self
+                .build(sequence, chain_hash, view, &held, records)
+                .await?;
             let more = left.is_some_and(|left| left > 0);
             self.waiting_since = more.then(|| self.waiting_since.unwrap_or_else(Instant::now));
             return Ok(left.is_some());

@@ -161,7 +161,7 @@ fn seer(
 #[test]
 #[ignore = "long: make bench-settlement"]
 fn what_settling_many_jobs_takes() {
-    let (seconds, rate) = (number("SECONDS", 60), number("RATE", 500));
+    let (seconds, rate) = (number("DURATION", 60), number("RATE", 500));
     let outside = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
