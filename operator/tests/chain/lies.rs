@@ -211,6 +211,34 @@ async fn a_replica_that_starts_at_a_stale_endpoint_waits_for_it() {
     world.everything_is_paid_once(ESCROW, 1000).await;
 }
 
+/// As anvil does while it mines.
+#[tokio::test]
+async fn a_state_that_is_newer_than_the_block_that_was_named_halts_nothing() {
+    let world = World::new(ESCROW).await;
+    let proxy = LyingRpc::before(&world.anvil).await;
+    let mut replica = world.replica_with(&world.reached_by(&[&proxy.url])).await;
+    world.seal(256..259, 1000);
+    replica.step().await;
+    world.anvil.until_pending().await;
+    world.anvil.mine(1).await;
+    world.seal(300..303, 1000);
+    // The block with the first batch is not known yet, and the lane's head is told as of it, once.
+    proxy.lie(Lie::Newest, Some("eth_call"), 1);
+    replica.settler.records_announced(1);
+    replica.settler.one_pass().await;
+    assert_eq!(proxy.told(), 1);
+    assert_eq!(world.batch(2).spec.previous, world.batch(1).spec.chain_hash);
+    for _ in 0..20 {
+        replica.step().await;
+        assert!(!replica.is_halted());
+        if world.all_final() {
+            break;
+        }
+        world.anvil.mine(1).await;
+    }
+    world.everything_is_paid_once(ESCROW, 1000).await;
+}
+
 /// A chain with another id, and the same contracts at the same addresses, with the same lane, payer and provider.
 async fn other_chain(ahead: u64) -> World {
     let other = World::on(1, ESCROW).await;

@@ -30,6 +30,8 @@ pub enum Lie {
     Late,
     /// It is answered as by a node that has no block above this one.
     Stale(u64),
+    /// It is answered by the newest block's state, whatever block it names.
+    Newest,
     /// It is answered by the other chain.
     OtherChain,
     /// If it asks for the safe or the final block, it is answered by the other chain.
@@ -194,6 +196,11 @@ async fn answer(State(shared): State<Shared>, body: Bytes) -> Response {
             let raw = hex::decode(request["params"][0].as_str().unwrap()).unwrap();
             let hash = alloy::primitives::keccak256(raw).to_string();
             ok(json!({"jsonrpc": "2.0", "id": request["id"], "result": hash}).to_string())
+        }
+        Lie::Newest => {
+            let mut request = request;
+            request["params"][1] = json!("latest");
+            ok(shared.forward(&shared.anvil, &request).await.to_string())
         }
         Lie::Stale(height) => ok(shared.stale(&request, height).await.to_string()),
         Lie::AnswerLost => {
