@@ -244,6 +244,14 @@ closed_enum! {
     }
 }
 
+impl BatchState {
+    /// Whether the lane's head on chain has reached the batch.
+    #[must_use]
+    pub const fn is_on_chain(self) -> bool {
+        matches!(self, Self::Included | Self::Safe | Self::Final)
+    }
+}
+
 closed_enum! {
     /// What keeps a batch from going on.
     pub enum BlockedReason {

@@ -124,6 +124,12 @@ impl fmt::Display for Statement {
 }
 
 impl Statement {
+    /// Whether it says what a provider got in `week`.
+    #[must_use]
+    pub fn reports(&self, week: Week) -> bool {
+        self.kind == EARNINGS && self.number == week.number()
+    }
+
     /// The provider and the week that a statement of earnings is about; `None` if it is none.
     #[must_use]
     pub fn earnings_of(&self) -> Option<(u32, Week)> {

@@ -13,6 +13,7 @@
 //! | [`contracts_deploy`] | the subcommand that puts the contracts on a chain |
 //! | [`caches`] | what is known of the cluster, kept up to date by watches |
 //! | [`reconcile`], [`backoff`], [`status`], [`events`], [`error`] | what controllers run on |
+//! | [`lane_counters`] | what of a lane only ever rises, changed by compare-and-swap |
 //! | [`leader`] | election by Lease |
 //! | [`run`], [`cli`], [`crd_wait`], [`http`], [`health`], [`metrics`], [`telemetry`] | the process |
 
@@ -29,6 +30,7 @@ pub mod error;
 pub mod events;
 pub mod health;
 pub mod http;
+pub mod lane_counters;
 pub mod leader;
 pub mod metrics;
 pub mod payer;

@@ -12,6 +12,7 @@ use std::{collections::BTreeSet, num::NonZero, path::PathBuf, process::ExitCode,
 use alloy::primitives::B256;
 use gridstake_ledger::{
     archive,
+    statement::Statement,
     verify::{
         Fault, Finding,
         all::{self, Item, LaneError},
@@ -298,7 +299,7 @@ fn reporting(args: &VerifyArgs, answers: &Answers) -> BTreeSet<u64> {
     };
     let about = |batch: &&SettledBatch| {
         let mut statements = batch.statements.iter();
-        statements.any(|stated| earnings::is_about(&(*stated).into(), week))
+        statements.any(|stated| Statement::from(*stated).reports(week))
     };
     let batches = answers.batches.iter().filter(about);
     batches.map(|batch| batch.sequence).collect()

@@ -17,7 +17,7 @@
 mod decode;
 mod encode;
 
-use alloy_primitives::{B256, keccak256};
+use alloy_primitives::{B256, U256, keccak256};
 use alloy_sol_types::SolValue as _;
 
 pub use decode::{DecodeError, Outcome, decode, outcome};
@@ -107,6 +107,13 @@ impl Batch {
             .map(|(group, units)| crate::amount::group_amount(*units, group.price))
             .collect()
     }
+}
+
+/// The numbers of the bits that are set in the word `word` of a bitmap.
+pub fn numbers_of_word(word: u32, bits: U256) -> impl Iterator<Item = u64> {
+    (0_u8..224)
+        .filter(move |bit| bits.bit(usize::from(*bit)))
+        .map(move |bit| u64::from(word) * WORD_BITS + u64::from(bit))
 }
 
 /// keccak256 of a payload.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     batch::STATEMENT,
     earnings::{LaneId, SettledBatch, WeekOfEarnings},
-    statement::{EARNINGS, EarningsReport, Statement},
+    statement::{EarningsReport, Statement},
     week::Week,
 };
 
@@ -43,12 +43,6 @@ pub struct Earnings {
     pub providers: BTreeMap<u32, Reported>,
 }
 
-/// Whether a statement is about what a provider got in `week`.
-#[must_use]
-pub fn is_about(statement: &Statement, week: Week) -> bool {
-    statement.kind == EARNINGS && statement.number == week.number()
-}
-
 /// Makes the reports of `week` again and holds them against what was stated.
 ///
 /// `batches`: of the lane, in any order: all that were settled in the week, and those that state something about it. Of each
@@ -70,7 +64,7 @@ pub fn verify(
         batch.states(&content)?;
         let own = content.statements.iter().copied().enumerate();
         stated.extend(
-            own.filter(|(_, statement)| is_about(statement, week))
+            own.filter(|(_, statement)| statement.reports(week))
                 .map(|(index, statement)| (batch, index, statement)),
         );
         if !week.holds(batch.timestamp) {

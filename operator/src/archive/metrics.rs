@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use crate::metrics::{counters, gauges};
 
 /// The metrics of all lanes' archiving: each has its own series, by the label `chain`. Cloning shares them.
 #[derive(Clone, Debug)]
@@ -31,16 +33,9 @@ pub struct ArchiveMetrics {
 impl ArchiveFamilies {
     /// Registers the metrics.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok::<_, prometheus::Error>(counters)
-        };
-        let gauges = |name: &str, help: &str| {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), &["chain"])?;
-            registry.register(Box::new(gauges.clone()))?;
-            Ok::<_, prometheus::Error>(gauges)
-        };
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| counters(registry, name, help, labels);
+        let gauges = |name: &str, help: &str| gauges(registry, name, help, &["chain"]);
         Ok(Self {
             archived: counters(
                 "gridstake_archive_batches_total",

@@ -8,6 +8,7 @@ use std::{
 
 use alloy::primitives::{Address, B256};
 use gridstake_crds::{TokenAmount, UsageRecord, usage_record::Payment};
+use gridstake_ledger::earnings::LaneId;
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
@@ -377,6 +378,16 @@ impl ChainConfig {
     #[must_use]
     pub fn pays(&self, payment: &Payment) -> bool {
         payment.chain == self.name && payment.lane == self.lane
+    }
+
+    /// The lane as the chain and the archive know it.
+    #[must_use]
+    pub const fn lane_id(&self) -> LaneId {
+        LaneId {
+            chain_id: self.chain_id,
+            settlement: self.settlement.address,
+            lane: self.lane,
+        }
     }
 
     /// Whether `record` is to be paid on this lane. Job numbers count within a lane: those of other lanes' records mean

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use crate::metrics::{counters, gauges};
 
 /// The metrics of all chains: each has its own series, by the label `chain`. Cloning shares them.
 #[derive(Clone, Debug)]
@@ -28,21 +30,14 @@ pub struct ChainMetrics {
 impl ChainFamilies {
     /// Registers the metrics.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauges.clone()))?;
-            Ok::<_, prometheus::Error>(gauges)
-        };
-        let errors = IntCounterVec::new(
-            Opts::new(
+        let gauges = |name: &str, help: &str, labels: &[&str]| gauges(registry, name, help, labels);
+        Ok(Self {
+            errors: counters(
+                registry,
                 "gridstake_chain_errors_total",
                 "Requests to a chain's endpoints that failed, by what failed.",
-            ),
-            &["chain", "category"],
-        )?;
-        registry.register(Box::new(errors.clone()))?;
-        Ok(Self {
-            errors,
+                &["chain", "category"],
+            )?,
             blocks: gauges(
                 "gridstake_chain_block",
                 "The number of the newest block that is known, by its standing: head, safe, finalized.",

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use gridstake_crds::{closed_enum::ClosedEnum as _, settlement_batch::BatchState};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::planner::Why;
-use crate::chain::metrics::{ChainFamilies, ChainMetrics};
+use crate::{
+    chain::metrics::{ChainFamilies, ChainMetrics},
+    metrics::{counters, gauges},
+};
 
 /// The metrics of all lanes: each has its own series, by the label `chain`. Cloning shares them.
 #[derive(Clone, Debug)]
@@ -58,20 +61,10 @@ pub struct SettlementMetrics {
 impl LaneMetrics {
     /// Registers the metrics.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauges_by = |name: &str, help: &str, labels: &[&str]| {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauges.clone()))?;
-            Ok::<_, prometheus::Error>(gauges)
-        };
-        let counters_by = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok::<_, prometheus::Error>(counters)
-        };
-        let gauge = |name: &str, help: &str| gauges_by(name, help, &["chain"]);
-        let counter = |name: &str, help: &str| counters_by(name, help, &["chain"]);
-        let counters =
-            |name: &str, help: &str, label: &str| counters_by(name, help, &["chain", label]);
+        let gauge = |name: &str, help: &str| gauges(registry, name, help, &["chain"]);
+        let counter = |name: &str, help: &str| counters(registry, name, help, &["chain"]);
+        let counters_by =
+            |name: &str, help: &str, label: &str| counters(registry, name, help, &["chain", label]);
         Ok(Self {
             chains: ChainFamilies::register(registry)?,
             waiting: gauge(
@@ -110,22 +103,23 @@ impl LaneMetrics {
                 "gridstake_settlement_planner_waits",
                 "1 while records wait because a batch of them would pay less than the configured multiple of its fee.",
             )?,
-            built: counters(
+            built: counters_by(
                 "gridstake_settlement_batches_built_total",
-                "Batches that were built, by why: the price of the token is not configured (Unpriced), no more fits (Full), a slice has waited for maxAge (Aged), it pays enough for its fee (Worthwhile).",
+                "Batches that were built, by why: the price of the token is not configured (Unpriced), no more fits (Full), a statement may not wait (Urgent), a slice has waited for maxAge (Aged), it pays enough for its fee (Worthwhile).",
                 "why",
             )?,
-            errors: counters(
+            errors: counters_by(
                 "gridstake_settlement_errors_total",
                 "Passes over the lane that failed, by what failed.",
                 "category",
             )?,
-            transactions: counters(
+            transactions: counters_by(
                 "gridstake_settlement_transactions_total",
                 "Transactions handed to an endpoint, by whether they were new.",
                 "sort",
             )?,
-            open: gauges_by(
+            open: gauges(
+                registry,
                 "gridstake_settlement_open_batches",
                 "Batches that are not final, by state.",
                 &["chain", "state"],

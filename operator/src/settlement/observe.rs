@@ -130,27 +130,20 @@ pub async fn each_batch(
     mut see: impl FnMut(SettlementBatch) -> Result<(), ObserveError>,
 ) -> Result<(), ObserveError> {
     let config = lane.chain().config();
-    let api = Api::<SettlementBatch>::all(client.clone());
     let selector = format!("spec.chain={}", config.name);
-    let mut params = ListParams::default().fields(&selector).limit(PAGE);
-    loop {
-        let page = api
-            .list(&params)
-            .await
-            .map_err(|source| ObserveError::List {
-                kind: "SettlementBatches",
-                source: Box::new(source),
-            })?;
-        for batch in page.items {
+    each(
+        Api::<SettlementBatch>::all(client.clone()),
+        "SettlementBatches",
+        ListParams::default().fields(&selector),
+        |batch| {
             if batch.spec.lane == config.lane {
-                see(batch)?;
+                see(batch)
+            } else {
+                Ok(())
             }
-        }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(()),
-        }
-    }
+        },
+    )
+    .await
 }
 
 /// The batches of the lane with one number.
@@ -264,14 +257,30 @@ pub async fn restored_batches(
     Ok(batches)
 }
 
-/// Lists page by page, so that no answer is large, and drops what is not needed of each object at once.
+/// Lists, and drops what is not needed of each object at once.
 async fn list<K: Slim + DeserializeOwned + Clone + std::fmt::Debug>(
     api: Api<K>,
     kind: &'static str,
     params: ListParams,
 ) -> Result<Vec<K>, ObserveError> {
-    let mut params = params.limit(PAGE);
     let mut objects = Vec::new();
+    each(api, kind, params, |mut object| {
+        object.slim();
+        objects.push(object);
+        Ok(())
+    })
+    .await?;
+    Ok(objects)
+}
+
+/// Lists page by page, so that no answer is large.
+async fn each<K: DeserializeOwned + Clone + std::fmt::Debug>(
+    api: Api<K>,
+    kind: &'static str,
+    params: ListParams,
+    mut see: impl FnMut(K) -> Result<(), ObserveError>,
+) -> Result<(), ObserveError> {
+    let mut params = params.limit(PAGE);
     loop {
         let page = api
             .list(&params)
@@ -280,13 +289,12 @@ async fn list<K: Slim + DeserializeOwned + Clone + std::fmt::Debug>(
                 kind,
                 source: Box::new(source),
             })?;
-        objects.extend(page.items.into_iter().map(|mut object| {
-            object.slim();
-            object
-        }));
+        for object in page.items {
+            see(object)?;
+        }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
-            None => return Ok(objects),
+            None => return Ok(()),
         }
     }
 }

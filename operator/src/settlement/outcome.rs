@@ -12,7 +12,7 @@ use gridstake_crds::{
     settlement_batch::{BatchOutcome, SkippedGroup, SkippedRecords},
     usage_record::SkipReason,
 };
-use gridstake_ledger::batch::{self, Batch, Entry, Group, WORD_BITS};
+use gridstake_ledger::batch::{self, Batch, Entry, Group};
 
 use crate::chain::contracts::Settlement;
 
@@ -88,8 +88,8 @@ pub fn read(
     let mut by_number: BTreeMap<u64, SkipReason> = BTreeMap::new();
     for word in &skipped_records {
         let bits: U256 = word.bits.parse().unwrap_or_default();
-        let numbers = (0..WORD_BITS).filter(|bit| bits.bit(usize::try_from(*bit).unwrap_or(0)));
-        by_number.extend(numbers.map(|bit| (u64::from(word.word) * WORD_BITS + bit, word.reason)));
+        let numbers = batch::numbers_of_word(word.word, bits);
+        by_number.extend(numbers.map(|number| (number, word.reason)));
     }
     let skipped = content
         .entries

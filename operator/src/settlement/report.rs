@@ -9,13 +9,8 @@ use std::{
 };
 
 use alloy::{eips::BlockNumberOrTag, rpc::types::Filter, sol_types::SolEvent as _};
-use gridstake_crds::{
-    SettlementBatch,
-    names::{LABEL_MANAGED_BY, MANAGED_BY, lane_numbers},
-};
-use gridstake_ledger::{earnings::LaneId, week::Week};
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, ResourceExt as _, api::PostParams};
+use gridstake_crds::SettlementBatch;
+use gridstake_ledger::week::Week;
 
 use super::{
     observe::{self, ObserveError},
@@ -25,13 +20,14 @@ use super::{
 use crate::{
     chain::{ChainView, client::ClientError, contracts::StakeVault},
     error::chain as causes,
+    lane_counters::{CountersError, LaneCounters},
 };
 
 /// The key of the ConfigMap under which the first week stands that is not reported in full.
 const UNREPORTED: &str = "unreportedWeek";
 /// How often the log is looked at for a week that is over.
 const LOOK: Duration = Duration::from_mins(1);
-/// The same while the lane settles nothing.
+/// The same while the lane settles nothing, or the reports are on their way.
 const IDLE: Duration = Duration::from_hours(1);
 /// Blocks that one search for slashes covers.
 const SPAN: u64 = 2000;
@@ -45,17 +41,9 @@ pub enum ReportError {
     /// The chain cannot be asked.
     #[error("ask the chain")]
     Chain(#[from] ClientError),
-    /// The lane's ConfigMap.
-    #[error("{verb} ConfigMap {name}")]
-    Kube {
-        /// What was tried.
-        verb: &'static str,
-        /// The ConfigMap.
-        name: String,
-        /// What the API server said.
-        #[source]
-        source: Box<kube::Error>,
-    },
+    /// The lane's ConfigMap was not read or written.
+    #[error(transparent)]
+    Counters(#[from] CountersError),
     /// Somebody has written something else into it.
     #[error(
         "read ConfigMap {name}: data.{UNREPORTED} is {found:?}; write the first week whose earnings are not reported on chain, such as 2026-W48, or remove it"
@@ -73,7 +61,7 @@ impl ReportError {
         match self {
             Self::Log(error) => error.category(),
             Self::Chain(error) => error.category(),
-            Self::Kube { .. } => "week_counter",
+            Self::Counters(_) => "week_counter",
             Self::NoWeek { .. } => "week_unreadable",
         }
     }
@@ -133,7 +121,8 @@ impl Settler {
                 Finding::Due(reports) => {
                     tracing::info!(chain = self.lane.chain().name(), %week, providers = reports.len(), "a week's earnings are to be reported");
                     self.lane.statements().report(reports, self.now_ms());
-                    return Ok(LOOK);
+                    // It is looked again when a batch that states something is final.
+                    return Ok(IDLE);
                 }
                 Finding::Done => {
                     self.lane.statements().report([], self.now_ms());
@@ -152,18 +141,9 @@ impl Settler {
         }
     }
 
-    fn lane_id(&self) -> LaneId {
-        let config = self.lane.chain().config();
-        LaneId {
-            chain_id: config.chain_id,
-            settlement: config.settlement.address,
-            lane: config.lane,
-        }
-    }
-
     /// What the log says about `week`.
     async fn survey(&self, week: Week, view: &ChainView) -> Result<Finding, ReportError> {
-        let mut survey = Survey::new(self.lane_id(), week);
+        let mut survey = Survey::new(self.lane.chain().config().lane_id(), week);
         observe::each_batch(&self.context.client, &self.lane, |batch| survey.add(&batch)).await?;
         let slashed = if survey.is_settled() {
             self.slashed(week, view).await?
@@ -215,27 +195,23 @@ impl Settler {
         }
     }
 
-    fn counters(&self) -> (Api<ConfigMap>, String) {
-        let api = Api::namespaced(self.context.client.clone(), &self.context.namespace);
-        (api, lane_numbers(self.lane.chain().config().lane))
+    fn counters(&self) -> LaneCounters {
+        let client = self.context.client.clone();
+        LaneCounters::new(
+            client,
+            &self.context.namespace,
+            self.lane.chain().config().lane,
+        )
     }
 
     /// The first week that is not known to be reported in full.
     async fn first_week(&self, view: &ChainView) -> Result<Week, ReportError> {
-        let (api, name) = self.counters();
-        let stored = api
-            .get_opt(&name)
-            .await
-            .map_err(|source| ReportError::Kube {
-                verb: "get",
-                name: name.clone(),
-                source: Box::new(source),
-            })?;
-        let text = stored.and_then(|map| map.data?.remove(UNREPORTED));
-        if let Some(text) = text {
-            return text
-                .parse()
-                .map_err(|_| ReportError::NoWeek { name, found: text });
+        let counters = self.counters();
+        if let Some(text) = counters.get(UNREPORTED).await? {
+            return text.parse().map_err(|_| ReportError::NoWeek {
+                name: counters.name().to_owned(),
+                found: text,
+            });
         }
         let mut oldest = view.finalized.timestamp;
         observe::each_batch(
@@ -252,37 +228,12 @@ impl Settler {
 
     /// Every week before `week` is done. It never goes back.
     async fn keep_week(&self, week: Week) -> Result<(), ReportError> {
-        let (api, name) = self.counters();
-        let failed = |verb| {
-            let name = name.clone();
-            move |source| ReportError::Kube {
-                verb,
-                name,
-                source: Box::new(source),
-            }
-        };
-        let present = api.get_opt(&name).await.map_err(failed("get"))?;
-        let there = present.is_some();
-        let mut map = present.unwrap_or_default();
-        if !there {
-            map.metadata.name = Some(name.clone());
-            map.labels_mut()
-                .insert(LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned());
-        }
-        let data = map.data.get_or_insert_default();
-        let before = data
-            .get(UNREPORTED)
-            .and_then(|text| text.parse::<Week>().ok());
-        if before.is_some_and(|before| before >= week) {
-            return Ok(());
-        }
-        data.insert(UNREPORTED.to_owned(), week.to_string());
-        let params = PostParams::default();
-        let written = if there {
-            api.replace(&name, &params, &map).await
-        } else {
-            api.create(&params, &map).await
-        };
-        written.map(|_| ()).map_err(failed("write"))
+        self.counters()
+            .change(UNREPORTED, |present| {
+                let before = present.and_then(|text| text.parse::<Week>().ok());
+                let is_news = before.is_none_or(|before| before < week);
+                Ok(((), is_news.then(|| week.to_string())))
+            })
+            .await
     }
 }

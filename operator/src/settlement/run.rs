@@ -565,7 +565,7 @@ impl Settler {
         found: Option<&Found>,
         plan: &Plan,
     ) -> Result<Option<SettlementBatch>, PassError> {
-        let on_chain = is_on_chain(state);
+        let on_chain = state.is_on_chain();
         if on_chain && batch.spec.statement_count > 0 {
             let said = observe::content(batch)?.statements;
             for node in self.lane.statements().stated(&said) {
@@ -808,19 +808,12 @@ pub(super) struct Held {
     pub statements: Unmined,
 }
 
-fn is_on_chain(state: BatchState) -> bool {
-    matches!(
-        state,
-        BatchState::Included | BatchState::Safe | BatchState::Final
-    )
-}
-
 /// What batches state that are in no block yet.
 fn unmined_statements(batches: &[SettlementBatch]) -> Result<Unmined, ObserveError> {
     let state = |batch: &SettlementBatch| batch.status.as_ref().and_then(|status| status.state);
     let mut held = Unmined::default();
     for batch in batches {
-        if batch.spec.statement_count > 0 && !state(batch).is_some_and(is_on_chain) {
+        if batch.spec.statement_count > 0 && !state(batch).is_some_and(BatchState::is_on_chain) {
             held.add(&observe::content(batch)?.statements);
         }
     }

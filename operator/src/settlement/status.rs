@@ -162,10 +162,7 @@ pub async fn write_record(
 /// The conditions of a batch.
 fn facts(status: &SettlementBatchStatus, before: Option<&SettlementBatchStatus>) -> Vec<Fact> {
     let state = status.state.unwrap_or(BatchState::Prepared);
-    let on_chain = matches!(
-        state,
-        BatchState::Included | BatchState::Safe | BatchState::Final
-    );
+    let on_chain = state.is_on_chain();
     let was_included = before
         .and_then(|before| condition::find(&before.conditions, Is::Included))
         .is_some_and(|c| c.status == "True" || c.reason == Why::Reorganised.as_str());

@@ -8,9 +8,9 @@ use gridstake_crds::{
 };
 use gridstake_ledger::{
     amount,
-    batch::{Batch, Group, WORD_BITS},
+    batch::{self, Batch, Group},
     earnings::{LaneId, SettledBatch, WeekOfEarnings},
-    statement::{self, EARNINGS, Statement},
+    statement::{self, Statement},
     week::Week,
 };
 use kube::ResourceExt as _;
@@ -72,7 +72,7 @@ impl Survey {
         let is_final = status.state == Some(BatchState::Final);
         let content = observe::content(batch)?;
         for said in &content.statements {
-            if said.kind == EARNINGS && said.number == self.week.number() {
+            if said.reports(self.week) {
                 self.said.insert(*said, is_final);
             }
         }
@@ -157,12 +157,12 @@ pub fn settled_at(batch: &SettlementBatch) -> Option<u64> {
 
 /// What each group of a batch was paid, in nano-tokens, and the numbers that had been paid before.
 fn paid(
-    batch: &SettlementBatch,
+    logged: &SettlementBatch,
     status: &SettlementBatchStatus,
     content: &Batch,
 ) -> Result<(Vec<Option<u64>>, BTreeSet<u64>), ObserveError> {
     let broken = |field| ObserveError::Broken {
-        name: batch.name_any(),
+        name: logged.name_any(),
         field,
     };
     let outcome = status
@@ -184,8 +184,7 @@ fn paid(
             .bits
             .parse()
             .map_err(|_| broken("status.outcome.skippedRecords"))?;
-        let set = (0..WORD_BITS).filter(|bit| bits.bit(usize::try_from(*bit).unwrap_or(0)));
-        before.extend(set.map(|bit| u64::from(word.word) * WORD_BITS + bit));
+        before.extend(batch::numbers_of_word(word.word, bits));
     }
     let mut units: BTreeMap<Group, u64> = BTreeMap::new();
     for entry in &content.entries {
@@ -215,7 +214,7 @@ mod tests {
         transaction::Inclusion,
         usage_record::SkipReason,
     };
-    use gridstake_ledger::batch::{self, Entry};
+    use gridstake_ledger::batch::Entry;
     use k8s_openapi::ByteString;
 
     use super::*;

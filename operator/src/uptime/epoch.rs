@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use alloy::primitives::B256;
-use gridstake_ledger::uptime::{
-    EPOCH_MINUTES, EPOCH_SECONDS, EpochUptime, NodeUptime, epoch_of, minute_of,
-};
+use gridstake_ledger::uptime::{EPOCH_MINUTES, EpochUptime, NodeUptime, epoch_of, minute_of};
 
 /// Seconds of a minute.
 const MINUTE: u64 = 60;
@@ -40,12 +38,6 @@ impl Watch {
             epoch: epoch_of(now),
             nodes: BTreeMap::new(),
         }
-    }
-
-    /// Its number.
-    #[must_use]
-    pub const fn epoch(&self) -> u32 {
-        self.epoch
     }
 
     /// What is seen at `now`, in Unix seconds, just after a minute has ended. It says something about that minute only, and
@@ -101,14 +93,9 @@ pub const fn to_the_next_look(now: u64) -> u64 {
     MINUTE - now % MINUTE + 1
 }
 
-/// The first second of an epoch.
-#[must_use]
-pub fn begin_of(epoch: u32) -> u64 {
-    u64::from(epoch) * EPOCH_SECONDS
-}
-
 #[cfg(test)]
 mod tests {
+    use gridstake_ledger::uptime::EPOCH_SECONDS;
     use proptest::prelude::*;
 
     use super::*;

@@ -101,12 +101,7 @@ impl Log {
     }
 
     fn id(&self) -> LaneId {
-        let config = self.lane.chain().config();
-        LaneId {
-            chain_id: config.chain_id,
-            settlement: config.settlement.address,
-            lane: config.lane,
-        }
+        self.lane.chain().config().lane_id()
     }
 
     /// Somebody else leads: what he writes is not known here.
@@ -198,15 +193,16 @@ impl Log {
     async fn write_one(&self, epoch: EpochUptime) -> Result<EpochUptime, UptimeError> {
         let lane = self.id();
         let path = index_path(lane, epoch.epoch);
-        let address = self.store.write_once(&path, encode(lane, &epoch)).await?;
-        let counts = match address {
-            Some(_) => epoch,
-            None => self.read(&path).await?.unwrap_or(epoch),
+        let written = self.store.write_once(&path, encode(lane, &epoch)).await?;
+        let (counts, address) = match written {
+            Some(address) => (epoch, address),
+            None => {
+                let counts = self.read(&path).await?.unwrap_or(epoch);
+                let address = archive::address(&encode(lane, &counts));
+                (counts, address)
+            }
         };
-        let file = encode(lane, &counts);
-        self.store
-            .point(&newest_path(lane), archive::address(&file))
-            .await?;
+        self.store.point(&newest_path(lane), address).await?;
         Ok(counts)
     }
 

@@ -63,6 +63,14 @@ fn declared(statement: Statement) -> Declared {
     }
 }
 
+fn lane_id(world: &World) -> LaneId {
+    LaneId {
+        chain_id: 31337,
+        settlement: world.settlement,
+        lane: LANE,
+    }
+}
+
 impl World {
     /// The events `Stated` of the lane, from the first to the last.
     async fn stated(&self) -> Vec<Statement> {
@@ -225,11 +233,7 @@ async fn a_weeks_earnings_are_reported_once_when_it_is_over_whoever_leads() {
     assert_eq!(world.stated().await, [report]);
 
     // Whoever makes it again from the chain gets the same.
-    let lane = LaneId {
-        chain_id: 31337,
-        settlement: world.settlement,
-        lane: LANE,
-    };
+    let lane = lane_id(&world);
     let (batches, now) = (archives::on_chain(&world).await, world.now().await);
     let earnings =
         verify::earnings::verify(lane, Week::of(at), now, &batches, &BTreeMap::new()).unwrap();
@@ -282,11 +286,7 @@ fn sight(node: &str, heard_at: u64) -> Sight {
 
 /// The epochs of the archive in `folder`, in their order.
 fn epochs(world: &World, folder: &Path) -> Vec<EpochUptime> {
-    let lane = LaneId {
-        chain_id: 31337,
-        settlement: world.settlement,
-        lane: LANE,
-    };
+    let lane = lane_id(world);
     let index = folder.join(archive::uptime::index_path(lane, 0));
     let mut names: Vec<_> = std::fs::read_dir(index.parent().unwrap())
         .unwrap()

@@ -6,34 +6,21 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use gridstake_crds::names::{LABEL_MANAGED_BY, MANAGED_BY, lane_numbers};
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, Client, ResourceExt as _, api::PostParams};
+use kube::Client;
 use tokio::sync::Mutex;
 
-use crate::error::is_conflict;
+use crate::lane_counters::{CountersError, LaneCounters};
 
 /// How many numbers are reserved at once: a byte of bitmap words, so that numbers stay dense.
 pub const BLOCK: u64 = 256;
 /// The key of the ConfigMap under which the first number stands that nobody has reserved.
 const NEXT: &str = "next";
-/// How often a reservation is tried against other operators before the pass is given up and repeated later.
-const TRIES: usize = 8;
-
 /// Why no number can be given out.
 #[derive(Debug, thiserror::Error)]
 pub enum NumbersError {
-    /// The API server refused, or did not answer.
-    #[error("{verb} ConfigMap {name}")]
-    Kube {
-        /// What was tried.
-        verb: &'static str,
-        /// The ConfigMap.
-        name: String,
-        /// What the API server said.
-        #[source]
-        source: Box<kube::Error>,
-    },
+    /// The ConfigMap was not read or written.
+    #[error("reserve job numbers")]
+    Counters(#[from] CountersError),
     /// Somebody has written something else into the ConfigMap.
     #[error(
         "read ConfigMap {name}: data.{NEXT} is {found:?}; write the lowest job number that no UsageRecord of the lane has, such as \"512\""
@@ -47,9 +34,6 @@ pub enum NumbersError {
     /// All numbers are given out.
     #[error("reserve job numbers in ConfigMap {0}: the lane has none left")]
     Spent(String),
-    /// Others were quicker, every time.
-    #[error("reserve job numbers in ConfigMap {0}: it changed {TRIES} times meanwhile")]
-    Contended(String),
 }
 
 impl NumbersError {
@@ -57,10 +41,10 @@ impl NumbersError {
     #[must_use]
     pub fn category(&self) -> &'static str {
         match self {
-            Self::Kube { .. } => "reserve_numbers",
+            Self::Counters(CountersError::Kube { .. }) => "reserve_numbers",
             Self::NotANumber { .. } => "numbers_unreadable",
             Self::Spent(_) => "numbers_spent",
-            Self::Contended(_) => "numbers_contended",
+            Self::Counters(CountersError::Contended(_)) => "numbers_contended",
         }
     }
 }
@@ -68,8 +52,7 @@ impl NumbersError {
 /// The numbers of one lane. Cloning shares them.
 #[derive(Clone)]
 pub struct Numbers {
-    api: Api<ConfigMap>,
-    name: String,
+    counters: LaneCounters,
     reserved: Arc<Mutex<Reserved>>,
 }
 
@@ -88,8 +71,7 @@ impl Numbers {
     #[must_use]
     pub fn new(client: Client, namespace: &str, lane: u32) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
-            name: lane_numbers(lane),
+            counters: LaneCounters::new(client, namespace, lane),
             reserved: Arc::default(),
         }
     }
@@ -105,20 +87,18 @@ impl Numbers {
         reserved.0 = (first..first + BLOCK).collect();
         reserved
             .lowest()
-            .ok_or_else(|| NumbersError::Spent(self.name.clone()))
+            .ok_or_else(|| NumbersError::Spent(self.counters.name().to_owned()))
     }
 
     /// Sees to it that no number below `floor` is given out any more.
     pub async fn raise(&self, floor: u64) -> Result<(), NumbersError> {
-        self.change(|present| {
-            let (first, _) = advanced(&self.name, present, 0)?;
-            let (raised, mut wanted) = advanced(&self.name, present, floor)?;
-            let data = wanted.data.get_or_insert_default();
-            data.insert(NEXT.to_owned(), raised.to_string());
-            Ok((raised, (raised > first).then_some(wanted)))
-        })
-        .await
-        .map(|_| ())
+        self.counters
+            .change(NEXT, |present| {
+                let (first, _) = advanced(self.counters.name(), present, 0)?;
+                let (raised, _) = advanced(self.counters.name(), present, floor)?;
+                Ok(((), (raised > first).then(|| raised.to_string())))
+            })
+            .await
     }
 
     /// Takes back a number that is known to have been written nowhere. Where that is not certain, such as after a
@@ -129,69 +109,22 @@ impl Numbers {
 
     /// Reserves a block; returns its first number.
     async fn reserve(&self, floor: u64) -> Result<u64, NumbersError> {
-        self.change(|present| {
-            let (first, wanted) = advanced(&self.name, present, floor)?;
-            Ok((first, Some(wanted)))
-        })
-        .await
-    }
-
-    /// Writes what `change` makes of the ConfigMap, by compare-and-swap; returns the number that comes with it.
-    async fn change(
-        &self,
-        change: impl Fn(Option<&ConfigMap>) -> Result<(u64, Option<ConfigMap>), NumbersError>,
-    ) -> Result<u64, NumbersError> {
-        let failed = |verb| {
-            let name = self.name.clone();
-            move |source| NumbersError::Kube {
-                verb,
-                name,
-                source: Box::new(source),
-            }
-        };
-        for _ in 0..TRIES {
-            let present = self.api.get_opt(&self.name).await.map_err(failed("get"))?;
-            let (number, wanted) = change(present.as_ref())?;
-            let Some(wanted) = wanted else {
-                return Ok(number);
-            };
-            let params = PostParams::default();
-            let result = match present {
-                // The version that was read goes with it: a replacement of anything newer is refused.
-                Some(_) => self.api.replace(&self.name, &params, &wanted).await,
-                None => self.api.create(&params, &wanted).await,
-            };
-            match result {
-                Ok(_) => return Ok(number),
-                Err(error) if is_conflict(&error) || already_exists(&error) => {}
-                Err(error) => return Err(failed("write")(error)),
-            }
-        }
-        Err(NumbersError::Contended(self.name.clone()))
+        self.counters
+            .change(NEXT, |present| {
+                let (first, after) = advanced(self.counters.name(), present, floor)?;
+                Ok((first, Some(after.to_string())))
+            })
+            .await
     }
 }
 
-fn already_exists(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_already_exists())
-}
-
-/// The first number of the next block, and the ConfigMap after it is reserved.
-fn advanced(
-    name: &str,
-    present: Option<&ConfigMap>,
-    floor: u64,
-) -> Result<(u64, ConfigMap), NumbersError> {
-    let mut map = present.cloned().unwrap_or_default();
-    if present.is_none() {
-        map.metadata.name = Some(name.to_owned());
-        map.labels_mut()
-            .insert(LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned());
-    }
-    let next = match map.data.as_ref().and_then(|data| data.get(NEXT)) {
+/// The first number of the next block, and the one after it, where `present` is the first that nobody has reserved.
+fn advanced(name: &str, present: Option<&str>, floor: u64) -> Result<(u64, u64), NumbersError> {
+    let next = match present {
         None => 0,
         Some(text) => text.parse().map_err(|_| NumbersError::NotANumber {
             name: name.to_owned(),
-            found: text.clone(),
+            found: text.to_owned(),
         })?,
     };
     let first: u64 = if next < floor {
@@ -202,10 +135,7 @@ fn advanced(
     let after = first
         .checked_add(BLOCK)
         .ok_or_else(|| NumbersError::Spent(name.to_owned()))?;
-    map.data
-        .get_or_insert_default()
-        .insert(NEXT.to_owned(), after.to_string());
-    Ok((first, map))
+    Ok((first, after))
 }
 
 #[cfg(test)]

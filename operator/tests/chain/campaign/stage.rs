@@ -496,21 +496,8 @@ impl Stage {
     }
 
     fn lane_id(&self) -> LaneId {
-        let config = self
-            .actors
-            .iter()
-            .flatten()
-            .next()
-            .unwrap()
-            .replica
-            .lane
-            .chain()
-            .config();
-        LaneId {
-            chain_id: config.chain_id,
-            settlement: config.settlement.address,
-            lane: config.lane,
-        }
+        let actor = self.actors.iter().flatten().next().unwrap();
+        actor.replica.lane.chain().config().lane_id()
     }
 
     async fn standing(&self, act: &Act) -> String {

@@ -9,7 +9,7 @@ use alloy::{
 };
 use gridstake_contracts::Settlement;
 use gridstake_ledger::{
-    batch::{self, WORD_BITS},
+    batch,
     earnings::{LaneId, SettledBatch, WeekOfEarnings},
     statement::{self, EARNINGS, INVENTORY, Statement},
     week::Week,
@@ -123,9 +123,7 @@ async fn due(nature: &Nature, lane: LaneId) -> BTreeSet<Statement> {
     let mut before: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
     for log in logs(nature, lane, Settlement::JobsSkipped::SIGNATURE_HASH).await {
         let event = Settlement::JobsSkipped::decode_log_data(&data_of(&log)).unwrap();
-        let bits = U256::from(event.bits);
-        let set = (0..WORD_BITS).filter(|bit| bits.bit(usize::try_from(*bit).unwrap()));
-        let numbers = set.map(|bit| u64::from(event.wordNo) * WORD_BITS + bit);
+        let numbers = batch::numbers_of_word(event.wordNo, U256::from(event.bits));
         before.entry(event.seq).or_default().extend(numbers);
     }
     for log in logs(nature, lane, Settlement::BatchSettled::SIGNATURE_HASH).await {
