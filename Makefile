@@ -37,7 +37,7 @@ test-long: contracts-mutants contracts-prove contracts-slither ## what is too lo
 	@operator/tests/chain/campaign/bugs.sh
 
 campaign: ## settlement with everything going wrong that can, from a seed: RUNS=10000 SEED=1
-	@RUNS=$(or $(RUNS),10000) SEED=$(or $(SEED),1) cargo test --quiet --workspace --locked --test chain -- \
+	@RUNS=$(or $(RUNS),10000) SEED=$(or $(SEED),1) cargo test --quiet --profile bench --workspace --locked --test chain -- \
 		--ignored --nocapture campaign::campaign_of
 
 test-unit: ## unit and property tests
@@ -64,7 +64,7 @@ bench: ## measure what docs/benchmarks.md records, on release builds (about 15 m
 	@e2e/bench.sh
 
 bench-settlement: ## how fast 500 jobs a second are settled, what that costs, how large the log is; DURATION= (seconds) RATE= (about 2 min with compiling)
-	@cargo test --quiet --workspace --locked --test chain -- --ignored --nocapture load::what_settling
+	@cargo test --quiet --profile bench --workspace --locked --test chain -- --ignored --nocapture load::what_settling
 
 bench-verify: ## how long it takes to verify a week of 100,000 slices offline; SLICES= CHECKPOINTS= EVERY=1 (about 10 min with compiling)
 	@cargo bench --workspace --locked --bench verify_week

@@ -346,6 +346,52 @@ pub struct Device {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub reasons: Vec<DeviceReason>,
+    /// What the driver has reported against the device in the last 24 h, the newest first; at most 16. A failed attempt's
+    /// verdict rests on those that fall into its time. They are told before the agent's next heartbeat: what a heartbeat that
+    /// is later than a failure does not bring was not seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub faults: Vec<DeviceFault>,
+}
+
+/// Something that the driver has reported against a device.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceFault {
+    /// What it was.
+    pub kind: DeviceFaultKind,
+    /// The number of the Xid, for faults of that kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xid: Option<u32>,
+    /// When it was seen first, in Unix milliseconds.
+    pub first_ms: u64,
+    /// When it was seen last, in Unix milliseconds.
+    pub last_ms: u64,
+    /// How often it was seen in that time.
+    #[schemars(range(min = 1))]
+    pub count: u32,
+}
+
+closed_enum! {
+    /// What the driver has reported against a device.
+    pub enum DeviceFaultKind {
+        /// An Xid event; `xid` is its number. Some of them speak against the program and not against the hardware.
+        Xid,
+        /// NVML lost the device.
+        GpuLost,
+        /// A call that every healthy device answers failed several times on end.
+        CallFailing,
+        /// The count of uncorrectable memory errors rose.
+        EccUncorrectable,
+        /// A memory row waits for a reset to be remapped.
+        RowRemapPending,
+        /// A memory row could not be remapped.
+        RowRemapFailed,
+        /// The clocks were lowered because the device was too hot.
+        ThermalThrottling,
+        /// The clocks were lowered because of the power supply.
+        PowerThrottling,
+    }
 }
 
 closed_enum! {

@@ -130,6 +130,7 @@ fn published(device: &Device, inventory: &Inventory, replicas: &Replicas) -> Pub
         nvlink_peers: nvlink_peers(facts, inventory),
         health: device.health,
         reasons: device.reasons.clone(),
+        faults: Vec::new(),
     }
 }
 

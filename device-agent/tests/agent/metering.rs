@@ -169,7 +169,10 @@ async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
         let patch: Value = serde_json::from_slice(&bytes).unwrap();
         let name = parts.uri.path().split('/').nth_back(1).unwrap().to_owned();
         let mut records = server.records.lock().unwrap();
-        let record = records.get_mut(&name).unwrap();
+        let Some(record) = records.get_mut(&name) else {
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404 });
+            return (StatusCode::NOT_FOUND, json_type, status.to_string()).into_response();
+        };
         record["status"]["evidence"] = patch["status"]["evidence"].clone();
         server.tell("MODIFIED", record);
         server.patches.lock().unwrap().push(patch);
