@@ -123,6 +123,8 @@ pub struct Settler {
     pub(super) context: Context,
     pub(super) lane: Lane,
     pub(super) metrics: SettlementMetrics,
+    /// What the log's batches have stated is known up to this one.
+    recalled: Option<u64>,
     /// Whether the log had only final batches when it was last read.
     quiet: bool,
     /// The newest block at the last pass that went through.
@@ -157,6 +159,7 @@ impl Settler {
             metrics: lane.metrics().clone(),
             context,
             lane,
+            recalled: None,
             quiet: false,
             head: None,
             waiting_since: None,
@@ -349,7 +352,34 @@ impl Settler {
             }
         }
         self.look_at_doubts(view).await?;
+        self.recall_statements(&log, seq).await?;
         self.follow(&plan, chain_hash, open, &found, view).await
+    }
+
+    /// Finds out what the log's batches have stated, at first and when `seq`, the lane's last one, shows that another leader
+    /// has built some that are not in `log`. Whoever wrote that they are final may have died before it told the GpuNodes.
+    async fn recall_statements(
+        &mut self,
+        log: &[SettlementBatch],
+        seq: u64,
+    ) -> Result<(), PassError> {
+        let is_there = |number| log.iter().any(|batch| batch.spec.sequence == number);
+        if self.recalled.is_some_and(|to| (to + 1..=seq).all(is_there)) {
+            self.recalled = Some(seq);
+            return Ok(());
+        }
+        let mut said = BTreeMap::new();
+        observe::each_batch(&self.context.client, &self.lane, |batch| {
+            let state = batch.status.as_ref().and_then(|status| status.state);
+            if batch.spec.statement_count > 0 && state.is_some_and(BatchState::is_on_chain) {
+                said.insert(batch.spec.sequence, observe::content(&batch)?.statements);
+            }
+            Ok(())
+        })
+        .await?;
+        self.lane.statements().recall(said.into_values().flatten());
+        self.recalled = Some(seq);
+        Ok(())
     }
 
     /// What the gas account has.
@@ -566,9 +596,14 @@ impl Settler {
         plan: &Plan,
     ) -> Result<Option<SettlementBatch>, PassError> {
         let on_chain = state.is_on_chain();
-        if on_chain && batch.spec.statement_count > 0 {
+        if batch.spec.statement_count > 0 {
             let said = observe::content(batch)?.statements;
-            for node in self.lane.statements().stated(&said) {
+            let nodes = if on_chain {
+                self.lane.statements().stated(&said)
+            } else {
+                self.lane.statements().not_mined(&said)
+            };
+            for node in nodes {
                 self.context.caches.look_at_gpu_node(&node);
             }
             if state == BatchState::Final {

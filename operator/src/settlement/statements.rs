@@ -68,7 +68,7 @@ const fn content(statement: &Statement) -> (u32, B256) {
 }
 
 /// What is known. Nothing of it needs to outlive the process: what is declared is declared again, and what was stated stands
-/// in the log and in the status of whom it concerns. A statement that is repeated says the same.
+/// in the log, and of batches that have left it in the status of whom it concerns. A statement that is repeated says the same.
 #[derive(Debug, Default)]
 struct State {
     /// What should stand on chain about a node's GPUs, by the node's name.
@@ -79,8 +79,8 @@ struct State {
     uptime: Option<Statement>,
     /// Every week before this one is reported in full.
     reported_before: Option<Week>,
-    /// What mined batches have stated last.
-    stated: BTreeMap<Subject, (u32, B256)>,
+    /// What mined batches have stated last; `None` where what was stated last is in no block any more, or not yet.
+    stated: BTreeMap<Subject, Option<(u32, B256)>>,
 }
 
 /// What goes into a batch.
@@ -103,15 +103,17 @@ impl Due {
 }
 
 impl State {
-    fn is_stated(&self, statement: &Statement) -> bool {
-        self.stated.get(&subject(statement)) == Some(&content(statement))
+    fn is_stated(&self, statement: &Statement) -> Option<bool> {
+        let last = self.stated.get(&subject(statement))?;
+        Some(*last == Some(content(statement)))
     }
 
     /// Whether something else, or nothing, is said last when all batches are mined.
     fn is_due(&self, statement: &Statement, posted: bool, unmined: &Unmined) -> bool {
         let about = subject(statement);
-        let last = unmined.0.get(&about).or_else(|| self.stated.get(&about));
-        last.map_or(!posted, |last| *last != content(statement))
+        let under_way = unmined.0.get(&about);
+        let said = under_way.map(|last| *last == content(statement));
+        !said.or_else(|| self.is_stated(statement)).unwrap_or(posted)
     }
 
     /// What goes into the next batch.
@@ -187,10 +189,42 @@ impl Statements {
         self.state().uptime = Some(head);
     }
 
-    /// Whether a mined batch has said so, and none has said anything else since.
+    /// Whether a mined batch has said so, and none has said anything else since; `None` if that is not known.
     #[must_use]
-    pub fn is_stated(&self, statement: &Statement) -> bool {
+    pub fn is_stated(&self, statement: &Statement) -> Option<bool> {
         self.state().is_stated(statement)
+    }
+
+    /// A batch that states this is in no block: it waits for one, was reorganised away, or can never be mined. Unless
+    /// something else was stated since, nobody knows any more what was. Returns the nodes whose declared inventory it was.
+    #[must_use = "these nodes may be offered no more"]
+    pub fn not_mined(&self, statements: &[Statement]) -> Vec<String> {
+        let mut state = self.state();
+        let mut nodes = Vec::new();
+        let mut news = false;
+        for said in statements {
+            let last = state.stated.get(&subject(said)).copied();
+            if last.is_some_and(|last| last != Some(content(said))) {
+                continue;
+            }
+            state.stated.insert(subject(said), None);
+            if last.is_some() {
+                news = true;
+                let its = |(_, declared): &(&String, &Declared)| declared.statement == *said;
+                nodes.extend(
+                    state
+                        .inventories
+                        .iter()
+                        .filter(its)
+                        .map(|(node, _)| node.clone()),
+                );
+            }
+        }
+        drop(state);
+        if news {
+            self.0.news.beat();
+        }
+        nodes
     }
 
     /// A mined batch has stated this. Returns the nodes whose declared inventory it was.
@@ -200,8 +234,8 @@ impl Statements {
         let mut nodes = Vec::new();
         let mut news = false;
         for said in statements {
-            let before = state.stated.insert(subject(said), content(said));
-            if before == Some(content(said)) || said.kind != statement::INVENTORY {
+            let before = state.stated.insert(subject(said), Some(content(said)));
+            if before.flatten() == Some(content(said)) || said.kind != statement::INVENTORY {
                 continue;
             }
             for (node, declared) in &state.inventories {
@@ -217,6 +251,18 @@ impl Statements {
             self.0.news.beat();
         }
         nodes
+    }
+
+    /// The log shows these to be stated, in the order of their batches, whoever built them.
+    pub fn recall(&self, said: impl IntoIterator<Item = Statement>) {
+        let last: BTreeMap<Subject, (u32, B256)> = said
+            .into_iter()
+            .map(|said| (subject(&said), content(&said)))
+            .collect();
+        let mut state = self.state();
+        for (about, said) in last {
+            state.stated.insert(about, Some(said));
+        }
     }
 
     /// The earnings of every week before this one are reported in full.
@@ -296,7 +342,7 @@ mod tests {
         assert!(statements.due(&none).urgent);
         assert_eq!(statements.due(&under_way(&[old])), Due::default());
         assert_eq!(statements.stated(&[old]), ["n1"]);
-        assert!(statements.is_stated(&old));
+        assert_eq!(statements.is_stated(&old), Some(true));
         assert_eq!(statements.due(&none), Due::default());
         // It is told of once.
         assert!(statements.stated(&[old]).is_empty());
@@ -304,7 +350,7 @@ mod tests {
         statements.declare("n1", Some(declared(new)));
         assert_eq!(statements.due(&none).statements, [new]);
         assert_eq!(statements.stated(&[new]), ["n1"]);
-        assert!(!statements.is_stated(&old));
+        assert_eq!(statements.is_stated(&old), Some(false));
         // The old GPUs are back: that is news again.
         statements.declare("n1", Some(declared(old)));
         assert_eq!(
@@ -339,6 +385,56 @@ mod tests {
         let before = beats(&statements);
         assert!(statements.stated(&[new]).is_empty());
         assert_eq!(beats(&statements), before + 1);
+        assert_eq!(statements.due(&Unmined::default()).statements, [old]);
+    }
+
+    #[test]
+    fn what_was_mined_and_is_in_no_block_any_more_is_stated_again() {
+        let statements = Statements::default();
+        let (old, new) = (inventory("n1", 1), inventory("n1", 2));
+        statements.declare("n1", Some(declared(old)));
+        assert!(statements.not_mined(&[old]).is_empty());
+        assert_eq!(statements.is_stated(&old), Some(false));
+        assert_eq!(statements.due(&under_way(&[old])), Due::default());
+        assert_eq!(statements.stated(&[old]), ["n1"]);
+        let before = beats(&statements);
+        // Its block is gone: the same batch waits for another one.
+        assert_eq!(statements.not_mined(&[old]), ["n1"]);
+        assert!(statements.not_mined(&[old]).is_empty());
+        assert_eq!(beats(&statements), before + 1);
+        assert_eq!(statements.due(&under_way(&[old])), Due::default());
+        // It can never be mined, and the GpuNode may believe that it was.
+        let posted = Declared {
+            statement: old,
+            posted: true,
+        };
+        statements.declare("n1", Some(posted));
+        assert_eq!(statements.due(&Unmined::default()).statements, [old]);
+
+        // What another batch has said since is not touched.
+        assert!(statements.stated(&[new]).is_empty());
+        assert!(statements.not_mined(&[old]).is_empty());
+        assert_eq!(statements.is_stated(&new), Some(true));
+    }
+
+    #[test]
+    fn what_the_log_shows_counts_more_than_what_a_gpu_node_was_told() {
+        let statements = Statements::default();
+        let (old, new) = (inventory("n1", 1), inventory("n1", 2));
+        // The GpuNode was told of the one before, and nobody lived to tell it of the newest.
+        statements.declare(
+            "n1",
+            Some(Declared {
+                statement: old,
+                posted: true,
+            }),
+        );
+        assert_eq!(statements.due(&Unmined::default()), Due::default());
+        statements.recall([old, new]);
+        assert_eq!(
+            (statements.is_stated(&old), statements.is_stated(&new)),
+            (Some(false), Some(true))
+        );
         assert_eq!(statements.due(&Unmined::default()).statements, [old]);
     }
 

@@ -166,13 +166,13 @@ async fn a_changed_inventory_gets_a_batch_of_its_own_and_is_stated_once() {
         (batch.spec.statement_count, batch.spec.record_count),
         (1, 0)
     );
-    assert!(!statements.is_stated(&old));
+    assert_ne!(statements.is_stated(&old), Some(true));
     // A second look while it is on its way repeats nothing.
     statements.declare("n1", Some(declared(old)));
     replica.step().await;
     assert_eq!(world.api.batches().len(), 1);
     world.until_quiet(&mut replica).await;
-    assert!(statements.is_stated(&old));
+    assert_eq!(statements.is_stated(&old), Some(true));
     assert_eq!(world.stated().await, [old]);
 
     statements.declare("n1", Some(declared(new)));

@@ -81,9 +81,7 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
         provider_id: seen.guarantee.backing.provider,
         chain: seen.guarantee.backing.chain.as_deref().map(str::to_owned),
         inventory: inventory::decide(gpu_node, &seen.guarantee, |statement| {
-            seen.stated
-                .as_ref()
-                .is_some_and(|stated| stated.is_stated(statement))
+            seen.stated.as_ref()?.is_stated(statement)
         }),
         again_at: next_change(gpu_node, seen, now),
     }

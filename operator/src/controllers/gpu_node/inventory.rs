@@ -75,12 +75,14 @@ pub fn is_posted(gpu_node: &GpuNode, provider: u32, chain: &str) -> bool {
         .all(|uuid| posted.devices.contains(uuid))
 }
 
-/// What stands on chain and what should. `is_stated`: whether a mined batch has stated it.
+/// What stands on chain and what should. `is_stated`: whether a mined batch has stated it last, if that is known.
+///
+/// What the status says was posted is withdrawn if its batch is in no block any more.
 #[must_use]
 pub fn decide(
     gpu_node: &GpuNode,
     guarantee: &Guarantee,
-    is_stated: impl Fn(&Statement) -> bool,
+    is_stated: impl Fn(&Statement) -> Option<bool>,
 ) -> Inventory {
     let Some(provider) = guarantee.backing.provider else {
         return Inventory::default();
@@ -100,12 +102,18 @@ pub fn decide(
             posted,
         })
     };
-    if posted.hash == hash {
+    let stated = is_stated(&current);
+    if posted.hash == hash && stated != Some(false) {
         Inventory {
             declare: declare(true),
             ..posted
         }
-    } else if is_stated(&current) {
+    } else if posted.hash == hash {
+        Inventory {
+            declare: declare(false),
+            ..Inventory::default()
+        }
+    } else if stated == Some(true) {
         let devices = gpu_node.status.iter().flat_map(|status| &status.devices);
         let mut devices: Vec<String> = devices.map(|device| device.uuid.clone()).collect();
         devices.sort();
@@ -176,7 +184,7 @@ mod tests {
 
     fn posted_by(uuids: &[&str], provider: u32) -> GpuNode {
         let mut node = gpu_node(uuids);
-        let inventory = decide(&node, &backed(provider), |_| true);
+        let inventory = decide(&node, &backed(provider), |_| Some(true));
         write(&mut node, provider, &inventory);
         node
     }
@@ -185,19 +193,19 @@ mod tests {
     fn a_new_node_is_stated_and_then_posted() {
         let mut node = gpu_node(&["GPU-b", "GPU-a"]);
         assert!(!is_posted(&node, 7, "anvil"));
-        let waits = decide(&node, &backed(7), |_| false);
+        let waits = decide(&node, &backed(7), |_| None);
         let declared = waits.declare.unwrap().statement;
         assert_eq!(
             (declared.number, waits.hash, waits.devices.len()),
             (2, None, 0)
         );
-        let said = decide(&node, &backed(7), |statement| *statement == declared);
+        let said = decide(&node, &backed(7), |statement| Some(*statement == declared));
         assert_eq!(said.devices, ["GPU-a", "GPU-b"]);
         assert_eq!(said.hash, Some(declared.content.to_string()));
         write(&mut node, 7, &said);
         assert!(is_posted(&node, 7, "anvil"));
         // What the process remembered is gone after a restart: the status says it.
-        assert_eq!(decide(&node, &backed(7), |_| false), said);
+        assert_eq!(decide(&node, &backed(7), |_| None), said);
     }
 
     #[test]
@@ -205,13 +213,24 @@ mod tests {
         let mut node = posted_by(&["GPU-a", "GPU-b"], 7);
         node.status.as_mut().unwrap().devices[1].uuid = "GPU-c".to_owned();
         assert!(!is_posted(&node, 7, "anvil"));
-        let waits = decide(&node, &backed(7), |_| false);
+        let waits = decide(&node, &backed(7), |_| None);
         assert!(!waits.declare.unwrap().posted);
         // What stands on chain is not forgotten meanwhile.
         assert_eq!(waits.devices, ["GPU-a", "GPU-b"]);
         write(&mut node, 7, &waits);
-        let said = decide(&node, &backed(7), |_| true);
+        let said = decide(&node, &backed(7), |_| Some(true));
         write(&mut node, 7, &said);
+        assert!(is_posted(&node, 7, "anvil"));
+    }
+
+    #[test]
+    fn what_was_posted_and_is_in_no_block_any_more_is_not_posted() {
+        let mut node = posted_by(&["GPU-a"], 7);
+        let withdrawn = decide(&node, &backed(7), |_| Some(false));
+        assert!(!withdrawn.declare.unwrap().posted && withdrawn.hash.is_none());
+        write(&mut node, 7, &withdrawn);
+        assert!(!is_posted(&node, 7, "anvil"));
+        write(&mut node, 7, &decide(&node, &backed(7), |_| Some(true)));
         assert!(is_posted(&node, 7, "anvil"));
     }
 
@@ -221,7 +240,7 @@ mod tests {
         node.status.as_mut().unwrap().devices.pop();
         assert!(is_posted(&node, 7, "anvil"));
         assert_eq!(
-            decide(&node, &backed(7), |_| false)
+            decide(&node, &backed(7), |_| None)
                 .declare
                 .unwrap()
                 .statement
@@ -234,7 +253,7 @@ mod tests {
     fn another_provider_answers_anew() {
         let node = posted_by(&["GPU-a"], 7);
         assert!(is_posted(&node, 7, "anvil") && !is_posted(&node, 8, "anvil"));
-        let waits = decide(&node, &backed(8), |_| false);
+        let waits = decide(&node, &backed(8), |_| None);
         assert!(!waits.declare.unwrap().posted && waits.hash.is_none() && waits.devices.is_empty());
     }
 
@@ -244,7 +263,7 @@ mod tests {
         assert!(is_posted(&node, 7, "anvil") && !is_posted(&node, 7, "base"));
         let mut there = backed(7);
         there.backing.chain = Some("base".into());
-        let waits = decide(&node, &there, |_| false);
+        let waits = decide(&node, &there, |_| None);
         assert!(!waits.declare.unwrap().posted && waits.hash.is_none() && waits.devices.is_empty());
         // A status of a former version names no chain.
         let mut old = node;
@@ -256,7 +275,7 @@ mod tests {
     fn nothing_is_stated_of_a_node_without_a_bond_or_while_its_gpus_are_not_known() {
         let bare = gpu_node(&["GPU-a"]);
         assert_eq!(
-            decide(&bare, &Guarantee::default(), |_| true),
+            decide(&bare, &Guarantee::default(), |_| Some(true)),
             Inventory::default()
         );
         let unbonded = Guarantee {
@@ -267,12 +286,12 @@ mod tests {
             },
             ..Guarantee::default()
         };
-        assert_eq!(decide(&bare, &unbonded, |_| false).declare, None);
+        assert_eq!(decide(&bare, &unbonded, |_| None).declare, None);
         let mut blind = posted_by(&["GPU-a"], 7);
         let status = blind.status.as_mut().unwrap();
         status.agent.as_mut().unwrap().state = AgentState::CallFailing;
         status.devices.clear();
-        let kept = decide(&blind, &backed(7), |_| false);
+        let kept = decide(&blind, &backed(7), |_| None);
         assert_eq!(
             (kept.declare, kept.devices),
             (None, vec!["GPU-a".to_owned()])

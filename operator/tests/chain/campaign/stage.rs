@@ -262,8 +262,14 @@ impl Stage {
         for actor in self.actors.iter().flatten() {
             let statements = actor.replica.lane.statements();
             for (node, shown) in &self.shown {
-                if statements.is_stated(shown) {
-                    self.posted.insert(node.clone(), *shown);
+                match statements.is_stated(shown) {
+                    Some(true) => {
+                        self.posted.insert(node.clone(), *shown);
+                    }
+                    Some(false) if self.posted.get(node) == Some(shown) => {
+                        self.posted.remove(node);
+                    }
+                    _ => {}
                 }
             }
         }
