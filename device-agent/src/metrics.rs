@@ -22,6 +22,7 @@ use prometheus::{
 
 use crate::{
     attribution::{Attribution, Owner},
+    health::Health,
     nvml::inventory::{Device, Inventory},
 };
 
@@ -32,6 +33,8 @@ pub struct View {
     pub seen: bool,
     /// The devices and the agent's state.
     pub inventory: Inventory,
+    /// What speaks against the devices.
+    pub health: Health,
     /// Who holds and who uses them.
     pub attribution: Attribution,
 }
@@ -76,7 +79,7 @@ impl Metrics {
         let task_runs = IntCounterVec::new(
             Opts::new(
                 "gridstake_agent_task_runs_total",
-                "Runs of the agent's repeated tasks: pod_resources, publish, heartbeat, records, processes, spool, evidence, seals",
+                "Runs of the agent's repeated tasks: pod_resources, publish, heartbeat, records, processes, spool, evidence, seals, faults",
             ),
             &["task", "outcome"],
         )?;
@@ -262,12 +265,12 @@ impl Series {
             self.state.with_label_values(&[state.as_str()]).set(value);
         }
         for device in view.inventory.devices() {
-            self.fill_device(device);
+            self.fill_device(device, view.health.verdict(device).health);
             self.fill_use(device, &view.attribution);
         }
     }
 
-    fn fill_device(&self, device: &Device) {
+    fn fill_device(&self, device: &Device, judged: DeviceHealth) {
         let facts = &device.facts;
         let index = facts.index.to_string();
         let labels = [facts.uuid.as_str(), &index, &facts.model];
@@ -294,7 +297,7 @@ impl Series {
                 .inc_by(as_f64(energy) / 1000.0);
         }
         for health in DeviceHealth::ALL {
-            let value = f64::from(u8::from(*health == device.health));
+            let value = f64::from(u8::from(*health == judged));
             self.health
                 .with_label_values(&[labels[0], labels[1], labels[2], health.as_str()])
                 .set(value);

@@ -19,6 +19,7 @@ use gridstake_device_agent::{
     metrics::Metrics,
     outcome::{Outcomes, Task},
     publish::Publisher,
+    telling,
 };
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -126,9 +127,10 @@ async fn a_missing_gpu_node_is_created_bare_and_its_status_applied_only_when_it_
     let metrics = Metrics::new().unwrap();
     let (wanted, wanted_seen) = watch::channel(Some(status("1")));
     let (before, before_seen) = oneshot::channel();
+    let (_asking, _reporting, telling) = telling::channel();
     let stop = CancellationToken::new();
     let outcomes = Outcomes::new(Task::Publish, &metrics);
-    let running = tokio::spawn(publisher.run(wanted_seen, before, outcomes, stop.clone()));
+    let running = tokio::spawn(publisher.run(wanted_seen, before, telling, outcomes, stop.clone()));
     server.until_asked(3).await;
     assert!(before_seen.await.unwrap().is_empty());
 
@@ -174,9 +176,10 @@ async fn an_agent_that_restarts_reads_once_and_writes_nothing() {
     let metrics = Metrics::new().unwrap();
     let (wanted, wanted_seen) = watch::channel(Some(status("1")));
     let (before, before_seen) = oneshot::channel();
+    let (_asking, _reporting, telling) = telling::channel();
     let stop = CancellationToken::new();
     let outcomes = Outcomes::new(Task::Publish, &metrics);
-    let running = tokio::spawn(publisher.run(wanted_seen, before, outcomes, stop.clone()));
+    let running = tokio::spawn(publisher.run(wanted_seen, before, telling, outcomes, stop.clone()));
     before_seen.await.unwrap();
     let succeeded = metrics.task_runs.with_label_values(&["publish", "success"]);
     let reconciled = async {
@@ -199,7 +202,9 @@ async fn the_lease_is_created_once_and_then_renewed_with_one_request() {
     let leases = "/apis/coordination.k8s.io/v1/namespaces/gridstake-system/leases";
     for expected in [2, 3] {
         let (_heads, heads) = watch::channel(Heads::new());
-        let heartbeat = Heartbeat::new(client.clone(), "gridstake-system", "node-a", heads);
+        // Nobody is there who would have to tell anything.
+        let (asking, ..) = telling::channel();
+        let heartbeat = Heartbeat::new(client.clone(), "gridstake-system", "node-a", heads, asking);
         let stop = CancellationToken::new();
         let outcomes = Outcomes::new(Task::Heartbeat, &metrics);
         let running = tokio::spawn(heartbeat.run(outcomes, stop.clone()));

@@ -33,7 +33,7 @@ use gridstake_device_agent::{
         trouble::Trouble,
     },
     metrics::Metrics,
-    nvml::{Observation, call::Calls, thread::NvmlThread},
+    nvml::{Observation, call::Calls, events::Hearing, thread::NvmlThread},
     pod_resources::Assignment,
     process::ProcessTable,
     signing_key::{KeyState, SigningKey},
@@ -291,7 +291,8 @@ impl Agent {
             proc_root: "/proc".into(),
             interval,
         };
-        let nvml = NvmlThread::spawn(nvml, calls, sender).unwrap();
+        let hearing = Arc::new(Hearing::new(metrics.nvml_call_errors.clone()));
+        let nvml = NvmlThread::spawn(nvml, calls, hearing, sender).unwrap();
         let key = Arc::new(SigningKey::load_or_create(&host.path("state")).unwrap());
         let given = vec![Assignment {
             namespace: "lab".into(),
