@@ -55,6 +55,8 @@ pub struct Metrics {
     pub nvml_last_answer: Gauge,
     /// Slices about which something is stated and that are not sealed.
     pub evidence_slices: IntGauge,
+    /// Seconds in which more than one whole of a GPU was held, by the GPU's `uuid`.
+    pub overallocated: CounterVec,
     /// Seals that are remembered.
     pub seals: IntGauge,
     /// Seals that were forgotten before their time, since there was no room for them.
@@ -98,6 +100,13 @@ impl Metrics {
             "gridstake_agent_evidence_slices",
             "Slices that are not sealed and about which the agent states what it saw",
         )?;
+        let overallocated = CounterVec::new(
+            Opts::new(
+                "gridstake_agent_overallocated_seconds_total",
+                "Seconds in which leases held more than one whole of a GPU at the same time; must stay 0",
+            ),
+            &["uuid"],
+        )?;
         let seals = IntGauge::new(
             "gridstake_agent_seals",
             "Seals of the node's UsageRecords that the agent remembers, should the API server lose them",
@@ -121,6 +130,7 @@ impl Metrics {
         registry.register(Box::new(task_last_success.clone()))?;
         registry.register(Box::new(nvml_last_answer.clone()))?;
         registry.register(Box::new(evidence_slices.clone()))?;
+        registry.register(Box::new(overallocated.clone()))?;
         registry.register(Box::new(seals.clone()))?;
         registry.register(Box::new(seals_dropped.clone()))?;
         registry.register(Box::new(build_info))?;
@@ -133,6 +143,7 @@ impl Metrics {
             task_last_success,
             nvml_last_answer,
             evidence_slices,
+            overallocated,
             seals,
             seals_dropped,
         })

@@ -203,8 +203,10 @@ impl Observer {
     /// The question that can be answered now: events and samples of after it was asked are here, or cannot be had.
     fn answered(&self, turn: &mut Turn) -> Option<u64> {
         let (question, since) = turn.question?;
+        self.take_events(turn);
         let has_heard = match &turn.listening {
             Listening::Off | Listening::Deaf(_) => true,
+            Listening::Opening => false,
             Listening::Until(until) => *until >= since,
         };
         let view = self.view();

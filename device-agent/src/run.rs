@@ -102,15 +102,6 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
     let (key, key_seen) = watch::channel(KeyState::Pending);
     let processes_changed = Arc::new(Notify::new());
     let outcomes = |task| Outcomes::new(task, &metrics);
-    let mut keeping = outcomes(Task::Faults);
-    let boot_id = boot_id(&args.proc_root).unwrap_or_default();
-    let health = remember(&args, &boot_id, &mut keeping);
-    let (faults, faults_seen) = watch::channel(Arc::new(health.state()));
-    metrics
-        .view
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .health = health;
     let (asking, reporting, telling) = telling::channel();
     if let Ok(address) = listener.local_addr() {
         tracing::info!(node = args.node_name, %address, version = env!("CARGO_PKG_VERSION"), "the device agent runs");
@@ -130,13 +121,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         outcomes(Task::PodResources),
         stop.clone(),
     ));
-    tasks.spawn(keep::keep(
-        args.state_dir.clone(),
-        boot_id,
-        faults_seen,
-        keeping,
-        stop.clone(),
-    ));
+    let faults = keep_faults(&args, &metrics, &mut tasks, &stop);
     let settings = meter::Settings {
         state_dir: args.state_dir.clone(),
         pod_logs: args.pod_logs,
@@ -195,8 +180,15 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
     Ok(ended?)
 }
 
-/// The devices' faults as they were kept.
-fn remember(args: &Args, boot_id: &str, outcomes: &mut Outcomes) -> Health {
+/// Takes over the devices' faults as they were kept, and keeps what is sent.
+fn keep_faults(
+    args: &Args,
+    metrics: &Metrics,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> watch::Sender<Arc<State>> {
+    let mut outcomes = Outcomes::new(Task::Faults, metrics);
+    let boot_id = boot_id(&args.proc_root).unwrap_or_default();
     let mut health = Health::new(args.fault_clean_time);
     match keep::KEPT.load::<State>(&args.state_dir) {
         Ok(Some((boot, kept))) => {
@@ -205,7 +197,13 @@ fn remember(args: &Args, boot_id: &str, outcomes: &mut Outcomes) -> Health {
         Ok(None) => {}
         Err(error) => outcomes.failure(&error),
     }
-    health
+    let (faults, seen) = watch::channel(Arc::new(health.state()));
+    let mut view = metrics.view.lock().unwrap_or_else(PoisonError::into_inner);
+    view.health = health;
+    drop(view);
+    let directory = args.state_dir.clone();
+    tasks.spawn(keep::keep(directory, boot_id, seen, outcomes, stop.clone()));
+    faults
 }
 
 /// A client of the API server. Credentials that are not there yet are waited for: metrics and NVML need none.

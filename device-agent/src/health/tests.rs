@@ -152,7 +152,7 @@ fn an_xid_against_the_hardware_holds_until_the_device_was_clean_for_long_enough(
             );
             gpu.pass(CLEAN_FOR / 2);
             gpu.hear(Event::Xid(*number));
-            gpu.pass(CLEAN_FOR - Duration::from_millis(1));
+            gpu.pass(CLEAN_FOR.saturating_sub(Duration::from_millis(1)));
             assert_eq!(
                 gpu.verdict().health,
                 health,
@@ -394,9 +394,8 @@ proptest! {
         let mut last_bad = None;
         for what in history {
             happens(&mut gpu, what);
-            match what {
-                Happening::Heard(Event::DoubleBitEcc | Event::Xid(48 | 79)) => last_bad = Some(gpu.now),
-                _ => {}
+            if let Happening::Heard(Event::DoubleBitEcc | Event::Xid(48 | 79)) = what {
+                last_bad = Some(gpu.now);
             }
             let is_held = last_bad.is_some_and(|at| gpu.now.since(at) < 1_800_000);
             let verdict = gpu.verdict();

@@ -70,6 +70,8 @@ pub enum Listening {
     /// There is no session with NVML.
     #[default]
     Off,
+    /// One has begun, and nothing is listened to yet.
+    Opening,
     /// All events from before that moment are here.
     Until(BootMillis),
     /// Events cannot be heard.
@@ -130,7 +132,7 @@ impl Hearing {
         }
         match &self.state().listening {
             Listening::Deaf(failure) => Some(failure.to_string()),
-            Listening::Off | Listening::Until(_) => None,
+            Listening::Off | Listening::Opening | Listening::Until(_) => None,
         }
     }
 
@@ -171,6 +173,8 @@ impl Listener {
     pub fn spawn(nvml: Arc<Nvml>, hearing: Arc<Hearing>) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let (end, ended) = channel();
+        // From now on nobody may think that there is nothing to hear.
+        hearing.set(Listening::Opening);
         std::thread::Builder::new()
             .name("nvml-events".to_owned())
             .spawn(move || {

@@ -10,7 +10,7 @@ use std::{
 
 use gridstake_device_agent::{
     clock::{Anchor, BootMillis},
-    health::Health,
+    health::{Health, Verdict},
     metrics::Metrics,
     nvml::{
         Observation,
@@ -152,6 +152,28 @@ impl Watch {
             "waited for {what}; the inventory is {:#?}",
             self.inventory
         );
+    }
+
+    /// Follows observations and events until the first GPU is judged as `condition` says.
+    pub async fn until_judged(&mut self, condition: impl Fn(&Verdict) -> bool) {
+        let follow = async {
+            loop {
+                let (heard, _) = self.hearing.take();
+                self.health.hear(&heard, Anchor::now());
+                self.health.settle(BootMillis::now(), true);
+                let first = self.inventory.devices().next();
+                if first.is_some_and(|first| condition(&self.health.verdict(first))) {
+                    return;
+                }
+                self.latest.changed().await.expect("the NVML thread runs");
+                let seen = self.latest.borrow_and_update().clone().unwrap();
+                self.inventory.observe(&seen);
+                self.health
+                    .observe(self.inventory.devices(), BootMillis::now(), Anchor::now());
+            }
+        };
+        let came = tokio::time::timeout(PATIENCE, follow).await.is_ok();
+        assert!(came, "the GPUs are judged as {:#?}", self.health);
     }
 
     pub fn device(&self, index: u32) -> &Device {
