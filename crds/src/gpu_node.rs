@@ -352,6 +352,7 @@ pub struct Device {
     /// does not bring was not seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub faults: Vec<DeviceFault>,
 }
 
