@@ -16,7 +16,7 @@ use kube::{
 use serde_json::json;
 use tokio::{
     sync::{oneshot, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -136,6 +136,7 @@ impl Publisher {
     ) {
         let mut before = Some(before);
         let mut backoff = Backoff::STANDARD;
+        let mut verify_at = Instant::now() + VERIFY_EVERY;
         loop {
             // In this order: what is wanted answers at least the questions that were passed on before it is read.
             let question = *telling.reported.borrow_and_update();
@@ -147,27 +148,33 @@ impl Publisher {
             if self.known.has_faults_of(latest.as_ref()) {
                 telling.told.send_replace(question);
             }
-            let wait = match published {
-                Ok(()) => {
-                    outcomes.success();
+            let next = match published {
+                Ok(did_ask) => {
+                    // That there was nothing to ask says nothing of the API server.
+                    if did_ask {
+                        outcomes.success();
+                    }
                     backoff.reset();
-                    VERIFY_EVERY
+                    verify_at
                 }
                 Err(error) => {
                     outcomes.failure(&error);
-                    backoff.after_failure()
+                    Instant::now() + backoff.after_failure()
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = wanted.changed() => if changed.is_err() { return },
                 Ok(()) = telling.reported.changed() => {}
-                () = sleep(wait) => self.known.published = None,
+                () = sleep_until(next) => {
+                    self.known.published = None;
+                    verify_at = Instant::now() + VERIFY_EVERY;
+                }
             }
         }
     }
 
-    /// Brings the object to `wanted`, with as few requests as it takes.
+    /// Brings the object to `wanted`, with as few requests as it takes. True if there was one.
     ///
     /// # Errors
     /// When a request fails; then the object is read anew the next time.
@@ -175,8 +182,9 @@ impl Publisher {
         &mut self,
         wanted: Option<&GpuNodeStatus>,
         before: &mut Option<oneshot::Sender<Vec<Device>>>,
-    ) -> Result<(), Error> {
-        if self.known.published.is_none() {
+    ) -> Result<bool, Error> {
+        let must_read = self.known.published.is_none();
+        if must_read {
             let published = self.read_or_create().await?;
             if let Some(before) = before.take() {
                 // Only a hint: nobody may be left to take it.
@@ -185,7 +193,7 @@ impl Publisher {
             self.known.published = Some(published);
         }
         let Some(wanted) = wanted.filter(|wanted| self.known.needs(wanted)) else {
-            return Ok(());
+            return Ok(must_read);
         };
         // Whatever comes of the request, what is known now may be wrong after it.
         self.known.published = None;
@@ -197,7 +205,7 @@ impl Publisher {
             devices = wanted.devices.len(),
             "published the node's GPUs"
         );
-        Ok(())
+        Ok(true)
     }
 
     async fn read_or_create(&self) -> Result<GpuNodeStatus, Error> {
