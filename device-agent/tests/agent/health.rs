@@ -13,7 +13,7 @@ use gridstake_device_agent::{
         events::{Event, Hearing, Listening},
         thread::{NvmlThread, Settings},
     },
-    observer::Observer,
+    observer::{NvmlThreadEnded, Observer},
     outcome::{Outcomes, Task},
     process::ProcessTable,
     signing_key::KeyState,
@@ -62,6 +62,17 @@ fn hangs() -> CallFault {
     }
 }
 
+/// Waits until `call` is made and does not return.
+async fn in_flight(calls: &Calls, call: &str) {
+    let made = async {
+        let later = || std::time::Instant::now() + Duration::from_mins(1);
+        while calls.stuck(later()) != Some(call) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, made).await.unwrap();
+}
+
 #[tokio::test]
 async fn an_xid_is_heard_with_its_number_and_its_gpu() {
     let mut node = Node::with_gpus(2);
@@ -81,13 +92,7 @@ async fn an_xid_is_heard_while_a_call_of_the_samples_hangs() {
     node.change(|state| {
         state.calls.insert(call.to_owned(), hangs());
     });
-    let in_flight = async {
-        let later = || std::time::Instant::now() + Duration::from_mins(1);
-        while watch.calls.stuck(later()) != Some(call) {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, in_flight).await.unwrap();
+    in_flight(&watch.calls, call).await;
     node.change(|state| state.report_xid(&uuid(0), 31));
     assert_eq!(heard(&watch.hearing).await, [(uuid(0), Event::Xid(31))]);
 }
@@ -260,82 +265,134 @@ async fn a_gpu_that_retires_pages_instead_of_remapping_rows_tells_that_one_await
     assert_eq!(watch.device(0).sample.signs.remap_failed, None);
 }
 
-#[tokio::test]
-async fn when_a_heartbeats_question_is_answered_every_xid_from_before_it_is_in_the_wanted_status() {
-    let mut node = Node::with_gpus(2);
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let calls = Arc::new(Calls::new(metrics.nvml_call_errors.clone()));
-    let hearing = Arc::new(Hearing::new(metrics.nvml_call_errors.clone()));
-    let (sender, latest) = watch::channel(None);
-    let settings = Settings {
-        library: Some(node.library()),
-        proc_root: "/proc".into(),
-        interval: Duration::from_millis(100),
-    };
-    let _nvml =
-        NvmlThread::spawn(settings, Arc::clone(&calls), Arc::clone(&hearing), sender).unwrap();
-    let (_kubelet, kubelet) = watch::channel(KubeletAnswer {
-        assignments: Some(Arc::default()),
-        ..KubeletAnswer::default()
-    });
-    let (_key, key) = watch::channel(KeyState::Pending);
-    let (_trouble, metering) = watch::channel(Trouble::default());
-    let (wanted, mut wanted_seen) = watch::channel(None);
-    let (_before, before) = oneshot::channel();
-    let (faults, faults_seen) = watch::channel(Arc::new(State::default()));
-    let (mut asking, reporting, telling) = telling::channel();
-    let observer = Observer {
-        latest,
-        calls,
-        hearing,
-        kubelet,
-        processes_changed: Arc::new(Notify::new()),
-        processes: ProcessTable::new("/proc".as_ref()),
-        metrics,
-        key,
-        metering,
-        wanted,
-        faults,
-        reporting,
-    };
-    let stop = CancellationToken::new();
-    let observing = tokio::spawn(observer.run(before, stop.clone()));
-    let seen = wanted_seen.wait_for(|status: &Option<gridstake_crds::GpuNodeStatus>| {
-        status
-            .as_ref()
-            .is_some_and(|status| status.devices.len() == 2)
-    });
-    timeout(PATIENCE, seen).await.unwrap().unwrap();
-    // A publisher that is always successful.
-    let publishing = tokio::spawn({
-        let mut reported = telling.reported;
-        async move {
+/// An observer of a node's GPUs, with a publisher that is always successful.
+struct Observed {
+    wanted: watch::Receiver<Option<gridstake_crds::GpuNodeStatus>>,
+    faults: watch::Receiver<Arc<State>>,
+    asking: telling::Asking,
+    calls: Arc<Calls>,
+    stop: CancellationToken,
+    observing: tokio::task::JoinHandle<Result<(), NvmlThreadEnded>>,
+    _nvml: NvmlThread,
+    _sources: (
+        watch::Sender<KubeletAnswer>,
+        watch::Sender<KeyState>,
+        watch::Sender<Trouble>,
+        oneshot::Sender<Vec<gridstake_crds::gpu_node::Device>>,
+    ),
+}
+
+impl Observed {
+    async fn start(node: &Node) -> Self {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let calls = Arc::new(Calls::new(metrics.nvml_call_errors.clone()));
+        let hearing = Arc::new(Hearing::new(metrics.nvml_call_errors.clone()));
+        let (sender, latest) = watch::channel(None);
+        let settings = Settings {
+            library: Some(node.library()),
+            proc_root: "/proc".into(),
+            interval: Duration::from_millis(100),
+        };
+        let nvml =
+            NvmlThread::spawn(settings, Arc::clone(&calls), Arc::clone(&hearing), sender).unwrap();
+        let (kubelet, kubelet_seen) = watch::channel(KubeletAnswer {
+            assignments: Some(Arc::default()),
+            ..KubeletAnswer::default()
+        });
+        let (key, key_seen) = watch::channel(KeyState::Pending);
+        let (trouble, metering) = watch::channel(Trouble::default());
+        let (wanted, mut wanted_seen) = watch::channel(None);
+        let (before, before_seen) = oneshot::channel();
+        let (faults, faults_seen) = watch::channel(Arc::new(State::default()));
+        let (asking, reporting, telling) = telling::channel();
+        let observer = Observer {
+            latest,
+            calls: Arc::clone(&calls),
+            hearing,
+            kubelet: kubelet_seen,
+            processes_changed: Arc::new(Notify::new()),
+            processes: ProcessTable::new("/proc".as_ref()),
+            metrics,
+            key: key_seen,
+            metering,
+            wanted,
+            faults,
+            reporting,
+        };
+        let stop = CancellationToken::new();
+        let observing = tokio::spawn(observer.run(before_seen, stop.clone()));
+        tokio::spawn(async move {
+            let mut reported = telling.reported;
             while reported.changed().await.is_ok() {
                 telling.told.send_replace(*reported.borrow_and_update());
             }
-        }
-    });
-    let told = |xid: u32| {
-        let status = wanted_seen.borrow();
-        let faults = status.iter().flat_map(|status| &status.devices[1].faults);
+        });
+        timeout(PATIENCE, wanted_seen.wait_for(Option::is_some))
+            .await
+            .unwrap()
+            .unwrap();
+        let mut started = Self {
+            wanted: wanted_seen,
+            faults: faults_seen,
+            asking,
+            calls,
+            stop,
+            observing,
+            _nvml: nvml,
+            _sources: (kubelet, key, trouble, before),
+        };
+        // The first answer comes when events are listened to.
+        started.ask().await;
+        started
+    }
+
+    async fn ask(&mut self) {
+        timeout(PATIENCE, self.asking.all_is_told()).await.unwrap();
+    }
+
+    /// How many faults of a GPU are told with that Xid.
+    fn told(&self, gpu: usize, xid: u32) -> usize {
+        let status = self.wanted.borrow();
+        let faults = status.iter().flat_map(|status| &status.devices[gpu].faults);
         faults.filter(|fault| fault.xid == Some(xid)).count()
-    };
-    // The first answer comes when events are listened to.
-    timeout(PATIENCE, asking.all_is_told()).await.unwrap();
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        let ended = timeout(PATIENCE, self.observing).await;
+        ended.unwrap().unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn when_a_heartbeats_question_is_answered_every_xid_from_before_it_is_in_the_wanted_status() {
+    let mut node = Node::with_gpus(2);
+    let mut observed = Observed::start(&node).await;
     for xid in [79, 31, 48, 94, 13] {
         node.change(|state| state.report_xid(&uuid(1), xid.into()));
-        timeout(PATIENCE, asking.all_is_told()).await.unwrap();
-        assert_eq!(told(xid), 1, "Xid {xid}");
+        observed.ask().await;
+        assert_eq!(observed.told(1, xid), 1, "Xid {xid}");
     }
-    let kept = &faults_seen.borrow().devices[&uuid(1)].faults;
-    assert_eq!(kept.told().len(), 5, "and it is to be kept");
-    stop.cancel();
-    timeout(PATIENCE, observing)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
-    publishing.abort();
+    let kept = observed.faults.borrow().devices[&uuid(1)].faults.told();
+    assert_eq!(kept.len(), 5, "and it is to be kept");
+    observed.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_stops_neither_the_heartbeat_nor_the_word_of_an_xid() {
+    let mut node = Node::with_gpus(1);
+    let mut observed = Observed::start(&node).await;
+    let call = "nvmlDeviceGetPowerUsage";
+    node.change(|state| {
+        state.calls.insert(call.to_owned(), hangs());
+    });
+    in_flight(&observed.calls, call).await;
+    node.change(|state| state.report_xid(&uuid(0), 79));
+    observed.ask().await;
+    assert_eq!(observed.told(0, 79), 1);
+    let status = observed.wanted.borrow().clone().unwrap();
+    assert_eq!(status.devices[0].health, DeviceHealth::Unhealthy);
+    observed.stop().await;
 }
 
 #[tokio::test]
