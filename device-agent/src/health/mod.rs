@@ -251,7 +251,7 @@ impl Tracked {
         let mut see = |log: &mut Log, kind, count| {
             is_news |= log.see(What::of(kind), (now, now), count, anchor);
         };
-        for reason in &device.reasons {
+        for reason in device.reasons.iter().filter(|_| device.fails_now()) {
             match reason {
                 DeviceReason::GpuLost => see(&mut self.log, DeviceFaultKind::GpuLost, 1),
                 DeviceReason::CallFailing => see(&mut self.log, DeviceFaultKind::CallFailing, 1),

@@ -8,8 +8,9 @@ use super::{
 };
 use crate::nvml::{
     Observation, Slot,
+    call::{CallFailure, FailureKind},
     describe::DeviceFacts,
-    inventory::Inventory,
+    inventory::{Inventory, STREAK},
     sample::{Sample, Sampled},
 };
 
@@ -39,7 +40,6 @@ impl Watched {
     }
 
     fn sample(&mut self, signs: Sampled) -> Verdict {
-        self.now = self.now.plus(SECOND);
         let facts = DeviceFacts {
             uuid: GPU.to_owned(),
             index: 0,
@@ -52,20 +52,25 @@ impl Watched {
             exclusive_process: false,
             nvlink_remotes: Vec::new(),
         };
+        self.observe(Slot {
+            index: 0,
+            facts: Ok(Arc::new(facts)),
+            sample: Sample {
+                signs,
+                ..Sample::default()
+            },
+        });
+        self.verdict()
+    }
+
+    fn observe(&mut self, slot: Slot) {
+        self.now = self.now.plus(SECOND);
         self.inventory.observe(&Observation {
-            slots: vec![Slot {
-                index: 0,
-                facts: Ok(Arc::new(facts)),
-                sample: Sample {
-                    signs,
-                    ..Sample::default()
-                },
-            }],
+            slots: vec![slot],
             ..Observation::default()
         });
         self.health
             .observe(self.inventory.devices(), self.now, anchor());
-        self.verdict()
     }
 
     fn hear(&mut self, event: Event) {
@@ -326,6 +331,42 @@ fn several_reasons_are_all_given_and_the_worst_decides() {
             DeviceReason::EccUncorrectable,
             DeviceReason::RowRemapPending
         ]
+    );
+}
+
+#[test]
+fn a_lost_device_is_told_from_its_loss_to_its_last_failure_and_recovers_with_clean_samples() {
+    let mut gpu = Watched::new();
+    let lost = || Slot {
+        index: 0,
+        facts: Err(CallFailure {
+            call: "nvmlDeviceGetHandleByIndex_v2",
+            error: "GpuLost",
+            kind: FailureKind::Lost,
+        }),
+        sample: Sample::default(),
+    };
+    let begin = gpu.now.plus(SECOND);
+    for _ in 0..10 {
+        gpu.observe(lost());
+        assert_eq!(
+            gpu.verdict(),
+            ill(DeviceHealth::Unhealthy, DeviceReason::GpuLost)
+        );
+    }
+    let end = gpu.now;
+    for _ in 1..STREAK {
+        assert_eq!(gpu.sample(clean()).health, DeviceHealth::Unhealthy);
+    }
+    assert_eq!(gpu.sample(clean()), healthy());
+    gpu.pass(Duration::from_mins(2));
+    gpu.verdict();
+    let told = gpu.health.told(GPU);
+    assert_eq!((told.len(), told[0].kind), (1, DeviceFaultKind::GpuLost));
+    let unix = |moment| anchor().unix_ms(moment);
+    assert_eq!(
+        (told[0].first_ms, told[0].last_ms, told[0].count),
+        (unix(begin), unix(end), 10)
     );
 }
 

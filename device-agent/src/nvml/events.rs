@@ -152,6 +152,15 @@ impl Hearing {
         self.changed.notify_one();
     }
 
+    /// Notes a failed call. That the driver is gone is told by the samples, and ends the session.
+    fn fail(&self, failure: CallFailure) {
+        self.set(if failure.kind == FailureKind::SessionOver {
+            Listening::Opening
+        } else {
+            Listening::Deaf(failure)
+        });
+    }
+
     fn set(&self, listening: Listening) {
         self.state().listening = listening;
         self.changed.notify_one();
@@ -222,10 +231,10 @@ fn listen(nvml: &Nvml, hearing: &Hearing, stopped: &Receiver<()>) {
                 backoff.reset();
                 match follow(nvml, ear, hearing, stopped) {
                     Ok(()) => return,
-                    Err(failure) => hearing.set(Listening::Deaf(failure)),
+                    Err(failure) => hearing.fail(failure),
                 }
             }
-            Err(failure) => hearing.set(Listening::Deaf(failure)),
+            Err(failure) => hearing.fail(failure),
         }
         if is_stopped(stopped, backoff.after_failure()) {
             return;
