@@ -346,11 +346,13 @@ pub struct Device {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub reasons: Vec<DeviceReason>,
-    /// What the driver has reported against the device in the last 24 h, the newest first; at most 16. A failed attempt's
-    /// verdict rests on those that fall into its time. They are told before the agent's next heartbeat: what a heartbeat that
-    /// is later than a failure does not bring was not seen.
+    /// What the driver has reported against the device in the last 24 h, the newest first; at most 16: where there are more,
+    /// the oldest of what came most often goes. A failed attempt's verdict rests on those that fall into its time. They are
+    /// told before the agent's next heartbeat, as of the heartbeat's `renewTime`: what a heartbeat that is later than a failure
+    /// does not bring was not seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub faults: Vec<DeviceFault>,
 }
 
@@ -363,11 +365,13 @@ pub struct DeviceFault {
     /// The number of the Xid, for faults of that kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xid: Option<u32>,
-    /// When it was seen first, in Unix milliseconds.
+    /// When it was seen first, in Unix milliseconds, by the node's clock as it stood then.
     pub first_ms: u64,
-    /// When it was seen last, in Unix milliseconds.
+    /// When it was seen last, in Unix milliseconds. Of an Xid and of memory errors that is exact at each heartbeat. Of what
+    /// lasts it is told at the begin, then every 5 minutes, and exactly when it is over; meanwhile `reasons` names it.
     pub last_ms: u64,
-    /// How often it was seen in that time.
+    /// How often it was seen in that time; of what lasts, in how many samples. Sightings with more than 60 seconds between
+    /// them are two faults.
     #[schemars(range(min = 1))]
     pub count: u32,
 }

@@ -66,6 +66,16 @@ pub struct Args {
         value_parser = checkpoint_interval
     )]
     pub checkpoint_interval: Duration,
+
+    /// How long a GPU must have been clean after a hardware Xid or an uncorrectable memory error before it is offered again
+    /// without a reboot, as in `30m`; from 1s to 24h.
+    #[arg(
+        long,
+        env = "GRIDSTAKE_FAULT_CLEAN_TIME",
+        default_value = "30m",
+        value_parser = fault_clean_time
+    )]
+    pub fault_clean_time: Duration,
 }
 
 const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -73,6 +83,17 @@ const SAMPLE_INTERVAL_MAX: Duration = Duration::from_mins(1);
 
 const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const CHECKPOINT_INTERVAL_MAX: Duration = Duration::from_hours(1);
+
+/// As long as faults are kept.
+const FAULT_CLEAN_TIME_MAX: Duration = Duration::from_hours(24);
+
+fn fault_clean_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if !(Duration::from_secs(1)..=FAULT_CLEAN_TIME_MAX).contains(&time) {
+        return Err(format!("`{text}` is outside 1s to 24h"));
+    }
+    Ok(time)
+}
 
 fn sample_interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
@@ -142,5 +163,6 @@ mod tests {
         assert_eq!(args.listen.port(), 9400);
         assert_eq!(args.sample_interval, Duration::from_secs(1));
         assert_eq!(args.checkpoint_interval, Duration::from_mins(5));
+        assert_eq!(args.fault_clean_time, crate::health::CLEAN_FOR);
     }
 }

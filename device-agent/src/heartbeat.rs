@@ -2,7 +2,8 @@
 //! silent and one whose agent is gone are different things.
 //!
 //! A renewal is one merge patch, the cheapest write there is; only where the Lease is missing is it created. It carries
-//! the heads of the open evidence chains, so that evidence is never older than a renewal.
+//! the heads of the open evidence chains, so that evidence is never older than a renewal. Before it is given, all faults that
+//! were seen until its time are told; where they cannot be, it is not given.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff::Backoff, metering::exchange::Heads, outcome::Outcomes};
+use crate::{backoff::Backoff, metering::exchange::Heads, outcome::Outcomes, telling::Asking};
 
 /// Time between two renewals.
 pub const RENEW_EVERY: Duration = Duration::from_secs(10);
@@ -33,6 +34,9 @@ pub const LEASE_SECONDS: i32 = 30;
 
 /// A renewal that takes longer is late anyway, and the next one tells the same.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a renewal waits for faults to be told. One that has waited that long is late.
+const TELL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the Lease could not be renewed.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,12 @@ pub enum Error {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The faults that were seen could not be told.
+    #[error("renew Lease {name}: faults of GPUs are not published yet, see the task publish")]
+    NotTold {
+        /// Which Lease.
+        name: String,
+    },
     /// The API server did not answer.
     #[error("renew Lease {name}: no answer in {} s", REQUEST_TIMEOUT.as_secs())]
     NoAnswer {
@@ -62,38 +72,44 @@ pub struct Heartbeat {
     node: String,
     name: String,
     heads: watch::Receiver<Heads>,
+    asking: Asking,
 }
 
 impl Heartbeat {
-    /// The heartbeat of `node`, in `namespace`, with the heads of its open evidence chains.
+    /// The heartbeat of `node`, in `namespace`, with the heads of its open evidence chains, after what `asking` waits for.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, node: &str, heads: watch::Receiver<Heads>) -> Self {
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        node: &str,
+        heads: watch::Receiver<Heads>,
+        asking: Asking,
+    ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             node: node.to_owned(),
             name: heartbeat_lease(node),
             heads,
+            asking,
         }
     }
 
     /// Renews until `stop`. The Lease is left to run out: the next agent on the node takes it over at once.
-    pub async fn run(self, mut outcomes: Outcomes, stop: CancellationToken) {
+    pub async fn run(mut self, mut outcomes: Outcomes, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_secs(1), RENEW_EVERY);
         loop {
-            let wait = match timeout(REQUEST_TIMEOUT, self.renew(Timestamp::now())).await {
-                Ok(Ok(())) => {
+            let beat = tokio::select! {
+                () = stop.cancelled() => return,
+                beat = self.beat() => beat,
+            };
+            let wait = match beat {
+                Ok(()) => {
                     outcomes.success();
                     backoff.reset();
                     RENEW_EVERY
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     outcomes.failure(&error);
-                    backoff.after_failure()
-                }
-                Err(_) => {
-                    outcomes.failure(&Error::NoAnswer {
-                        name: self.name.clone(),
-                    });
                     backoff.after_failure()
                 }
             };
@@ -102,6 +118,25 @@ impl Heartbeat {
                 () = sleep(wait) => {}
             }
         }
+    }
+
+    /// Renews the Lease as of now, once all is told that was seen until now.
+    async fn beat(&mut self) -> Result<(), Error> {
+        let now = Timestamp::now();
+        if timeout(TELL_TIMEOUT, self.asking.all_is_told())
+            .await
+            .is_err()
+        {
+            return Err(Error::NotTold {
+                name: self.name.clone(),
+            });
+        }
+        let renewed = timeout(REQUEST_TIMEOUT, self.renew(now)).await;
+        renewed.unwrap_or_else(|_| {
+            Err(Error::NoAnswer {
+                name: self.name.clone(),
+            })
+        })
     }
 
     async fn renew(&self, now: Timestamp) -> Result<(), Error> {

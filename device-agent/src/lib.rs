@@ -2,14 +2,15 @@
 //! uses them. It reads, and changes nothing on the node.
 //!
 //! ```text
-//! nvml (own thread) ──┐
+//! nvml (own threads) ─┐
 //! holders (kubelet) ──┼─► observer ─┬─► metrics ──► http      /metrics, /healthz
-//! process (procfs) ───┘             └─► report ───► publish   GpuNode/<node> status, only on change
+//! process (procfs) ───┘    health   └─► report ───► publish   GpuNode/<node> status, only on change
+//!                                       │ telling: faults first, then
 //!                      metering (see there)                   UsageRecord status, every 5 min; its heads go with
 //!                                       heartbeat             Lease agent-<node>, every 10 s
 //! ```
 //!
-//! Pure, tested without a node: [`nvml::inventory`], [`attribution`], [`report`], [`device_id`], [`process::cgroup`],
+//! Pure, tested without a node: [`nvml::inventory`], [`health`], [`attribution`], [`report`], [`device_id`], [`process::cgroup`],
 //! [`backoff`]. Edges: [`nvml::thread`], [`pod_resources`], [`process::table`], [`publish`], [`heartbeat`], [`http`].
 //!
 //! Nothing that may mend itself ends the process: no library, no driver, no GPU, a failing call, a silent kubelet or API
@@ -20,9 +21,11 @@ pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod device_id;
+pub mod health;
 pub mod heartbeat;
 pub mod holders;
 pub mod http;
+pub mod kept;
 pub mod metering;
 pub mod metrics;
 pub mod nvml;
@@ -34,3 +37,4 @@ pub mod publish;
 pub mod report;
 pub mod run;
 pub mod signing_key;
+pub mod telling;

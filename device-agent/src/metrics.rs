@@ -22,6 +22,7 @@ use prometheus::{
 
 use crate::{
     attribution::{Attribution, Owner},
+    health::Health,
     nvml::inventory::{Device, Inventory},
 };
 
@@ -32,6 +33,8 @@ pub struct View {
     pub seen: bool,
     /// The devices and the agent's state.
     pub inventory: Inventory,
+    /// What speaks against the devices.
+    pub health: Health,
     /// Who holds and who uses them.
     pub attribution: Attribution,
 }
@@ -52,6 +55,8 @@ pub struct Metrics {
     pub nvml_last_answer: Gauge,
     /// Slices about which something is stated and that are not sealed.
     pub evidence_slices: IntGauge,
+    /// Seconds in which more than one whole of a GPU was held, by the GPU's `uuid`.
+    pub overallocated: CounterVec,
     /// Seals that are remembered.
     pub seals: IntGauge,
     /// Seals that were forgotten before their time, since there was no room for them.
@@ -76,7 +81,7 @@ impl Metrics {
         let task_runs = IntCounterVec::new(
             Opts::new(
                 "gridstake_agent_task_runs_total",
-                "Runs of the agent's repeated tasks: pod_resources, publish, heartbeat, records, processes, spool, evidence, seals",
+                "Runs of the agent's repeated tasks: pod_resources, publish, heartbeat, records, processes, spool, evidence, seals, faults",
             ),
             &["task", "outcome"],
         )?;
@@ -94,6 +99,13 @@ impl Metrics {
         let evidence_slices = IntGauge::new(
             "gridstake_agent_evidence_slices",
             "Slices that are not sealed and about which the agent states what it saw",
+        )?;
+        let overallocated = CounterVec::new(
+            Opts::new(
+                "gridstake_agent_overallocated_seconds_total",
+                "Seconds in which leases held more than one whole of a GPU at the same time; must stay 0",
+            ),
+            &["uuid"],
         )?;
         let seals = IntGauge::new(
             "gridstake_agent_seals",
@@ -118,6 +130,7 @@ impl Metrics {
         registry.register(Box::new(task_last_success.clone()))?;
         registry.register(Box::new(nvml_last_answer.clone()))?;
         registry.register(Box::new(evidence_slices.clone()))?;
+        registry.register(Box::new(overallocated.clone()))?;
         registry.register(Box::new(seals.clone()))?;
         registry.register(Box::new(seals_dropped.clone()))?;
         registry.register(Box::new(build_info))?;
@@ -130,6 +143,7 @@ impl Metrics {
             task_last_success,
             nvml_last_answer,
             evidence_slices,
+            overallocated,
             seals,
             seals_dropped,
         })
@@ -262,12 +276,12 @@ impl Series {
             self.state.with_label_values(&[state.as_str()]).set(value);
         }
         for device in view.inventory.devices() {
-            self.fill_device(device);
+            self.fill_device(device, view.health.verdict(device).health);
             self.fill_use(device, &view.attribution);
         }
     }
 
-    fn fill_device(&self, device: &Device) {
+    fn fill_device(&self, device: &Device, judged: DeviceHealth) {
         let facts = &device.facts;
         let index = facts.index.to_string();
         let labels = [facts.uuid.as_str(), &index, &facts.model];
@@ -294,7 +308,7 @@ impl Series {
                 .inc_by(as_f64(energy) / 1000.0);
         }
         for health in DeviceHealth::ALL {
-            let value = f64::from(u8::from(*health == device.health));
+            let value = f64::from(u8::from(*health == judged));
             self.health
                 .with_label_values(&[labels[0], labels[1], labels[2], health.as_str()])
                 .set(value);

@@ -14,13 +14,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     attribution::attribute,
+    clock::{Anchor, BootMillis},
+    health::{State, keep::STORE_EVERY},
     holders::KubeletAnswer,
     metering::trouble::Trouble,
     metrics::{Metrics, View, unix_seconds},
-    nvml::{Observation, call::Calls},
+    nvml::{
+        Observation,
+        call::Calls,
+        events::{Hearing, Listening},
+    },
     process::ProcessTable,
     report,
     signing_key::KeyState,
+    telling::Reporting,
 };
 
 /// How often it is asked whether an NVML call hangs.
@@ -29,12 +36,17 @@ const WATCHDOG_EVERY: Duration = Duration::from_secs(1);
 /// How long the first report waits for the kubelet, which tells how GPUs are divided. After that it goes out without.
 const WAIT_FOR_KUBELET: Duration = Duration::from_secs(5);
 
+/// How long a heartbeat's question waits for one more look at the GPUs. A node whose GPUs are silent still has a heartbeat.
+const LOOK_WITHIN_MS: u64 = 2000;
+
 /// Where the observer gets its material from, and where it puts what it made.
 pub struct Observer {
     /// What NVML showed last.
     pub latest: watch::Receiver<Option<Arc<Observation>>>,
     /// Which NVML call is under way.
     pub calls: Arc<Calls>,
+    /// What the driver told of by events.
+    pub hearing: Arc<Hearing>,
     /// What the kubelet said last.
     pub kubelet: watch::Receiver<KubeletAnswer>,
     /// Told when processes came or went.
@@ -49,6 +61,24 @@ pub struct Observer {
     pub metering: watch::Receiver<Trouble>,
     /// What should be published.
     pub wanted: watch::Sender<Option<GpuNodeStatus>>,
+    /// What of the devices' faults should be kept.
+    pub faults: watch::Sender<Arc<State>>,
+    /// The heartbeat's questions.
+    pub reporting: Reporting,
+}
+
+/// What the observer remembers from turn to turn.
+struct Turn {
+    /// How far events were heard.
+    listening: Listening,
+    /// When the last pass over NVML began.
+    looked_at: BootMillis,
+    /// The question that waits for a look, and since when.
+    question: Option<(u64, BootMillis)>,
+    /// When the faults were last handed on to be kept.
+    kept_at: Instant,
+    /// Whether there is a fault that was not there.
+    is_news: bool,
 }
 
 /// The NVML thread has ended although nobody asked it to: a fault of this program.
@@ -71,12 +101,30 @@ impl Observer {
         let mut watchdog = tokio::time::interval(WATCHDOG_EVERY);
         let mut said = None;
         let mut pids = Vec::new();
+        let mut turn = Turn {
+            listening: Listening::Off,
+            looked_at: BootMillis::default(),
+            question: None,
+            kept_at: Instant::now(),
+            is_news: false,
+        };
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 changed = self.latest.changed() => {
                     changed.map_err(|_| NvmlThreadEnded)?;
-                    self.take_observation();
+                    self.take_observation(&mut turn);
+                }
+                () = self.hearing.changed() => {
+                    let has_heard = self.take_events(&mut turn);
+                    // Four times a second nothing was heard.
+                    if !has_heard && turn.question.is_none() {
+                        continue;
+                    }
+                }
+                Ok(()) = self.reporting.asked.changed() => {
+                    let question = *self.reporting.asked.borrow_and_update();
+                    turn.question = Some((question, BootMillis::now()));
                 }
                 // Nobody asks the kubelet when its socket's path is of no use; then nothing changes.
                 Ok(()) = self.kubelet.changed() => {}
@@ -84,7 +132,9 @@ impl Observer {
                 Ok(()) = self.metering.changed() => {}
                 published = recv(&mut before) => {
                     if let Some(published) = published {
-                        self.view().inventory.recall(published.iter().map(report::facts));
+                        let mut view = self.view();
+                        view.inventory.recall(published.iter().map(report::facts));
+                        view.health.recall(&published, BootMillis::now(), Anchor::now());
                     }
                     continue;
                 }
@@ -94,14 +144,21 @@ impl Observer {
                     view.seen = true;
                 },
             }
+            let answered = self.answered(&mut turn);
+            self.settle(&mut turn, answered.is_some());
             self.attribute(&mut pids);
             // Before NVML has shown anything there is nothing to tell, not even that there are no GPUs.
             if !self.view().seen {
+                self.pass_on(answered);
                 continue;
             }
             self.say(&mut said);
             if self.kubelet.borrow().assignments.is_some() || started.elapsed() > WAIT_FOR_KUBELET {
                 self.report();
+                self.pass_on(answered);
+            } else if let Some(question) = answered {
+                // It waits for the first report.
+                turn.question = Some((question, BootMillis::default()));
             }
         }
     }
@@ -113,15 +170,84 @@ impl Observer {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_observation(&mut self) {
+    fn take_observation(&mut self, turn: &mut Turn) {
         let latest = self.latest.borrow_and_update().clone();
         if let Some(observation) = latest {
             if observation.trouble.is_none() {
                 self.metrics.nvml_last_answer.set(unix_seconds());
             }
             let mut view = self.view();
-            view.inventory.observe(&observation);
+            let View {
+                inventory, health, ..
+            } = &mut *view;
+            inventory.observe(&observation);
+            turn.is_news |= health.observe(inventory.devices(), BootMillis::now(), Anchor::now());
+            turn.looked_at = observation.began_at;
             view.seen = true;
+        }
+    }
+
+    /// True if there was any.
+    fn take_events(&self, turn: &mut Turn) -> bool {
+        let (heard, listening) = self.hearing.take();
+        turn.listening = listening;
+        if !heard.is_empty() {
+            for event in &heard {
+                tracing::warn!(gpu = event.gpu, event = ?event.event, count = event.count, "the driver reports");
+            }
+            turn.is_news |= self.view().health.hear(&heard, Anchor::now());
+        }
+        !heard.is_empty()
+    }
+
+    /// The question that can be answered now: events and samples of after it was asked are here, or cannot be had.
+    fn answered(&self, turn: &mut Turn) -> Option<u64> {
+        let (question, since) = turn.question?;
+        self.take_events(turn);
+        let has_heard = match &turn.listening {
+            Listening::Off | Listening::Deaf(_) => true,
+            Listening::Opening => false,
+            Listening::Until(until) => *until >= since,
+        };
+        let view = self.view();
+        let has_looked = turn.looked_at >= since
+            || !matches!(
+                view.inventory.state(),
+                AgentState::Ok | AgentState::CallFailing
+            );
+        let is_overdue = BootMillis::now().since(since) >= LOOK_WITHIN_MS;
+        let can = !view.seen || is_overdue || (has_heard && has_looked);
+        drop(view);
+        can.then(|| {
+            turn.question = None;
+            question
+        })
+    }
+
+    /// Brings what is told of faults up to now, and hands on what is to be kept.
+    fn settle(&self, turn: &mut Turn, all: bool) {
+        let mut view = self.view();
+        view.health.settle(BootMillis::now(), all);
+        let is_due = turn.kept_at.elapsed() >= STORE_EVERY;
+        if !turn.is_news && !is_due {
+            return;
+        }
+        turn.is_news = false;
+        turn.kept_at = Instant::now();
+        let state = view.health.state();
+        drop(view);
+        self.faults.send_if_modified(|kept| {
+            let new = **kept != state;
+            if new {
+                *kept = Arc::new(state);
+            }
+            new
+        });
+    }
+
+    fn pass_on(&self, answered: Option<u64>) {
+        if let Some(question) = answered {
+            self.reporting.reported.send_replace(question);
         }
     }
 
@@ -181,13 +307,17 @@ impl Observer {
     fn report(&mut self) {
         let key = self.key.borrow_and_update().clone();
         let metering = self.metering.borrow_and_update().clone();
+        let view = self.view();
         let status = report::report(
-            &self.view().inventory,
+            &view.inventory,
+            &view.health,
             &self.kubelet.borrow().replicas,
             &key,
             &metering,
+            self.hearing.trouble(Instant::now()),
             env!("CARGO_PKG_VERSION"),
         );
+        drop(view);
         self.wanted.send_if_modified(|wanted| {
             let new = wanted.as_ref() != Some(&status);
             if new {

@@ -25,11 +25,13 @@ pub enum Task {
     Evidence,
     /// Remembering the seals of the node's UsageRecords.
     Seals,
+    /// Keeping the log of faults in the state directory.
+    Faults,
 }
 
 impl Task {
     /// Every task.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PodResources,
         Self::Publish,
         Self::Heartbeat,
@@ -38,6 +40,7 @@ impl Task {
         Self::Spool,
         Self::Evidence,
         Self::Seals,
+        Self::Faults,
     ];
 
     /// As a metric's label.
@@ -52,6 +55,7 @@ impl Task {
             Self::Spool => "spool",
             Self::Evidence => "evidence",
             Self::Seals => "seals",
+            Self::Faults => "faults",
         }
     }
 }

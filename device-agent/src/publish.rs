@@ -4,7 +4,11 @@
 
 use std::time::Duration;
 
-use gridstake_crds::{GpuNode, GpuNodeStatus, gpu_node::Device, names::MANAGER_AGENT};
+use gridstake_crds::{
+    GpuNode, GpuNodeStatus,
+    gpu_node::{Device, DeviceFault},
+    names::MANAGER_AGENT,
+};
 use kube::{
     Api, Client, Resource as _,
     api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
@@ -12,11 +16,11 @@ use kube::{
 use serde_json::json;
 use tokio::{
     sync::{oneshot, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff::Backoff, outcome::Outcomes, report::says_the_same};
+use crate::{backoff::Backoff, outcome::Outcomes, report::says_the_same, telling::Telling};
 
 /// How often the published object is read although nothing changed.
 pub const VERIFY_EVERY: Duration = Duration::from_mins(5);
@@ -74,6 +78,8 @@ struct Known {
     /// What was applied last, with what the API server made of it. Where its schema is older than this agent they
     /// differ, and applying the same again would change nothing.
     answered: Option<(GpuNodeStatus, GpuNodeStatus)>,
+    /// The faults that the API server had when it last answered.
+    faults: Vec<(String, DeviceFault)>,
 }
 
 impl Known {
@@ -87,6 +93,23 @@ impl Known {
             .is_some_and(|(applied, answer)| applied == wanted && says_the_same(published, answer));
         !settled && !says_the_same(published, wanted)
     }
+
+    /// Whether the API server has all faults of `wanted`, also when something else of it could not be published.
+    fn has_faults_of(&self, wanted: Option<&GpuNodeStatus>) -> bool {
+        faults(wanted).all(|fault| self.faults.contains(&fault))
+    }
+}
+
+/// All faults of a status, with the devices' UUIDs.
+fn faults(status: Option<&GpuNodeStatus>) -> impl Iterator<Item = (String, DeviceFault)> {
+    status
+        .into_iter()
+        .flat_map(|status| &status.devices)
+        .flat_map(|device| {
+            let uuid = &device.uuid;
+            let faults = device.faults.iter().cloned();
+            faults.map(move |fault| (uuid.clone(), fault))
+        })
 }
 
 impl Publisher {
@@ -101,38 +124,57 @@ impl Publisher {
         }
     }
 
-    /// Publishes `wanted` whenever it changes. What was published before this agent started goes to `before`.
+    /// Publishes `wanted` whenever it changes, and says through `telling` what is published. What was published before this
+    /// agent started goes to `before`.
     pub async fn run(
         mut self,
         mut wanted: watch::Receiver<Option<GpuNodeStatus>>,
         before: oneshot::Sender<Vec<Device>>,
+        mut telling: Telling,
         mut outcomes: Outcomes,
         stop: CancellationToken,
     ) {
         let mut before = Some(before);
         let mut backoff = Backoff::STANDARD;
+        let mut verify_at = Instant::now() + VERIFY_EVERY;
         loop {
+            // In this order: what is wanted answers at least the questions that were passed on before it is read.
+            let question = *telling.reported.borrow_and_update();
             let latest = wanted.borrow_and_update().clone();
-            let wait = match self.publish(latest.as_ref(), &mut before).await {
-                Ok(()) => {
-                    outcomes.success();
+            let published = self.publish(latest.as_ref(), &mut before).await;
+            if published.is_ok() {
+                self.known.faults = faults(latest.as_ref()).collect();
+            }
+            if self.known.has_faults_of(latest.as_ref()) {
+                telling.told.send_replace(question);
+            }
+            let next = match published {
+                Ok(did_ask) => {
+                    // That there was nothing to ask says nothing of the API server.
+                    if did_ask {
+                        outcomes.success();
+                    }
                     backoff.reset();
-                    VERIFY_EVERY
+                    verify_at
                 }
                 Err(error) => {
                     outcomes.failure(&error);
-                    backoff.after_failure()
+                    Instant::now() + backoff.after_failure()
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = wanted.changed() => if changed.is_err() { return },
-                () = sleep(wait) => self.known.published = None,
+                Ok(()) = telling.reported.changed() => {}
+                () = sleep_until(next) => {
+                    self.known.published = None;
+                    verify_at = Instant::now() + VERIFY_EVERY;
+                }
             }
         }
     }
 
-    /// Brings the object to `wanted`, with as few requests as it takes.
+    /// Brings the object to `wanted`, with as few requests as it takes. True if there was one.
     ///
     /// # Errors
     /// When a request fails; then the object is read anew the next time.
@@ -140,8 +182,9 @@ impl Publisher {
         &mut self,
         wanted: Option<&GpuNodeStatus>,
         before: &mut Option<oneshot::Sender<Vec<Device>>>,
-    ) -> Result<(), Error> {
-        if self.known.published.is_none() {
+    ) -> Result<bool, Error> {
+        let must_read = self.known.published.is_none();
+        if must_read {
             let published = self.read_or_create().await?;
             if let Some(before) = before.take() {
                 // Only a hint: nobody may be left to take it.
@@ -150,7 +193,7 @@ impl Publisher {
             self.known.published = Some(published);
         }
         let Some(wanted) = wanted.filter(|wanted| self.known.needs(wanted)) else {
-            return Ok(());
+            return Ok(must_read);
         };
         // Whatever comes of the request, what is known now may be wrong after it.
         self.known.published = None;
@@ -162,7 +205,7 @@ impl Publisher {
             devices = wanted.devices.len(),
             "published the node's GPUs"
         );
-        Ok(())
+        Ok(true)
     }
 
     async fn read_or_create(&self) -> Result<GpuNodeStatus, Error> {
@@ -263,7 +306,7 @@ mod tests {
     fn what_is_published_already_is_not_written_again() {
         let known = Known {
             published: Some(status("1")),
-            answered: None,
+            ..Known::default()
         };
         assert!(!known.needs(&status("1")));
         assert!(known.needs(&status("2")));
@@ -279,6 +322,7 @@ mod tests {
         let known = Known {
             published: Some(GpuNodeStatus::default()),
             answered: Some((status("1"), GpuNodeStatus::default())),
+            ..Known::default()
         };
         assert!(!known.needs(&status("1")));
         assert!(known.needs(&status("2")));

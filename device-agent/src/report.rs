@@ -1,6 +1,7 @@
 //! What the agent says of itself and its node in `GpuNode.status`. Pure.
 //!
-//! Nothing volatile stands here: no utilisation, temperature, time or counter. So a status that is equal is not written.
+//! Nothing volatile stands here: no utilisation or temperature, and of times and counters only those of faults, which stand
+//! still in between. So a status that is equal is not written.
 
 use gridstake_crds::gpu_node::{
     Agent, AgentKey, Device as PublishedDevice, Driver, GpuNodeStatus, Mig, MigInstance, Sharing,
@@ -8,6 +9,7 @@ use gridstake_crds::gpu_node::{
 };
 
 use crate::{
+    health::Health,
     metering::trouble::Trouble,
     nvml::{
         describe::DeviceFacts,
@@ -23,18 +25,20 @@ const MIB: u64 = 1 << 20;
 /// Bounds of the API's schema, in bytes. A text that exceeds one would make the whole status be refused.
 const MESSAGE_MAX: usize = 1024;
 
-/// The agent's part of a `GpuNode`'s status. It does not compare equal to a status with another part in it.
+/// The agent's part of a `GpuNode`'s status; `hearing` is why no events are heard, if they are not. It does not compare equal to a status with another part in it.
 #[must_use]
 pub fn report(
     inventory: &Inventory,
+    health: &Health,
     replicas: &Replicas,
     key: &KeyState,
     metering: &Trouble,
+    hearing: Option<String>,
     version: &str,
 ) -> GpuNodeStatus {
     let mut devices: Vec<PublishedDevice> = inventory
         .devices()
-        .map(|device| published(device, inventory, replicas))
+        .map(|device| published(device, inventory, health, replicas))
         .collect();
     devices.sort_by(|a, b| (a.index, &a.uuid).cmp(&(b.index, &b.uuid)));
     GpuNodeStatus {
@@ -47,7 +51,7 @@ pub fn report(
         agent: Some(Agent {
             version: version.to_owned(),
             state: inventory.state(),
-            message: message(inventory, key, metering).map(|text| cut(text, MESSAGE_MAX)),
+            message: message(inventory, key, metering, hearing).map(|text| cut(text, MESSAGE_MAX)),
             key: match key {
                 KeyState::Ready(key) => Some(AgentKey {
                     address: key.address().to_string(),
@@ -60,7 +64,12 @@ pub fn report(
 }
 
 /// The key's trouble first: it stops all metering.
-fn message(inventory: &Inventory, key: &KeyState, metering: &Trouble) -> Option<String> {
+fn message(
+    inventory: &Inventory,
+    key: &KeyState,
+    metering: &Trouble,
+    hearing: Option<String>,
+) -> Option<String> {
     let said = [
         match key {
             KeyState::Unusable(why) => Some(format!("no evidence is signed: {why}")),
@@ -68,6 +77,7 @@ fn message(inventory: &Inventory, key: &KeyState, metering: &Trouble) -> Option<
         },
         metering.message(),
         inventory.message(),
+        hearing.map(|why| format!("Xid events are not heard: {why}")),
     ];
     let said: Vec<String> = said.into_iter().flatten().collect();
     (!said.is_empty()).then(|| said.join("; "))
@@ -104,8 +114,14 @@ pub fn facts(device: &PublishedDevice) -> DeviceFacts {
     }
 }
 
-fn published(device: &Device, inventory: &Inventory, replicas: &Replicas) -> PublishedDevice {
+fn published(
+    device: &Device,
+    inventory: &Inventory,
+    health: &Health,
+    replicas: &Replicas,
+) -> PublishedDevice {
     let facts = &device.facts;
+    let verdict = health.verdict(device);
     PublishedDevice {
         uuid: facts.uuid.clone(),
         index: facts.index,
@@ -128,9 +144,9 @@ fn published(device: &Device, inventory: &Inventory, replicas: &Replicas) -> Pub
         }),
         sharing: sharing(facts, replicas),
         nvlink_peers: nvlink_peers(facts, inventory),
-        health: device.health,
-        reasons: device.reasons.clone(),
-        faults: Vec::new(),
+        health: verdict.health,
+        reasons: verdict.reasons,
+        faults: health.told(&facts.uuid),
     }
 }
 
@@ -181,6 +197,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock::BootMillis,
         nvml::{Observation, Slot, library::DriverVersions, sample::Sample},
         signing_key::SigningKey,
     };
@@ -203,6 +220,7 @@ mod tests {
     fn inventory(all: Vec<DeviceFacts>, utilization: u32) -> Inventory {
         let mut inventory = Inventory::default();
         inventory.observe(&Observation {
+            began_at: BootMillis::default(),
             trouble: None,
             driver: Some(DriverVersions {
                 driver: "580.95.05".into(),
@@ -229,9 +247,11 @@ mod tests {
     fn devices_are_told_in_the_order_of_their_indices() {
         let status = report(
             &inventory(vec![facts_of("GPU-b", 0), facts_of("GPU-a", 1)], 0),
+            &Health::default(),
             &Replicas::new(),
             &KeyState::Pending,
             &Trouble::default(),
+            None,
             "0.1.0",
         );
         let order: Vec<_> = status.devices.iter().map(|d| d.uuid.as_str()).collect();
@@ -265,9 +285,11 @@ mod tests {
         let at = |utilization| {
             report(
                 &inventory(vec![facts_of("GPU-a", 0)], utilization),
+                &Health::default(),
                 &Replicas::new(),
                 &KeyState::Pending,
                 &Trouble::default(),
+                None,
                 "1",
             )
         };
@@ -279,9 +301,17 @@ mod tests {
         let told = |key: &KeyState| {
             let mut inventory = inventory(vec![facts_of("GPU-a", 0)], 0);
             inventory.stuck("nvmlDeviceGetCount_v2");
-            report(&inventory, &Replicas::new(), key, &Trouble::default(), "1")
-                .agent
-                .unwrap()
+            report(
+                &inventory,
+                &Health::default(),
+                &Replicas::new(),
+                key,
+                &Trouble::default(),
+                None,
+                "1",
+            )
+            .agent
+            .unwrap()
         };
         let state = tempfile::tempdir().unwrap();
         let key = Arc::new(SigningKey::load_or_create(state.path()).unwrap());
@@ -314,9 +344,11 @@ mod tests {
                 vec![facts_of("GPU-a", 0), exclusive, facts_of("GPU-c", 2)],
                 0,
             ),
+            &Health::default(),
             &replicas,
             &KeyState::Pending,
             &Trouble::default(),
+            None,
             "1",
         );
         let sharing: Vec<_> = status.devices.iter().map(|d| d.sharing.clone()).collect();
@@ -340,9 +372,11 @@ mod tests {
     fn another_writers_part_makes_no_difference_and_the_agents_own_does() {
         let wanted = report(
             &inventory(vec![facts_of("GPU-a", 0), facts_of("GPU-b", 1)], 0),
+            &Health::default(),
             &Replicas::new(),
             &KeyState::Pending,
             &Trouble::default(),
+            None,
             "1",
         );
         let mut published = wanted.clone();
@@ -359,9 +393,11 @@ mod tests {
     fn a_published_device_is_recalled_as_it_was() {
         let status = report(
             &inventory(vec![facts_of("GPU-a", 0)], 0),
+            &Health::default(),
             &Replicas::new(),
             &KeyState::Pending,
             &Trouble::default(),
+            None,
             "1",
         );
         let recalled = facts(&status.devices[0]);

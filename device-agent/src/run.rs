@@ -1,6 +1,11 @@
 //! Wires the parts together and keeps them running until told to stop.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use kube::{Client, Config};
 use tokio::{
@@ -14,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backoff::Backoff,
     cli::Args,
+    clock::{Anchor, BootMillis, boot_id},
+    health::{Health, State, keep},
     heartbeat::Heartbeat,
     holders::{self, KubeletAnswer},
     http,
@@ -21,6 +28,7 @@ use crate::{
     metrics::Metrics,
     nvml::{
         call::Calls,
+        events::Hearing,
         thread::{NvmlThread, Settings},
     },
     observer::{NvmlThreadEnded, Observer},
@@ -29,6 +37,7 @@ use crate::{
     process::ProcessTable,
     publish::Publisher,
     signing_key::{self, KeyState},
+    telling,
 };
 
 /// How long the parts may take to end.
@@ -83,7 +92,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         proc_root: args.proc_root.clone(),
         interval: args.sample_interval,
     };
-    let nvml = NvmlThread::spawn(settings, Arc::clone(&calls), latest).map_err(Error::Thread)?;
+    let hearing = Arc::new(Hearing::new(metrics.nvml_call_errors.clone()));
+    let nvml = NvmlThread::spawn(settings, Arc::clone(&calls), Arc::clone(&hearing), latest)
+        .map_err(Error::Thread)?;
 
     let (answer, kubelet_answer) = watch::channel(KubeletAnswer::default());
     let (wanted, wanted_seen) = watch::channel(None);
@@ -91,6 +102,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
     let (key, key_seen) = watch::channel(KeyState::Pending);
     let processes_changed = Arc::new(Notify::new());
     let outcomes = |task| Outcomes::new(task, &metrics);
+    let (asking, reporting, telling) = telling::channel();
     if let Ok(address) = listener.local_addr() {
         tracing::info!(node = args.node_name, %address, version = env!("CARGO_PKG_VERSION"), "the device agent runs");
     }
@@ -109,6 +121,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         outcomes(Task::PodResources),
         stop.clone(),
     ));
+    let faults = keep_faults(&args, &metrics, &mut tasks, &stop);
     let settings = meter::Settings {
         state_dir: args.state_dir.clone(),
         pod_logs: args.pod_logs,
@@ -135,16 +148,17 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
             client = connect() => client,
         };
         let publisher = Publisher::new(client.clone(), &node);
-        let lease = Heartbeat::new(client.clone(), &namespace, &node, exchange.heads());
+        let lease = Heartbeat::new(client.clone(), &namespace, &node, exchange.heads(), asking);
         tokio::join!(
             exchange.run(client, &namespace, &node, &counting, stopping.clone()),
             lease.run(heartbeat, stopping.clone()),
-            publisher.run(wanted_seen, before, publish, stopping.clone()),
+            publisher.run(wanted_seen, before, telling, publish, stopping.clone()),
         );
     });
     let observer = Observer {
         latest: latest_seen,
         calls,
+        hearing,
         kubelet: kubelet_answer,
         processes_changed,
         processes: ProcessTable::new(&args.proc_root),
@@ -152,6 +166,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         key: key_seen,
         metering: trouble,
         wanted,
+        faults,
+        reporting,
     };
     let ended = observer.run(before_seen, stop.clone()).await;
 
@@ -162,6 +178,32 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         tracing::warn!("some parts did not end in time and are dropped");
     }
     Ok(ended?)
+}
+
+/// Takes over the devices' faults as they were kept, and keeps what is sent.
+fn keep_faults(
+    args: &Args,
+    metrics: &Metrics,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> watch::Sender<Arc<State>> {
+    let mut outcomes = Outcomes::new(Task::Faults, metrics);
+    let boot_id = boot_id(&args.proc_root).unwrap_or_default();
+    let mut health = Health::new(args.fault_clean_time);
+    match keep::KEPT.load::<State>(&args.state_dir) {
+        Ok(Some((boot, kept))) => {
+            health.restore(kept, boot == boot_id, BootMillis::now(), Anchor::now());
+        }
+        Ok(None) => {}
+        Err(error) => outcomes.failure(&error),
+    }
+    let (faults, seen) = watch::channel(Arc::new(health.state()));
+    let mut view = metrics.view.lock().unwrap_or_else(PoisonError::into_inner);
+    view.health = health;
+    drop(view);
+    let directory = args.state_dir.clone();
+    tasks.spawn(keep::keep(directory, boot_id, seen, outcomes, stop.clone()));
+    faults
 }
 
 /// A client of the API server. Credentials that are not there yet are waited for: metrics and NVML need none.

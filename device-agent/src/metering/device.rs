@@ -78,9 +78,6 @@ impl Metered {
             energy_millijoules: reading.energy_millijoules,
         });
         let millis = before.map_or(0, |before| reading.at.since(before.at));
-        if millis > longest {
-            self.last = None;
-        }
         let own = reading.users.as_ref().map(|users| {
             let own = users.iter().filter(|user| user.pod_uid == Some(uid));
             let memory = own

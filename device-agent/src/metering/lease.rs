@@ -24,6 +24,9 @@ mod sign;
 /// So many of the oldest processes are remembered, to be known again after the agent was away.
 pub const REMEMBERED: usize = 8;
 
+/// So many statements may wait for a key. Each return of the agent adds two; a key that stays away must not fill the disk.
+const DUE_MAX: usize = 32;
+
 /// How far a start that was computed by another anchor may differ, in milliseconds.
 const SAME_START_MS: u64 = 1000;
 
@@ -101,6 +104,34 @@ pub struct Slice {
     end_is_cut: bool,
 }
 
+impl Slice {
+    /// Makes one statement of the two that have waited longest. Nobody has seen either, so that those after them in the same
+    /// epoch are numbered anew; `epoch` is the one that is running.
+    fn fold_due(&mut self, epoch: u64) {
+        let (Some(earlier), Some(later)) = (self.due.first().copied(), self.due.get(1).copied())
+        else {
+            return;
+        };
+        let is_one_epoch = earlier.epoch == later.epoch;
+        self.due.remove(0);
+        self.due[0] = Statement {
+            seq: if is_one_epoch { earlier.seq } else { later.seq },
+            from_ms: earlier.from_ms,
+            counters: chain::both(earlier.counters, later.counters),
+            ..later
+        };
+        if is_one_epoch {
+            let same = self.due.iter_mut().skip(1);
+            for next in same.filter(|next| next.epoch == later.epoch) {
+                next.seq -= 1;
+            }
+            if epoch == later.epoch {
+                self.next_seq -= 1;
+            }
+        }
+    }
+}
+
 impl Lease {
     /// The lease of a record that has just appeared.
     #[must_use]
@@ -153,6 +184,13 @@ impl Lease {
         if let (None, Some(parts), false) = (&self.devices, parts, chained) {
             self.devices = Some(parts.iter().map(Metered::new).collect());
         }
+    }
+
+    /// What it holds of GPUs while it runs.
+    pub fn holds(&self) -> impl Iterator<Item = &Part> {
+        let runs = self.run.as_ref().is_some_and(|run| run.ended_ms.is_none());
+        let devices = self.devices.iter().flatten();
+        devices.filter(move |_| runs).map(|device| &device.part)
     }
 
     /// Whether the kubelet has yet to name the devices of its running pod.
@@ -323,6 +361,9 @@ impl Lease {
             counters: chain::stated(all.counters()),
         });
         slice.next_seq += 1;
+        if slice.due.len() > DUE_MAX {
+            slice.fold_due(self.epoch);
+        }
         slice.cut_ms = Some(to);
         slice.foreign = self.foreign;
     }

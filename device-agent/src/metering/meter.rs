@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use gridstake_crds::usage_record::Evidence;
-use prometheus::IntGauge;
+use prometheus::{CounterVec, IntGauge};
 use tokio::{
     sync::{Notify, watch},
     task::spawn_blocking,
@@ -16,6 +16,7 @@ use super::{
     exchange::{Exchange, Head, Heads},
     lease::Lease,
     records::Records,
+    share::overallocated,
     sight::{Sight, facts, given, holders, names},
     spool,
     step::{Rules, Seen, State, step},
@@ -79,6 +80,8 @@ pub struct Meter {
     spooling: Outcomes,
     /// How many slices have evidence.
     slices: IntGauge,
+    /// Seconds in which more than one whole of a GPU was held.
+    overallocated: CounterVec,
 }
 
 /// What the meter remembers.
@@ -89,6 +92,8 @@ struct Memory {
     stored_at: Instant,
     /// Whether the file holds leases.
     is_stored: bool,
+    /// When it was last looked.
+    stepped_at: BootMillis,
 }
 
 impl Meter {
@@ -119,6 +124,7 @@ impl Meter {
             scanning: Outcomes::new(Task::Processes, metrics),
             spooling: Outcomes::new(Task::Spool, metrics),
             slices: metrics.evidence_slices.clone(),
+            overallocated: metrics.overallocated.clone(),
         };
         (meter, exchange)
     }
@@ -185,6 +191,7 @@ impl Meter {
             boot_id,
             sight: Sight::new(&self.settings.proc_root, &self.settings.pod_logs),
             stored_at: Instant::now(),
+            stepped_at: BootMillis::now(),
         }
     }
 
@@ -198,6 +205,7 @@ impl Meter {
         }
         let assignments = kubelet.assignments.as_deref().map(Vec::as_slice);
         let now = BootMillis::now();
+        let since_last = now.since(std::mem::replace(&mut memory.stepped_at, now));
         let pods = match memory.sight.look(&memory.state, &names, assignments) {
             Ok(pods) => pods,
             Err(error) => {
@@ -246,6 +254,7 @@ impl Meter {
             self.spooling.failure(&error);
             false
         });
+        watch_allocation(&memory.state, since_last, &self.overallocated);
         if memory.state.leases.values().any(Lease::lacks_devices) {
             self.sources.ask_kubelet.notify_one();
         }
@@ -336,6 +345,19 @@ impl Meter {
             *known = heads;
             new
         });
+    }
+}
+
+/// Notes that for `millis` more than one whole of a GPU was held. The metric must stay 0, also where it has a series.
+fn watch_allocation(state: &State, millis: u64, seconds: &CounterVec) {
+    let held = || state.leases.values().flat_map(Lease::holds);
+    for part in held() {
+        seconds.with_label_values(&[part.gpu()]);
+    }
+    for gpu in overallocated(held()) {
+        let more = Duration::from_millis(millis).as_secs_f64();
+        seconds.with_label_values(&[gpu]).inc_by(more);
+        tracing::error!(gpu, "leases hold more than one whole of a GPU");
     }
 }
 

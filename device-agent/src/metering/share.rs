@@ -1,6 +1,6 @@
 //! Which devices a pod was given, and which part of each GPU: 1/7 of a MIG slice, 1/replicas where time is shared. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gridstake_ledger::checkpoint;
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,33 @@ pub fn parts<'a>(
             Some(Part { share, ..part })
         })
         .collect()
+}
+
+/// The least common multiple of 1 to [`SHARE_MAX`]: a whole GPU, of which each share that can be stated is a whole number.
+const WHOLE_EXACT: u128 = {
+    let (mut whole, mut denominator) = (1_u128, 1_u128);
+    while denominator <= SHARE_MAX as u128 {
+        let (mut a, mut b) = (whole, denominator);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        whole = whole / a * denominator;
+        denominator += 1;
+    }
+    whole
+};
+
+/// The GPUs of which `parts`, all held at the same time, are more than a whole. There must be none: Σ ≤ 1 for each GPU in
+/// each second is what billing rests on.
+#[must_use]
+pub fn overallocated<'a>(parts: impl IntoIterator<Item = &'a Part>) -> BTreeSet<&'a str> {
+    let mut held: BTreeMap<&str, u128> = BTreeMap::new();
+    for part in parts {
+        let exact = WHOLE_EXACT / u128::from(part.share.1.max(1)) * u128::from(part.share.0);
+        *held.entry(part.gpu()).or_default() += exact;
+    }
+    held.retain(|_, held| *held > WHOLE_EXACT);
+    held.into_keys().collect()
 }
 
 fn part(id: &DeviceId, gpus: &[&DeviceFacts], replicas: &Replicas) -> Option<Part> {
@@ -221,7 +248,72 @@ mod tests {
         assert_eq!((parts[0].gpu(), parts[0].is_whole()), ("GPU-m", false));
     }
 
+    #[test]
+    fn parts_that_are_more_than_a_whole_are_found_exactly() {
+        let part = |uuid: &str, parent: Option<&str>, share| Part {
+            uuid: uuid.to_owned(),
+            parent: parent.map(str::to_owned),
+            share,
+        };
+        let sevenths: Vec<Part> = (0..7)
+            .map(|n| part(&format!("MIG-{n}"), Some("GPU-m"), (1, 7)))
+            .collect();
+        assert!(overallocated(&sevenths).is_empty());
+        let more = part("MIG-7", Some("GPU-m"), (1, 64));
+        assert_eq!(
+            overallocated(sevenths.iter().chain([&more])),
+            BTreeSet::from(["GPU-m"])
+        );
+        let twice = [part("GPU-a", None, (1, 1)), part("GPU-a", None, (1, 1))];
+        assert_eq!(overallocated(&twice), BTreeSet::from(["GPU-a"]));
+    }
+
     proptest! {
+        /// A node as a kubelet may divide it: a whole GPU, one in replicas, one in MIG instances that fit, replicas of
+        /// these. Each device id is held by at most one pod.
+        #[test]
+        fn whatever_a_kubelet_gives_out_no_gpu_is_held_more_than_once(
+            replicas in 2_u32..100,
+            slices in 1_u32..=7,
+            sizes in prop::collection::vec(1_u32..=7, 1..=7),
+            instance_replicas in 1_u32..20,
+            holders in prop::collection::vec(0_usize..12, 300),
+        ) {
+            let mut left = slices;
+            let instances: Vec<MigInstanceFacts> = sizes
+                .into_iter()
+                .enumerate()
+                .map_while(|(number, size)| {
+                    let size = size.min(left);
+                    left -= size;
+                    (size > 0).then(|| MigInstanceFacts { uuid: format!("MIG-{number}"), memory_mib: 1, compute_slices: size })
+                })
+                .collect();
+            let mut ids = vec!["GPU-whole".to_owned()];
+            let mut all = Replicas::from([("GPU-shared".to_owned(), replicas)]);
+            ids.extend((0..replicas).map(|n| format!("GPU-shared::{n}")));
+            for instance in &instances {
+                if instance_replicas == 1 {
+                    ids.push(instance.uuid.clone());
+                } else {
+                    all.insert(instance.uuid.clone(), instance_replicas);
+                    ids.extend((0..instance_replicas).map(|n| format!("{}::{n}", instance.uuid)));
+                }
+            }
+            let sliced = gpu("GPU-sliced", 2, Some(MigFacts { enabled: true, slices, instances }));
+            let (whole, shared) = (gpu("GPU-whole", 0, None), gpu("GPU-shared", 1, None));
+            let mut pods: BTreeMap<usize, Vec<DeviceId>> = BTreeMap::new();
+            for (id, pod) in ids.iter().zip(holders) {
+                pods.entry(pod).or_default().push(DeviceId::parse(id));
+            }
+            let held: Vec<Part> = pods
+                .values()
+                .filter_map(|ids| parts(ids, &[&whole, &shared, &sliced], &all))
+                .flatten()
+                .collect();
+            prop_assert!(overallocated(&held).is_empty(), "{held:?}");
+        }
+
         #[test]
         fn a_share_is_never_stated_as_more_than_it_is(n in 1_u64..200, d in 1_u64..10_000) {
             let n = n.min(d);

@@ -44,6 +44,7 @@ fn show(metrics: &Metrics, slots: Vec<Slot>, attribution: Attribution) -> String
 
 fn full() -> Sample {
     Sample {
+        signs: crate::nvml::sample::Sampled::default(),
         utilization_percent: Some(42),
         memory_used_bytes: Some(1 << 30),
         energy_millijoules: Some(1_500),

@@ -290,6 +290,12 @@ impl Device {
         self.streak = Streak::Clean(0);
     }
 
+    /// Whether the last sample was one of those that make it ill, and not one of its recovery.
+    #[must_use]
+    pub fn fails_now(&self) -> bool {
+        matches!(self.streak, Streak::Failing(_))
+    }
+
     fn failing(&self) -> Option<&CallFailure> {
         self.failure
             .as_ref()

@@ -5,6 +5,7 @@
 //! thread ── library   opens libnvidia-ml.so.1 and says what is wrong when it cannot
 //!        ├─ describe  what a device is            (at the start, then each minute)
 //!        ├─ sample    what a device does          (each second)
+//!        ├─ events    Xid events, on a thread beside it
 //!        └─ call      each call's name, error and whether it has returned
 //!           │ Observation
 //!           ▼
@@ -13,6 +14,7 @@
 
 pub mod call;
 pub mod describe;
+pub mod events;
 pub mod inventory;
 pub mod library;
 pub mod sample;
@@ -25,9 +27,13 @@ use describe::DeviceFacts;
 use library::{DriverVersions, Trouble};
 use sample::Sample;
 
+use crate::clock::BootMillis;
+
 /// What one pass over NVML showed.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Observation {
+    /// When the pass began.
+    pub began_at: BootMillis,
     /// Why NVML cannot be used at all; `None` while it answers.
     pub trouble: Option<Trouble>,
     /// The driver's versions, when NVML could be asked.

@@ -1,8 +1,14 @@
 //! What a device does at one moment. A value that the device does not tell is `None`, never 0.
 
 use nvml_wrapper::{
-    Device, Nvml, enum_wrappers::device::TemperatureSensor, enums::device::UsedGpuMemory,
-    error::NvmlError, struct_wrappers::device::ProcessInfo,
+    Device, Nvml,
+    bitmasks::device::ThrottleReasons,
+    enum_wrappers::device::{EccCounter, MemoryError, TemperatureSensor},
+    enums::device::{SampleValue, UsedGpuMemory},
+    error::NvmlError,
+    struct_wrappers::device::ProcessInfo,
+    structs::device::FieldId,
+    sys_exports::field_id::{NVML_FI_DEV_REMAPPED_FAILURE, NVML_FI_DEV_REMAPPED_PENDING},
 };
 
 use super::call::{CallFailure, Calls, FailureKind};
@@ -22,8 +28,25 @@ pub struct Sample {
     pub temperature_celsius: Option<u32>,
     /// The processes that hold a context on the device, by pid, each once.
     pub processes: Option<Vec<GpuProcess>>,
+    /// What speaks against it.
+    pub signs: Sampled,
     /// The calls that failed although the device should answer them.
     pub failures: Vec<CallFailure>,
+}
+
+/// What one sample says against the device. `None`: the device does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// Uncorrectable memory errors since the driver was loaded or the device reset (NVML's volatile counter).
+    pub uncorrectable_errors: Option<u64>,
+    /// A row waits for a reset to be remapped, or a page to be retired.
+    pub remap_pending: Option<bool>,
+    /// A row could not be remapped.
+    pub remap_failed: Option<bool>,
+    /// The clocks are lowered because of heat.
+    pub thermal: Option<bool>,
+    /// The clocks are lowered by the power brake: the power supply asks for it.
+    pub power_brake: Option<bool>,
 }
 
 impl Sample {
@@ -72,7 +95,7 @@ type Step<'a> = &'a dyn Fn(&mut Sample) -> Result<(), CallFailure>;
 pub fn sample(calls: &Calls, device: &Device<'_>, lists: ProcessLists) -> Sample {
     let mut sample = Sample::default();
     // The order is that of importance: memory and processes are what a healthy device always answers.
-    let steps: [Step<'_>; 6] = [
+    let steps: [Step<'_>; 9] = [
         &|sample| {
             let memory = calls.run("nvmlDeviceGetMemoryInfo_v2", || device.memory_info())?;
             sample.memory_used_bytes = Some(memory.used);
@@ -107,6 +130,29 @@ pub fn sample(calls: &Calls, device: &Device<'_>, lists: ProcessLists) -> Sample
             })?;
             Ok(())
         },
+        &|sample| {
+            sample.signs.uncorrectable_errors = calls
+                .optional("nvmlDeviceGetTotalEccErrors", || {
+                    device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
+                })?;
+            Ok(())
+        },
+        &|sample| {
+            let reasons = calls.optional("nvmlDeviceGetCurrentClocksThrottleReasons", || {
+                device.current_throttle_reasons()
+            })?;
+            let hot = ThrottleReasons::SW_THERMAL_SLOWDOWN | ThrottleReasons::HW_THERMAL_SLOWDOWN;
+            sample.signs.thermal = reasons.map(|reasons| reasons.intersects(hot));
+            sample.signs.power_brake =
+                reasons.map(|reasons| reasons.contains(ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN));
+            Ok(())
+        },
+        &|sample| {
+            let [pending, failed] = remapping(calls, device)?;
+            sample.signs.remap_pending = pending;
+            sample.signs.remap_failed = failed;
+            Ok(())
+        },
     ];
     for step in steps {
         if let Err(failure) = step(&mut sample) {
@@ -118,6 +164,30 @@ pub fn sample(calls: &Calls, device: &Device<'_>, lists: ProcessLists) -> Sample
         }
     }
     sample
+}
+
+/// Whether a remapping of memory rows awaits a reset, and whether one failed. Models that retire pages instead have only
+/// the former.
+fn remapping(calls: &Calls, device: &Device<'_>) -> Result<[Option<bool>; 2], CallFailure> {
+    let fields = [NVML_FI_DEV_REMAPPED_PENDING, NVML_FI_DEV_REMAPPED_FAILURE].map(FieldId);
+    let values = calls.optional("nvmlDeviceGetFieldValues", || {
+        device.field_values_for(&fields)
+    })?;
+    let mut told = [None; 2];
+    for (told, value) in told.iter_mut().zip(values.into_iter().flatten()) {
+        let value = calls.optional("nvmlDeviceGetFieldValues", || value.and_then(|v| v.value))?;
+        *told = match value {
+            Some(SampleValue::U32(value)) => Some(value != 0),
+            Some(SampleValue::U64(value)) => Some(value != 0),
+            _ => None,
+        };
+    }
+    if told[0].is_none() {
+        told[0] = calls.optional("nvmlDeviceGetRetiredPagesPendingStatus", || {
+            device.are_pages_pending_retired()
+        })?;
+    }
+    Ok(told)
 }
 
 fn processes(

@@ -20,10 +20,11 @@ use super::{
     Observation, Slot,
     call::{CallFailure, Calls, FailureKind},
     describe::{DeviceFacts, describe},
+    events::{Hearing, Listener},
     library::{self, DriverVersions, Trouble},
     sample::{ProcessLists, Sample, sample},
 };
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, clock::BootMillis};
 
 /// How often the facts of healthy devices are read again: MIG instances and links change without notice.
 const DESCRIBE_EVERY: Duration = Duration::from_mins(1);
@@ -53,13 +54,14 @@ pub struct NvmlThread {
 }
 
 impl NvmlThread {
-    /// Starts the thread. `latest` holds what it saw last, or `None` before the first time.
+    /// Starts the thread. `latest` holds what it saw last, or `None` before the first time; `hearing` what it heard.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn spawn(
         settings: Settings,
         calls: Arc<Calls>,
+        hearing: Arc<Hearing>,
         latest: watch::Sender<Option<Arc<Observation>>>,
     ) -> io::Result<Self> {
         let (stop, stopped) = channel();
@@ -69,6 +71,7 @@ impl NvmlThread {
                 Worker {
                     settings,
                     calls,
+                    hearing,
                     latest,
                     stopped,
                     reopen_for_lost: REOPEN_FOR_LOST,
@@ -111,6 +114,7 @@ struct Attached<'nvml> {
 struct Worker {
     settings: Settings,
     calls: Arc<Calls>,
+    hearing: Arc<Hearing>,
     latest: watch::Sender<Option<Arc<Observation>>>,
     stopped: Receiver<()>,
     reopen_for_lost: Backoff,
@@ -133,6 +137,7 @@ impl Worker {
                         _ => ABSENCE_LONGEST,
                     };
                     self.latest.send_replace(Some(Arc::new(Observation {
+                        began_at: BootMillis::now(),
                         trouble: Some(trouble),
                         driver,
                         slots: Vec::new(),
@@ -183,7 +188,7 @@ impl Worker {
         let library = self.settings.library.clone();
         let fingerprint = self.fingerprint();
         let nvml = match library::open(&self.calls, library.as_deref()) {
-            Ok(nvml) => nvml,
+            Ok(nvml) => Arc::new(nvml),
             Err(trouble) => {
                 return End::Trouble {
                     trouble,
@@ -202,6 +207,9 @@ impl Worker {
                 samples: 0,
             };
         }
+        // It ends before NVML is closed, if it can.
+        let _listener = Listener::spawn(Arc::clone(&nvml), Arc::clone(&self.hearing))
+            .inspect_err(|error| tracing::warn!(%error, "no thread for NVML's events"));
         self.sample_until_end(&nvml, driver, &fingerprint)
     }
 
@@ -218,6 +226,7 @@ impl Worker {
         let mut reopen_at: Option<Instant> = None;
         let mut next = Instant::now();
         loop {
+            let began_at = BootMillis::now();
             let count = match self
                 .calls
                 .run("nvmlDeviceGetCount_v2", || nvml.device_count())
@@ -255,6 +264,7 @@ impl Worker {
             }
             let lost = slots.iter().any(is_lost);
             self.latest.send_replace(Some(Arc::new(Observation {
+                began_at,
                 trouble: None,
                 driver: driver.clone(),
                 slots,

@@ -1,6 +1,9 @@
 //! What the agent asks of the API server: which requests, how many, and with which bodies.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use axum::{
     Router,
@@ -11,7 +14,7 @@ use axum::{
 };
 use gridstake_crds::{
     GpuNodeStatus,
-    gpu_node::{Agent, AgentState},
+    gpu_node::{Agent, AgentState, Device, DeviceFault, DeviceFaultKind, DeviceHealth},
 };
 use gridstake_device_agent::{
     heartbeat::Heartbeat,
@@ -19,6 +22,7 @@ use gridstake_device_agent::{
     metrics::Metrics,
     outcome::{Outcomes, Task},
     publish::Publisher,
+    telling,
 };
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -37,6 +41,8 @@ struct ApiServer {
     requests: Arc<Mutex<Vec<(Method, String, Value)>>>,
     gpu_node: Arc<Mutex<Option<Value>>>,
     lease: Arc<Mutex<Option<Value>>>,
+    /// Whether it refuses to change the status of a GpuNode.
+    refuses_status: Arc<AtomicBool>,
 }
 
 impl ApiServer {
@@ -78,6 +84,11 @@ async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
     } else {
         &server.gpu_node
     };
+    if path.ends_with("/status") && server.refuses_status.load(Ordering::SeqCst) {
+        let mut requests = server.requests.lock().unwrap();
+        requests.push((parts.method, path, body));
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let mut stored = stored.lock().unwrap();
     let (code, object) = match (&parts.method, stored.as_mut()) {
         (&Method::POST, _) => {
@@ -126,9 +137,10 @@ async fn a_missing_gpu_node_is_created_bare_and_its_status_applied_only_when_it_
     let metrics = Metrics::new().unwrap();
     let (wanted, wanted_seen) = watch::channel(Some(status("1")));
     let (before, before_seen) = oneshot::channel();
+    let (_asking, _reporting, telling) = telling::channel();
     let stop = CancellationToken::new();
     let outcomes = Outcomes::new(Task::Publish, &metrics);
-    let running = tokio::spawn(publisher.run(wanted_seen, before, outcomes, stop.clone()));
+    let running = tokio::spawn(publisher.run(wanted_seen, before, telling, outcomes, stop.clone()));
     server.until_asked(3).await;
     assert!(before_seen.await.unwrap().is_empty());
 
@@ -174,9 +186,10 @@ async fn an_agent_that_restarts_reads_once_and_writes_nothing() {
     let metrics = Metrics::new().unwrap();
     let (wanted, wanted_seen) = watch::channel(Some(status("1")));
     let (before, before_seen) = oneshot::channel();
+    let (_asking, _reporting, telling) = telling::channel();
     let stop = CancellationToken::new();
     let outcomes = Outcomes::new(Task::Publish, &metrics);
-    let running = tokio::spawn(publisher.run(wanted_seen, before, outcomes, stop.clone()));
+    let running = tokio::spawn(publisher.run(wanted_seen, before, telling, outcomes, stop.clone()));
     before_seen.await.unwrap();
     let succeeded = metrics.task_runs.with_label_values(&["publish", "success"]);
     let reconciled = async {
@@ -199,7 +212,9 @@ async fn the_lease_is_created_once_and_then_renewed_with_one_request() {
     let leases = "/apis/coordination.k8s.io/v1/namespaces/gridstake-system/leases";
     for expected in [2, 3] {
         let (_heads, heads) = watch::channel(Heads::new());
-        let heartbeat = Heartbeat::new(client.clone(), "gridstake-system", "node-a", heads);
+        // Nobody is there who would have to tell anything.
+        let (asking, ..) = telling::channel();
+        let heartbeat = Heartbeat::new(client.clone(), "gridstake-system", "node-a", heads, asking);
         let stop = CancellationToken::new();
         let outcomes = Outcomes::new(Task::Heartbeat, &metrics);
         let running = tokio::spawn(heartbeat.run(outcomes, stop.clone()));
@@ -217,4 +232,134 @@ async fn the_lease_is_created_once_and_then_renewed_with_one_request() {
     assert_eq!(created["holderIdentity"], "node-a");
     assert_eq!(created["leaseDurationSeconds"], 30);
     assert_eq!(created["acquireTime"], created["renewTime"]);
+}
+
+fn with_fault(version: &str) -> GpuNodeStatus {
+    let fault = DeviceFault {
+        kind: DeviceFaultKind::Xid,
+        xid: Some(79),
+        first_ms: 1_800_000_000_000,
+        last_ms: 1_800_000_000_000,
+        count: 1,
+    };
+    GpuNodeStatus {
+        devices: vec![Device {
+            uuid: "GPU-a".to_owned(),
+            index: 0,
+            model: "NVIDIA H100 80GB HBM3".to_owned(),
+            architecture: None,
+            memory_mib: 81_559,
+            compute_capability: "9.0".to_owned(),
+            pci_bus_id: None,
+            mig: None,
+            sharing: None,
+            nvlink_peers: Vec::new(),
+            health: DeviceHealth::Unhealthy,
+            reasons: Vec::new(),
+            faults: vec![fault],
+        }],
+        ..status(version)
+    }
+}
+
+/// A publisher and a heartbeat, with an observer that answers each question at once.
+struct Telling {
+    server: ApiServer,
+    stop: CancellationToken,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Telling {
+    async fn start(
+        server: ApiServer,
+        wanted: watch::Receiver<Option<GpuNodeStatus>>,
+        metrics: &Metrics,
+    ) -> Self {
+        let client = server.start().await;
+        let (asking, mut reporting, telling) = telling::channel();
+        let stop = CancellationToken::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        let (before, _) = oneshot::channel();
+        let publisher = Publisher::new(client.clone(), "node-a");
+        let outcomes = Outcomes::new(Task::Publish, metrics);
+        tasks.spawn(publisher.run(wanted, before, telling, outcomes, stop.clone()));
+        let (_, heads) = watch::channel(Heads::new());
+        let heartbeat = Heartbeat::new(client, "gridstake-system", "node-a", heads, asking);
+        tasks.spawn(heartbeat.run(Outcomes::new(Task::Heartbeat, metrics), stop.clone()));
+        tasks.spawn(async move {
+            while reporting.asked.changed().await.is_ok() {
+                let question = *reporting.asked.borrow_and_update();
+                reporting.reported.send_replace(question);
+            }
+        });
+        Self {
+            server,
+            stop,
+            tasks,
+        }
+    }
+
+    /// Waits until so many requests match.
+    async fn until(&self, what: &str, times: usize) {
+        let came = async {
+            let count = || {
+                self.server
+                    .verbs()
+                    .iter()
+                    .filter(|v| v.contains(what))
+                    .count()
+            };
+            while count() < times {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, came).await.unwrap();
+    }
+
+    async fn stop(mut self) {
+        self.stop.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        timeout(PATIENCE, all).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_fault_is_in_the_status_before_the_first_heartbeat_after_it() {
+    let metrics = Metrics::new().unwrap();
+    let (_wanted, seen) = watch::channel(Some(with_fault("1")));
+    let telling = Telling::start(ApiServer::default(), seen, &metrics).await;
+    telling.until("PATCH /apis/coordination", 1).await;
+    let verbs = telling.server.verbs();
+    let first = |what: &str| verbs.iter().position(|verb| verb.contains(what));
+    assert!(first("node-a/status") < first("/leases"), "{verbs:?}");
+    telling.stop().await;
+}
+
+#[tokio::test]
+async fn while_a_fault_cannot_be_told_there_is_no_heartbeat() {
+    let metrics = Metrics::new().unwrap();
+    let server = ApiServer::default();
+    server.refuses_status.store(true, Ordering::SeqCst);
+    let (_wanted, seen) = watch::channel(Some(with_fault("1")));
+    let telling = Telling::start(server, seen, &metrics).await;
+    telling.until("node-a/status", 2).await;
+    let leases = |telling: &Telling| {
+        let verbs = telling.server.verbs();
+        verbs.iter().filter(|verb| verb.contains("/leases")).count()
+    };
+    assert_eq!(leases(&telling), 0);
+    telling.server.refuses_status.store(false, Ordering::SeqCst);
+    telling.until("/leases", 1).await;
+    telling.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_fault_holds_up_no_heartbeat() {
+    let metrics = Metrics::new().unwrap();
+    let server = ApiServer::default();
+    server.refuses_status.store(true, Ordering::SeqCst);
+    let (_wanted, seen) = watch::channel(Some(status("1")));
+    let telling = Telling::start(server, seen, &metrics).await;
+    telling.until("/leases", 1).await;
+    telling.stop().await;
 }

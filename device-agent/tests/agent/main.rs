@@ -9,6 +9,7 @@
 )]
 
 mod api_server;
+mod health;
 mod kubelet;
 mod metering;
 mod node;

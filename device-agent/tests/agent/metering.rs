@@ -33,13 +33,13 @@ use gridstake_device_agent::{
         trouble::Trouble,
     },
     metrics::Metrics,
-    nvml::{Observation, call::Calls, thread::NvmlThread},
+    nvml::{Observation, call::Calls, events::Hearing, thread::NvmlThread},
     pod_resources::Assignment,
     process::ProcessTable,
     signing_key::{KeyState, SigningKey},
 };
 use gridstake_ledger::checkpoint::{Device, Subject, devices_hash};
-use gridstake_simulated_gpus_state::{Process, ProcessKind};
+use gridstake_simulated_gpus_state::{CallFault, DriverKind, Process, ProcessKind, ReturnCode};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -252,10 +252,46 @@ impl Host {
         pid
     }
 
+    /// Starts a process of the host on the same GPU.
+    fn start_foreign(&mut self, beside: u32) -> Foreign {
+        let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id();
+        let folder = self.path(&format!("proc/{pid}"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("cgroup"), "0::/system.slice/miner.service\n").unwrap();
+        fs::write(folder.join("mountinfo"), "").unwrap();
+        let stat = Path::new("/proc").join(pid.to_string()).join("stat");
+        symlink(stat, folder.join("stat")).unwrap();
+        let of = |pid, pod_uid: &str| Process {
+            device: uuid(0),
+            pid,
+            start_ticks: 1,
+            used_memory_mib: 512,
+            kind: ProcessKind::Compute,
+            gpu_instance: None,
+            compute_instance: None,
+            container: String::new(),
+            pod_uid: pod_uid.to_owned(),
+        };
+        self.gpus
+            .set_processes(vec![of(beside, POD_UID), of(pid, "")]);
+        Foreign(child)
+    }
+
     fn end_container(&mut self) {
         let mut child = self.container.take().unwrap();
         drop(child.stdin.take());
         child.wait().unwrap();
+    }
+}
+
+/// A process that belongs to no pod.
+struct Foreign(Child);
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -291,7 +327,8 @@ impl Agent {
             proc_root: "/proc".into(),
             interval,
         };
-        let nvml = NvmlThread::spawn(nvml, calls, sender).unwrap();
+        let hearing = Arc::new(Hearing::new(metrics.nvml_call_errors.clone()));
+        let nvml = NvmlThread::spawn(nvml, calls, hearing, sender).unwrap();
         let key = Arc::new(SigningKey::load_or_create(&host.path("state")).unwrap());
         let given = vec![Assignment {
             namespace: "lab".into(),
@@ -340,7 +377,19 @@ impl Agent {
         }
     }
 
+    /// Waits for so many more samples.
+    async fn samples(&mut self, more: usize) {
+        for _ in 0..more {
+            timeout(PATIENCE, self.latest.changed())
+                .await
+                .unwrap()
+                .unwrap();
+        }
+    }
+
     async fn stop(mut self) {
+        let shared = self.metrics.overallocated.with_label_values(&[&uuid(0)]);
+        assert!(shared.get() == 0.0, "no GPU is ever held more than once");
         self.stop.cancel();
         let all = async { while self.tasks.join_next().await.is_some() {} };
         timeout(PATIENCE, all).await.unwrap();
@@ -573,5 +622,179 @@ async fn a_seal_that_the_api_server_has_lost_is_given_back_once_and_the_next_sli
         patches.iter().filter(given_back).count()
     };
     assert_eq!(times, 1);
+    agent.stop().await;
+}
+
+/// What is stated in the end of a lease of which something goes wrong in the middle.
+async fn stated_when(goes_wrong: impl AsyncFnOnce(&mut Host, &mut Agent, u32)) -> Evidence {
+    let (server, mut host) = (ApiServer::new(), Host::new());
+    let client = server.start().await;
+    server.open(0, None);
+    let mut agent = Agent::start(&host, &client);
+    let pid = host.start_container();
+    server.until(RECORD, |e| e.started_ms.is_some()).await;
+    let listed = agent.latest.wait_for(|seen| lists(seen.as_deref(), pid));
+    timeout(PATIENCE, listed).await.unwrap().unwrap();
+    agent.samples(5).await;
+    goes_wrong(&mut host, &mut agent, pid).await;
+    agent.samples(5).await;
+    host.end_container();
+    let ended = server.until(RECORD, |e| e.ended_ms.is_some()).await;
+    assert_whole(RECORD, &ended);
+    assert!(ended.gaps.is_empty(), "the agent was there all the time");
+    agent.stop().await;
+    ended
+}
+
+/// The most energy that the GPU can have used in the span of `evidence`, in millijoules.
+fn at_full_power(evidence: &Evidence) -> u64 {
+    let millis = evidence.ended_ms.unwrap() - evidence.started_ms.unwrap();
+    // 700 W; the samples before and after the span are 20 ms away, or late.
+    (millis + 1000) * 700
+}
+
+#[tokio::test]
+async fn an_energy_counter_that_is_reset_in_mid_run_states_no_energy_that_was_not_used() {
+    let evidence = stated_when(async |host, agent, _| {
+        // It has counted since boot and falls to almost nothing.
+        let boot = BootMillis::now().0;
+        host.gpus
+            .change(|state| state.devices[0].energy_zero_millijoules = boot * 70);
+        agent.samples(5).await;
+    })
+    .await;
+    let counters = evidence.devices[0].counters.unwrap();
+    let energy = counters.energy_millijoules.unwrap();
+    assert!(energy > 0 && energy <= at_full_power(&evidence), "{energy}");
+}
+
+#[tokio::test]
+async fn utilisation_that_becomes_unsupported_is_not_taken_for_none() {
+    let evidence = stated_when(async |host, agent, _| {
+        host.gpus.change(|state| {
+            let fault = CallFault {
+                error: Some(ReturnCode::NOT_SUPPORTED),
+                delay_milliseconds: 0,
+            };
+            for call in ["nvmlDeviceGetUtilizationRates", "nvmlDeviceGetPowerUsage"] {
+                state.calls.insert(call.to_owned(), fault);
+            }
+        });
+        agent.samples(20).await;
+    })
+    .await;
+    let counters = evidence.devices[0].counters.unwrap();
+    // At 97 % it was busy for almost all of the time in which it told.
+    let busy = counters.busy_millis.unwrap();
+    let millis = evidence.ended_ms.unwrap() - evidence.started_ms.unwrap();
+    assert!(busy > 0 && busy < millis, "{busy} of {millis}");
+    assert!(counters.energy_millijoules.unwrap() > 0);
+}
+
+#[tokio::test]
+async fn calls_that_take_far_longer_than_a_sample_cost_no_second_of_the_lease_and_no_energy() {
+    let evidence = stated_when(async |host, agent, _| {
+        host.gpus.change(|state| {
+            let fault = CallFault {
+                error: None,
+                // Fifteen samples' time, as 15 s would be at one a second.
+                delay_milliseconds: 300,
+            };
+            let call = "nvmlDeviceGetTemperature".to_owned();
+            state.calls.insert(call, fault);
+        });
+        agent.samples(6).await;
+    })
+    .await;
+    let counters = evidence.devices[0].counters.unwrap();
+    let energy = counters.energy_millijoules.unwrap();
+    // At 70 W over at least the nine late intervals.
+    assert!(energy >= 9 * 300 * 70, "{energy}");
+    assert!(energy <= at_full_power(&evidence), "{energy}");
+    let busy = counters.busy_millis.unwrap();
+    assert!(busy < 9 * 300, "{busy} ms: late samples tell no use");
+}
+
+#[tokio::test]
+async fn a_driver_that_is_loaded_anew_in_mid_run_costs_no_second_of_the_lease() {
+    let evidence = stated_when(async |host, agent, pid| {
+        host.gpus.set_driver(DriverKind::Unloaded);
+        let gone = agent
+            .latest
+            .wait_for(|seen| seen.as_ref().is_some_and(|seen| seen.trouble.is_some()));
+        timeout(PATIENCE, gone).await.unwrap().unwrap();
+        host.gpus.set_driver(DriverKind::Current);
+        let back = agent.latest.wait_for(|seen| lists(seen.as_deref(), pid));
+        timeout(PATIENCE, back).await.unwrap().unwrap();
+    })
+    .await;
+    assert!(samples(&evidence) > 5);
+    let energy = evidence.devices[0].counters.unwrap().energy_millijoules;
+    assert!(energy.unwrap() <= at_full_power(&evidence));
+}
+
+#[tokio::test]
+async fn a_gpu_that_is_lost_in_mid_run_ends_no_lease_and_states_no_use_of_that_time() {
+    let evidence = stated_when(async |host, agent, _| {
+        host.gpus
+            .change(|state| state.devices[0].faults.lost = true);
+        let lost = agent.latest.wait_for(|seen| {
+            let slots = seen.as_ref().map(|seen| seen.slots.as_slice());
+            slots.is_some_and(|slots| slots.iter().any(|slot| slot.facts.is_err()))
+        });
+        timeout(PATIENCE, lost).await.unwrap().unwrap();
+        agent.samples(20).await;
+    })
+    .await;
+    let counters = evidence.devices[0].counters.unwrap();
+    let millis = evidence.ended_ms.unwrap() - evidence.started_ms.unwrap();
+    assert!(counters.busy_millis.unwrap() < millis);
+}
+
+#[tokio::test]
+async fn a_process_of_the_host_on_an_allocated_gpu_is_told_and_not_counted() {
+    let mut foreign = None;
+    let evidence = stated_when(async |host, agent, pid| {
+        let started = host.start_foreign(pid);
+        let id = started.0.id();
+        foreign = Some(started);
+        let listed = agent.latest.wait_for(|seen| lists(seen.as_deref(), id));
+        timeout(PATIENCE, listed).await.unwrap().unwrap();
+        agent.samples(10).await;
+    })
+    .await;
+    assert_eq!(evidence.foreign_processes, Some(1));
+    let counters = evidence.devices[0].counters.unwrap();
+    assert_eq!(counters.peak_processes, Some(1));
+    let millis = evidence.ended_ms.unwrap() - evidence.started_ms.unwrap();
+    let memory = counters.memory_mib_seconds.unwrap();
+    assert!(memory <= 512 * (millis + 1000) / 1000, "{memory} MiB s");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_costs_nothing_that_was_seen_and_is_over_when_there_is_room() {
+    let (server, mut host) = (ApiServer::new(), Host::new());
+    let client = server.start().await;
+    server.open(0, None);
+    fs::create_dir_all(host.path("state")).unwrap();
+    let next = host.path("state/metering.json.next");
+    // The kernel's device that answers each write as a full disk does.
+    symlink("/dev/full", &next).unwrap();
+    host.start_container();
+    let mut agent = Agent::start(&host, &client);
+    let told = agent.trouble.wait_for(|trouble| {
+        let message = trouble.message().unwrap_or_default();
+        message.contains("No space left on device")
+    });
+    timeout(PATIENCE, told).await.unwrap().unwrap();
+    server.until(RECORD, |e| !e.checkpoints.is_empty()).await;
+    fs::remove_file(next).unwrap();
+    let mended = agent.trouble.wait_for(|trouble| trouble.spool.is_none());
+    timeout(PATIENCE, mended).await.unwrap().unwrap();
+    agent.stop().await;
+    let agent = Agent::start(&host, &client);
+    host.end_container();
+    let ended = server.until(RECORD, |e| e.ended_ms.is_some()).await;
+    assert_whole(RECORD, &ended);
     agent.stop().await;
 }

@@ -9,10 +9,13 @@ use std::{
 };
 
 use gridstake_device_agent::{
+    clock::{Anchor, BootMillis},
+    health::{Health, Verdict},
     metrics::Metrics,
     nvml::{
         Observation,
         call::Calls,
+        events::Hearing,
         inventory::{Device, Inventory},
         thread::{NvmlThread, Settings},
     },
@@ -103,6 +106,8 @@ impl Node {
 pub struct Watch {
     latest: watch::Receiver<Option<Arc<Observation>>>,
     pub inventory: Inventory,
+    pub health: Health,
+    pub hearing: Arc<Hearing>,
     pub calls: Arc<Calls>,
     pub metrics: Metrics,
     _thread: NvmlThread,
@@ -112,16 +117,20 @@ impl Watch {
     pub fn new(library: PathBuf) -> Self {
         let metrics = Metrics::new().unwrap();
         let calls = Arc::new(Calls::new(metrics.nvml_call_errors.clone()));
+        let hearing = Arc::new(Hearing::new(metrics.nvml_call_errors.clone()));
         let (sender, latest) = watch::channel(None);
         let settings = Settings {
             library: Some(library),
             proc_root: PathBuf::from("/proc"),
             interval: Duration::from_millis(20),
         };
-        let thread = NvmlThread::spawn(settings, Arc::clone(&calls), sender).unwrap();
+        let thread =
+            NvmlThread::spawn(settings, Arc::clone(&calls), Arc::clone(&hearing), sender).unwrap();
         Self {
             latest,
             inventory: Inventory::default(),
+            health: Health::default(),
+            hearing,
             calls,
             metrics,
             _thread: thread,
@@ -143,6 +152,28 @@ impl Watch {
             "waited for {what}; the inventory is {:#?}",
             self.inventory
         );
+    }
+
+    /// Follows observations and events until the first GPU is judged as `condition` says.
+    pub async fn until_judged(&mut self, condition: impl Fn(&Verdict) -> bool) {
+        let follow = async {
+            loop {
+                let (heard, _) = self.hearing.take();
+                self.health.hear(&heard, Anchor::now());
+                self.health.settle(BootMillis::now(), true);
+                let first = self.inventory.devices().next();
+                if first.is_some_and(|first| condition(&self.health.verdict(first))) {
+                    return;
+                }
+                self.latest.changed().await.expect("the NVML thread runs");
+                let seen = self.latest.borrow_and_update().clone().unwrap();
+                self.inventory.observe(&seen);
+                self.health
+                    .observe(self.inventory.devices(), BootMillis::now(), Anchor::now());
+            }
+        };
+        let came = tokio::time::timeout(PATIENCE, follow).await.is_ok();
+        assert!(came, "the GPUs are judged as {:#?}", self.health);
     }
 
     pub fn device(&self, index: u32) -> &Device {

@@ -570,6 +570,77 @@ fn the_processes_of_others_are_told_and_their_memory_is_not_counted() {
 }
 
 #[test]
+fn a_reading_that_comes_late_tells_the_energy_of_the_time_before_it_and_no_use() {
+    let mut node = Node::running();
+    let energy = node.energy;
+    for _ in 0..10 {
+        // A call that takes 5 s makes each sample this late.
+        node.after(5_500);
+    }
+    let used = node.energy - energy;
+    node.alive.clear();
+    node.after(0);
+    let counters = node.stated().devices[0].counters.unwrap();
+    assert_eq!(counters.energy_millijoules, Some(used));
+    assert_eq!((counters.busy_millis, counters.samples), (None, Some(11)));
+}
+
+#[test]
+fn an_energy_counter_that_begins_anew_loses_one_interval_and_wraps_nothing() {
+    let mut node = Node::running();
+    node.run(10);
+    let before = node.energy;
+    node.energy = 0;
+    node.run(10);
+    node.alive.clear();
+    node.after(0);
+    let counters = node.stated().devices[0].counters.unwrap();
+    let told = counters.energy_millijoules.unwrap();
+    // 100 W for 20 s; the second in which it began anew tells nothing.
+    assert_eq!(told, 1_900_000, "from {before} mJ");
+    assert_eq!(counters.busy_millis, Some(10_000), "use goes on");
+}
+
+#[test]
+fn a_spool_does_not_grow_however_often_the_agent_returns_without_a_key() {
+    let mut node = Node::new();
+    let key = node.key.take();
+    node.alive = vec![process(7, 100_000)];
+    let mut sizes = Vec::new();
+    for _ in 0..300 {
+        node.run(3);
+        node.restart(5_000);
+        sizes.push(serde_json::to_vec(&node.state).unwrap().len());
+    }
+    let most = sizes.iter().max().unwrap();
+    assert!(*most < 16 << 10, "{most} bytes");
+    node.key = key;
+    node.run(1);
+    node.alive.clear();
+    node.after(0);
+    let evidence = node.stated();
+    let samples = evidence.devices[0].counters.unwrap().samples.unwrap();
+    assert_eq!(samples, 300 * 4 + 1, "no sample of all that is lost");
+    let spans = node.spans();
+    assert_eq!(spans[0].2, 100_000, "from the first process's start");
+    node.check();
+}
+
+#[test]
+fn a_lease_takes_no_more_room_however_long_it_runs_and_the_api_server_is_away() {
+    let mut node = Node::running();
+    let mut most = 0;
+    for round in 0..600 {
+        node.after(EVERY);
+        if round % 7 == 0 {
+            node.restart(20_000);
+        }
+        most = most.max(serde_json::to_vec(&node.state).unwrap().len());
+    }
+    assert!(most < 64 << 10, "{most} bytes");
+}
+
+#[test]
 fn the_head_tells_until_when_a_process_was_seen() {
     let mut node = Node::running();
     node.run(7);

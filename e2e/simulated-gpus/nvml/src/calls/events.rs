@@ -25,7 +25,7 @@ use crate::{
 /// Events that a program may register for: single-bit ECC, double-bit ECC, P-state, Xid, clock changes.
 const EVENTS_SUPPORTED: c_ulonglong = 0x1f;
 /// How often a waiting set looks at the files.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Handles of sets: numbers dressed as pointers, apart from those of devices.
 const TAG: usize = 0x4556_0000_0000;
 
