@@ -230,7 +230,8 @@ mod tests {
         assert!(!withdrawn.declare.unwrap().posted && withdrawn.hash.is_none());
         write(&mut node, 7, &withdrawn);
         assert!(!is_posted(&node, 7, "anvil"));
-        write(&mut node, 7, &decide(&node, &backed(7), |_| Some(true)));
+        let stated = decide(&node, &backed(7), |_| Some(true));
+        write(&mut node, 7, &stated);
         assert!(is_posted(&node, 7, "anvil"));
     }
 
