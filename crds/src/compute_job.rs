@@ -673,6 +673,10 @@ closed_enum! {
         WaitingForBinding,
         /// All members run.
         Running,
+        /// A node of the job does not answer, neither its agent nor its kubelet; unless it does soon, the job is placed elsewhere.
+        NodeSuspect,
+        /// A node of the job does not answer, like too many others: the job is left alone until they are back.
+        Amnesty,
         /// Pods are being stopped.
         Stopping,
         /// The job has ended.

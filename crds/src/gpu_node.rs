@@ -634,6 +634,8 @@ closed_enum! {
         AgentMissing,
         /// The agent has not renewed its Lease for three heartbeats.
         AgentSilent,
+        /// The agent is silent, and too many others fell silent with it: nothing is held against any of them.
+        Amnesty,
         /// The agent lives and cannot use NVML; the message says why.
         NvmlUnavailable,
         /// Every device is healthy.

@@ -10,6 +10,8 @@
 #   world.sh images [TAR...]       load image archives into every node (default: .build/images/*.tar), those that
 #                                  changed since; prints the names of what it loaded
 #   world.sh on-node NODE CMD...   run CMD on a node, as root, in its host namespaces
+#   world.sh power NODE off|on     cut a node's power, or give it back
+#   world.sh cable NODE off|on     take a node off the network, or put it back
 #
 # Environment:
 #   E2E_CLUSTER   native    a cluster of its own on this machine, without Docker; needs root (see cluster.sh)
@@ -160,6 +162,28 @@ and image.tag of each part. Then set E2E_VALUES to that file"
   done
 }
 
+power() { # NODE off|on
+  local node=${1:?NODE} state=${2:-}
+  case $cluster/$state in
+    native/*) "$here/cluster.sh" power "$dir" "$node" "$state" ;;
+    kind/off) docker kill "$node" >/dev/null ;;
+    kind/on) docker start "$node" >/dev/null ;;
+    existing/*) fail "the nodes of an existing cluster cannot be switched off" ;;
+    *) fail "usage: world.sh power NODE off|on" ;;
+  esac
+}
+
+cable() { # NODE off|on
+  local node=${1:?NODE} state=${2:-}
+  case $cluster/$state in
+    native/*) "$here/cluster.sh" cable "$dir" "$node" "$state" ;;
+    kind/off) docker network disconnect kind "$node" ;;
+    kind/on) docker network connect kind "$node" ;;
+    existing/*) fail "the nodes of an existing cluster cannot be taken off their network" ;;
+    *) fail "usage: world.sh cable NODE off|on" ;;
+  esac
+}
+
 on_node() { # NODE CMD...
   (($# > 1)) || fail "usage: world.sh on-node NODE CMD..."
   local node=$1
@@ -179,9 +203,9 @@ shift
 cluster=$(choose)
 case $verb in
   which) which_world ;;
-  up | down | status | run) "$verb" "$@" ;;
+  up | down | status | run | power | cable) "$verb" "$@" ;;
   env) environment ;;
   images) load_images "$@" ;;
   on-node) on_node "$@" ;;
-  *) fail "no verb '$verb'; there are which, up, down, status, env, run, images and on-node" ;;
+  *) fail "no verb '$verb'; there are which, up, down, status, env, run, images, on-node, power and cable" ;;
 esac

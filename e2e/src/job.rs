@@ -220,8 +220,11 @@ impl Job {
     /// Tells the pods of a job made with [`runs_until_released`](crate::job_manifest::JobManifest::runs_until_released)
     /// to end well.
     pub async fn release(&self) -> Result<()> {
-        let running =
-            |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+        // One that is on its way out may be on a node that does not answer.
+        let running = |pod: &Pod| {
+            pod.metadata.deletion_timestamp.is_none()
+                && pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+        };
         let pods: Vec<_> = self
             .pods()
             .await?

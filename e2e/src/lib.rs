@@ -23,6 +23,7 @@ pub mod incident;
 pub mod job;
 pub mod job_manifest;
 pub mod market;
+pub mod node_power;
 pub mod operator_process;
 pub mod payer;
 pub mod pod_history;

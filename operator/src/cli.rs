@@ -3,10 +3,12 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use k8s_openapi::jiff::SignedDuration;
 
 use crate::{
     archive::{self, Terms},
     contracts_deploy::args::DeployArgs,
+    failover,
 };
 
 /// Places GPU jobs, watches over them, and keeps what is on offer up to date.
@@ -88,6 +90,24 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_ARCHIVE_REMOVES", default_value_t = true, action = clap::ArgAction::Set)]
     pub archive_removes: bool,
 
+    /// After which time without a heartbeat an agent counts as silent, in seconds. Agents send one every 10 s.
+    #[arg(long, env = "GRIDSTAKE_SILENT_AFTER", default_value = "30", value_parser = whole_seconds)]
+    pub silent_after: Duration,
+
+    /// How long a node of which neither agent nor kubelet answers may still come back before its jobs are placed elsewhere,
+    /// in seconds.
+    #[arg(long, env = "GRIDSTAKE_FAILOVER_GRACE", default_value = "30", value_parser = whole_seconds)]
+    pub failover_grace: Duration,
+
+    /// When more than this share of all nodes falls silent together, in percent, nothing is closed, placed elsewhere or held
+    /// against anybody.
+    #[arg(long, env = "GRIDSTAKE_AMNESTY_PERCENT", value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub amnesty_percent: u8,
+
+    /// How long that lasts at most, in seconds: nodes that are not back by then are given up.
+    #[arg(long, env = "GRIDSTAKE_AMNESTY_LONGEST", default_value = "900", value_parser = whole_seconds)]
+    pub amnesty_longest: Duration,
+
     /// How log lines are written.
     #[arg(long, env = "GRIDSTAKE_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
@@ -139,6 +159,18 @@ impl Args {
         Terms {
             retention: retention.max(archive::SHORTEST_RETENTION),
             removes: self.archive_removes,
+        }
+    }
+
+    /// How soon a node is given up.
+    #[must_use]
+    pub fn failover(&self) -> failover::Terms {
+        let span = |time: Duration| SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
+        failover::Terms {
+            silent_after: span(self.silent_after),
+            grace: span(self.failover_grace),
+            amnesty_percent: self.amnesty_percent,
+            amnesty_longest: span(self.amnesty_longest),
         }
     }
 
@@ -199,6 +231,7 @@ mod tests {
         assert_eq!(args.renew_deadline, Duration::from_secs(10));
         assert_eq!(args.retry_period, Duration::from_secs(2));
         assert!(args.leader_elect);
+        assert_eq!(args.failover(), failover::Terms::default());
         assert_eq!(args.listen.port(), 8080);
     }
 

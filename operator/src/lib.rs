@@ -28,6 +28,7 @@ pub mod controllers;
 pub mod crd_wait;
 pub mod error;
 pub mod events;
+pub mod failover;
 pub mod health;
 pub mod http;
 pub mod lane_counters;

@@ -50,6 +50,7 @@ pub struct Metrics {
     status_writes: IntCounterVec,
     leader: IntGauge,
     crd_missing: IntGaugeVec,
+    amnesty: IntGauge,
 }
 
 /// Registers counters with these labels.
@@ -118,6 +119,11 @@ impl Metrics {
             "1 while this replica is the leader.",
         )?;
         registry.register(Box::new(leader.clone()))?;
+        let amnesty = IntGauge::new(
+            "gridstake_amnesty_nodes",
+            "Nodes that fell silent together, too many for it to be their own fault; 0 while there is no amnesty.",
+        )?;
+        registry.register(Box::new(amnesty.clone()))?;
         let pass_seconds = HistogramVec::new(
             HistogramOpts::new(
                 "gridstake_reconcile_duration_seconds",
@@ -140,6 +146,7 @@ impl Metrics {
             status_writes,
             leader,
             crd_missing,
+            amnesty,
         })
     }
 
@@ -189,6 +196,11 @@ impl Metrics {
             .set(missing.into());
     }
 
+    /// How many nodes there is an amnesty for; 0: there is none.
+    pub fn set_amnesty(&self, nodes: usize) {
+        self.amnesty.set(i64::try_from(nodes).unwrap_or(i64::MAX));
+    }
+
     /// All metrics in the text format.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -216,6 +228,7 @@ mod tests {
             r#"gridstake_watch_errors_total{kind="Pod"} 1"#,
             r#"gridstake_status_writes_total{manager="gridstake-operator/gpu-node",result="written"} 1"#,
             "gridstake_operator_leader 1",
+            "gridstake_amnesty_nodes 0",
             r#"gridstake_crd_missing{crd="gpunodes.gridstake.dev"} 1"#,
             "gridstake_build_info{version=",
         ] {

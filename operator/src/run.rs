@@ -132,7 +132,14 @@ async fn work(
     }
 
     let mut watches = JoinSet::new();
-    let caches = Caches::start(&client, &args.namespace, &health, &metrics, &mut watches);
+    let caches = Caches::start(
+        &client,
+        &args.namespace,
+        args.failover(),
+        &health,
+        &metrics,
+        &mut watches,
+    );
     health.done(STARTING);
     if asked.run_until_cancelled(caches.filled()).await.is_none() {
         return Ok(());

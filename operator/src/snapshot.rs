@@ -100,10 +100,12 @@ fn facts_of(
 ) -> Option<NodeFacts> {
     let name = gpu_node.name_any();
     let node = caches.node(&name);
-    let heartbeat = caches.last_heartbeat(&name);
+    let silent = caches
+        .failover()
+        .is_silent(caches.last_heartbeat(&name), now);
     let guarantee = gpu_node::observe::guarantee(caches, chains, gpu_node, now);
     let standing = NodeStanding {
-        offer: gpu_node::decide::offer(gpu_node, node.as_deref(), heartbeat, &guarantee, now),
+        offer: gpu_node::decide::offer(gpu_node, node.as_deref(), silent, &guarantee, now),
         bonded: guarantee.backing.in_force().is_some(),
         provider: guarantee.backing.provider,
         chain: guarantee.backing.chain.as_deref().map(str::to_owned),

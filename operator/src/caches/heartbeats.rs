@@ -64,6 +64,12 @@ impl Heartbeats {
         }
     }
 
+    /// When each agent was last heard of.
+    #[must_use]
+    pub fn all(&self) -> Vec<Timestamp> {
+        self.beats().values().map(|beat| beat.arrived).collect()
+    }
+
     /// When the agent on `node` was last heard of.
     #[must_use]
     pub fn last(&self, node: &str) -> Option<Timestamp> {

@@ -40,6 +40,7 @@ use self::{
 };
 use crate::{
     controllers::{gpu_node::signers::Signers, stake_binding::observe::LastResolutions},
+    failover,
     health::Health,
     metrics::Metrics,
 };
@@ -76,6 +77,7 @@ pub struct Caches {
     /// All Namespaces.
     pub namespaces: Store<Namespace>,
     heartbeats: Heartbeats,
+    failover: failover::Terms,
     last_resolutions: LastResolutions,
     signers: Signers,
     record_index: RecordIndex,
@@ -104,6 +106,7 @@ impl Caches {
     pub fn start(
         client: &Client,
         namespace: &str,
+        failover: failover::Terms,
         health: &Health,
         metrics: &Metrics,
         tasks: &mut JoinSet<()>,
@@ -228,6 +231,7 @@ impl Caches {
             priority_classes,
             namespaces,
             heartbeats,
+            failover,
             last_resolutions: LastResolutions::default(),
             signers: Signers::default(),
             record_index,
@@ -281,6 +285,13 @@ impl Caches {
     /// Announces that this GpuNode is to be looked at.
     pub fn look_at_gpu_node(&self, name: &str) {
         self.triggers.gpu_nodes.one(None, name);
+    }
+
+    /// Announces that all GpuNodes, ComputeJobs and UsageRecords are to be looked at: what is thought of nodes has changed.
+    pub fn look_at_nodes_and_jobs(&self) {
+        self.triggers.gpu_nodes.all();
+        self.triggers.compute_jobs.all();
+        self.triggers.usage_records.all();
     }
 
     /// Announces that stakes on a chain have changed: whatever hangs on them is looked at again.
@@ -396,6 +407,18 @@ impl Caches {
     #[must_use]
     pub fn last_heartbeat(&self, node: &str) -> Option<Timestamp> {
         self.heartbeats.last(node)
+    }
+
+    /// When each agent was last heard of, on this replica's clock.
+    #[must_use]
+    pub fn last_heartbeats(&self) -> Vec<Timestamp> {
+        self.heartbeats.all()
+    }
+
+    /// How soon a node is given up.
+    #[must_use]
+    pub const fn failover(&self) -> &failover::Terms {
+        &self.failover
     }
 
     /// The Namespace of this name.

@@ -11,7 +11,7 @@ pub mod usage_record;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Context, archive, payer, settlement, uptime};
+use crate::{Context, archive, failover, payer, settlement, uptime};
 
 /// Runs all controllers until `stop`, or until one of them ends; then lets what runs finish.
 pub async fn run(context: &Context, stop: CancellationToken) {
@@ -23,6 +23,7 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     controllers.spawn(stake_binding::follow_stakes(context.clone(), stop.clone()));
     controllers.spawn(incident::run(context.clone(), stop.clone()));
     controllers.spawn(incident::follow_chains(context.clone(), stop.clone()));
+    controllers.spawn(failover::run(context.clone(), stop.clone()));
     controllers.spawn(compute_job::run(context.clone(), stop.clone()));
     controllers.spawn(usage_record::run(context.clone(), stop.clone()));
     controllers.spawn(placement::run(context.clone(), stop.clone()));

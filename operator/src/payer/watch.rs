@@ -16,7 +16,7 @@ use crate::{
     chain::Chain,
     context::Context,
     controllers::{
-        compute_job::{member::Member, observe::node_state},
+        compute_job::{member::Member, observe::node_of},
         usage_record::bill::unix_millis,
     },
 };
@@ -57,7 +57,7 @@ fn tally(ctx: &Context, chain: &Chain, now: Timestamp) -> Accounts {
 fn run_so_far(ctx: &Context, record: &UsageRecord) -> RunSoFar {
     let spec = &record.spec;
     let pod = ctx.caches.job_pod(&spec.job.namespace, &spec.pod_name)?;
-    let member = Member::read(&pod, node_state(ctx, &pod))?;
+    let member = Member::read(&pod, node_of(ctx, &pod, (ctx.now)()))?;
     let started = member.started_at.map(unix_millis)?;
     Some((started, member.finished_at.map(unix_millis)))
 }

@@ -27,6 +27,7 @@ use crate::{
     caches::parsed,
     controllers::gpu_node::observe::guarantee,
     error::chain as causes,
+    failover,
     settlement::Lane,
 };
 
@@ -138,10 +139,12 @@ impl Log {
         }
     }
 
-    /// The nodes for which a provider on the lane's chain answers.
+    /// The nodes for which a provider on the lane's chain answers, less those that are excused: of them this minute says
+    /// nothing.
     fn sights(&self) -> Vec<Sight> {
         let (caches, now) = (&self.context.caches, (self.context.now)());
         let nodes = caches.gpu_nodes.state();
+        let (amnesty, terms) = (failover::amnesty_now(caches, now), caches.failover());
         let sight = |gpu_node: &GpuNode| {
             let guarantee = guarantee(caches, &self.context.chains, gpu_node, now);
             let provider = guarantee.backing.in_force()?;
@@ -149,9 +152,13 @@ impl Log {
                 return None;
             }
             let name = gpu_node.name_any();
+            let heard_of = caches.last_heartbeat(&name);
+            if failover::is_excused(gpu_node, heard_of, amnesty.as_ref(), terms, now) {
+                return None;
+            }
             let devices = gpu_node.status.iter().flat_map(|status| &status.devices);
             let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-            let heard_at = caches.last_heartbeat(&name).map(Timestamp::as_second);
+            let heard_at = heard_of.map(Timestamp::as_second);
             Some(Sight {
                 provider: provider.id,
                 heard_at: heard_at.and_then(|at| u64::try_from(at).ok()),

@@ -16,6 +16,7 @@ use gridstake_operator::{
     contracts_deploy::code::{self, SettlementTerms},
     controllers::usage_record::receipt,
     events::Events,
+    failover,
     health::Health,
     leader::Leadership,
     metrics::Metrics,
@@ -400,7 +401,14 @@ pub fn context(
     now: fn() -> Timestamp,
 ) -> Context {
     let health = Health::default();
-    let caches = Caches::start(&client, NAMESPACE, &health, &metrics, &mut JoinSet::new());
+    let caches = Caches::start(
+        &client,
+        NAMESPACE,
+        failover::Terms::default(),
+        &health,
+        &metrics,
+        &mut JoinSet::new(),
+    );
     Context {
         events: Events::new(client.clone(), "test"),
         client,

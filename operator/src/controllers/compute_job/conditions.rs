@@ -11,7 +11,10 @@ use gridstake_crds::{
 use k8s_openapi::jiff::Timestamp;
 
 use super::decide::Observed;
-use crate::payer::{Funds, WhoPays};
+use crate::{
+    failover::NodeState,
+    payer::{Funds, WhoPays},
+};
 
 /// How far a job is, and what keeps it there. Derived in each pass, never stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,12 +43,12 @@ pub fn facts(status: &ComputeJobStatus, phase: &Phase, seen: &Observed) -> Vec<F
     vec![
         validated(status, phase),
         admitted(status, phase),
-        running(phase, seen),
+        running(status, phase, seen),
         complete(phase),
         failed(phase),
         metered(status, seen),
         settled(status, seen),
-        ready(phase, seen),
+        ready(status, phase, seen),
     ]
 }
 
@@ -117,14 +120,34 @@ fn warning(seen: &Observed) -> Option<&str> {
     }
 }
 
-fn running(phase: &Phase, seen: &Observed) -> Fact {
+/// What the tenant should know of the nodes of a job that runs: that one of them does not answer.
+fn doubt(status: &ComputeJobStatus, seen: &Observed) -> Option<(R, &'static str)> {
+    let attempt = status.active_placement()?.attempt;
+    let nodes = || {
+        seen.pods
+            .iter()
+            .filter(|m| m.attempt == attempt)
+            .map(|m| m.node)
+    };
+    if nodes().any(|node| matches!(node, NodeState::Suspect { .. })) {
+        let words =
+            "a node of the job does not answer; unless it does soon, the job is placed elsewhere";
+        Some((R::NodeSuspect, words))
+    } else if nodes().any(|node| node == NodeState::Excused) {
+        let words = "a node of the job does not answer, like too many others: the job is left alone until they are back";
+        Some((R::Amnesty, words))
+    } else {
+        None
+    }
+}
+
+fn running(status: &ComputeJobStatus, phase: &Phase, seen: &Observed) -> Fact {
     match phase {
-        Phase::Running => fact(
-            C::Running,
-            true,
-            R::Running,
-            warning(seen).unwrap_or(ALL_RUN),
-        ),
+        Phase::Running => {
+            let (reason, message) =
+                doubt(status, seen).unwrap_or((R::Running, warning(seen).unwrap_or(ALL_RUN)));
+            fact(C::Running, true, reason, message)
+        }
         Phase::Starting(reason, message) => fact(C::Running, false, *reason, message),
         Phase::Stopping(_) => fact(C::Running, false, R::Stopping, ""),
         Phase::Ended(..) => fact(C::Running, false, R::Ended, ""),
@@ -218,14 +241,13 @@ fn settled(status: &ComputeJobStatus, seen: &Observed) -> Fact {
 }
 
 /// The summary. Its reason is the column STATE of `kubectl get computejobs`.
-fn ready(phase: &Phase, seen: &Observed) -> Fact {
+fn ready(status: &ComputeJobStatus, phase: &Phase, seen: &Observed) -> Fact {
     match phase {
-        Phase::Running => fact(
-            C::Ready,
-            true,
-            R::Running,
-            warning(seen).unwrap_or_default(),
-        ),
+        Phase::Running => {
+            let (reason, message) =
+                doubt(status, seen).unwrap_or((R::Running, warning(seen).unwrap_or_default()));
+            fact(C::Ready, true, reason, message)
+        }
         Phase::Ended(reason, message) => fact(
             C::Ready,
             *reason == JobEndReason::Succeeded,

@@ -339,6 +339,8 @@ impl Turn<'_> {
         };
         let nobody = |_: &Member| false;
         let has_ended = |m: &Member| matches!(m.state, State::Ended(_));
+        let changes = members.iter().filter_map(|m| m.node.changes_at());
+        self.wake_at(changes.min());
         if self.job.metadata.deletion_timestamp.is_some() {
             return ending(AttemptEndReason::Deleted, None, None, &nobody);
         }
@@ -500,7 +502,7 @@ impl Turn<'_> {
         }
         let to_delete: Vec<_> = members
             .iter()
-            .filter(|m| !m.is_at_rest() && !m.terminating)
+            .filter(|m| m.is_to_be_deleted())
             .map(|m| m.pod.clone())
             .collect();
         if !to_delete.is_empty() {
@@ -595,7 +597,7 @@ impl Turn<'_> {
                 .filter(move |p| Some(p.attempt) != active && Some(p.attempt) != recorded_now)
         };
         let stop: Vec<_> = leftovers()
-            .filter(|p| !p.is_at_rest() && !p.terminating)
+            .filter(|p| p.is_to_be_deleted())
             .map(|p| p.pod.clone())
             .collect();
         let placement = self.next.placement.as_ref();

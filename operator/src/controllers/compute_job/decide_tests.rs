@@ -8,7 +8,7 @@ use super::{
     },
     *,
 };
-use crate::payer::Account;
+use crate::{failover::NodeState, payer::Account};
 
 const START: i64 = 1_800_000_000;
 
@@ -992,4 +992,97 @@ proptest! {
             prop_assert!(states.iter().all(|s| matches!(s, State::Ended(_) | State::Missing)));
         }
     }
+}
+
+const RUNNING: &str = "conditions: [{type: Running, status: 'True', reason: Running, message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}]";
+
+fn on(node: NodeState, member: Member) -> Member {
+    Member { node, ..member }
+}
+
+fn lost(number: u32) -> Member {
+    let state = State::Ended(End {
+        reason: AttemptEndReason::NodeLost,
+        exit_code: None,
+        message: None,
+    });
+    on(NodeState::Lost, ran(number, state, 12, None))
+}
+
+#[test]
+fn a_job_on_a_suspect_node_says_so_and_is_looked_at_when_the_node_is_given_up() {
+    let job = job("", &format!("{}, {RUNNING}", placed(1, 1)));
+    let until = at(90);
+    for (node, stated, wake) in [
+        (NodeState::Ready, "Running", None),
+        (NodeState::NotReady { until }, "Running", Some(until)),
+        (NodeState::Suspect { until }, "NodeSuspect", Some(until)),
+        (NodeState::Excused, "Amnesty", None),
+    ] {
+        let pods = vec![on(node, ran(0, State::Running, 12, None))];
+        let plan = decide(&job, &seen(pods), at(60));
+        assert_eq!(
+            reason(&plan, ComputeJobCondition::Running),
+            ("True", stated),
+            "{node:?}"
+        );
+        assert_eq!(
+            reason(&plan, ComputeJobCondition::Ready),
+            ("True", stated),
+            "{node:?}"
+        );
+        assert_eq!(plan.wake, wake, "{node:?}");
+        assert_eq!(plan.writes, [], "{node:?}");
+    }
+}
+
+#[test]
+fn a_job_whose_node_is_lost_is_queued_again_at_once_and_the_pod_that_may_come_back_is_deleted() {
+    let job = job("", &format!("{}, {RUNNING}", placed(1, 1)));
+    let plan = decide(&job, &seen(vec![lost(0)]), at(90));
+    let next = status(&plan);
+    assert_eq!(next.attempts[0].end_reason, AttemptEndReason::NodeLost);
+    assert_eq!(next.failures.unwrap().infrastructure, 1);
+    assert!(next.active_placement().is_none(), "it waits for a place");
+
+    let after = written(&job, &plan, at(90));
+    let plan = decide(&after, &seen(vec![lost(0)]), at(91));
+    assert!(
+        plan.writes
+            .contains(&Write::DeletePods(vec!["j-1-0".into()])),
+        "{:?}",
+        plan.writes
+    );
+    // Once is enough.
+    let terminating = Member {
+        terminating: true,
+        ..lost(0)
+    };
+    let plan = decide(&after, &seen(vec![terminating]), at(92));
+    assert!(
+        !plan
+            .writes
+            .iter()
+            .any(|write| matches!(write, Write::DeletePods(_))),
+        "{:?}",
+        plan.writes
+    );
+}
+
+#[test]
+fn the_other_members_of_a_gang_are_stopped_when_one_of_their_nodes_is_lost() {
+    let job = job(", members: 2", &format!("{}, {RUNNING}", placed(1, 2)));
+    let pods = vec![lost(0), ran(1, State::Running, 12, None)];
+    let plan = decide(&job, &seen(pods.clone()), at(90));
+    assert_eq!(
+        status(&plan).ending.as_ref().unwrap().reason,
+        AttemptEndReason::NodeLost
+    );
+    let plan = decide(&written(&job, &plan, at(90)), &seen(pods), at(91));
+    assert!(
+        plan.writes
+            .contains(&Write::DeletePods(vec!["j-1-0".into(), "j-1-1".into()])),
+        "{:?}",
+        plan.writes
+    );
 }

@@ -10,21 +10,12 @@ use k8s_openapi::{
 };
 use kube::ResourceExt as _;
 
+use crate::failover::NodeState;
+
 /// Longest text that is taken over from a pod into a status.
 const MAX_MESSAGE: usize = 512;
 /// Longest result that is taken over from a termination message.
 const MAX_DIGEST: usize = 256;
-
-/// A node, as far as it decides whether a pod on it can still be believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeState {
-    /// Its kubelet answers.
-    Ready,
-    /// Its kubelet does not answer.
-    NotReady,
-    /// There is no such Node.
-    Gone,
-}
 
 /// How far a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +77,8 @@ pub struct Member {
     pub finished_at: Option<Timestamp>,
     /// What it wrote as its result.
     pub digest: Option<String>,
+    /// What is to be thought of its node.
+    pub node: NodeState,
 }
 
 impl Member {
@@ -102,6 +95,7 @@ impl Member {
             started_at: None,
             finished_at: None,
             digest: None,
+            node: NodeState::Ready,
         }
     }
 
@@ -133,7 +127,16 @@ impl Member {
                 .iter()
                 .find_map(|t| t.message.as_deref())
                 .map(|m| clip(m.trim(), MAX_DIGEST)),
+            node,
         })
+    }
+
+    /// Whether its pod is still to be deleted: it runs, or its node is given up and may come back with it.
+    #[must_use]
+    pub fn is_to_be_deleted(&self) -> bool {
+        let given_up = matches!(&self.state, State::Ended(end) if end.reason == AttemptEndReason::NodeLost)
+            && self.finished_at.is_none();
+        !self.terminating && (!self.is_at_rest() || given_up)
     }
 
     /// Whether it has ended, or never began.
@@ -164,7 +167,9 @@ fn state(pod: &Pod, status: &PodStatus, node: NodeState) -> State {
     if phase == "Failed" {
         return State::Ended(failure(status));
     }
-    let lost = bound && (node == NodeState::Gone || (node == NodeState::NotReady && terminating));
+    // A kubelet that does not answer cannot tell that the pod has gone.
+    let given_up = matches!(node, NodeState::NotReady { .. } | NodeState::Suspect { .. });
+    let lost = bound && (node.is_lost() || (given_up && terminating));
     if lost {
         return State::Ended(End {
             reason: AttemptEndReason::NodeLost,
@@ -343,6 +348,10 @@ mod tests {
     use super::*;
 
     /// A pod with the labels of attempt 1, member 0; `spec` and `status` in YAML's flow style.
+    const NOT_READY: NodeState = NodeState::NotReady {
+        until: Timestamp::UNIX_EPOCH,
+    };
+
     fn read_on(node: NodeState, metadata: &str, spec: &str, status: &str) -> Member {
         let yaml = format!(
             "{{metadata: {{name: j-1-0, labels: {{gridstake.dev/attempt: '1', gridstake.dev/member: '0'}}{metadata}}}, spec: {{containers: []{spec}}}, status: {{{status}}}}}"
@@ -439,16 +448,11 @@ mod tests {
             AttemptEndReason::NodeLost
         );
         assert_eq!(
-            read_on(NodeState::NotReady, "", BOUND, "phase: Running").state,
+            read_on(NOT_READY, "", BOUND, "phase: Running").state,
             State::Running
         );
         assert_eq!(
-            reason(&read_on(
-                NodeState::NotReady,
-                DELETED,
-                BOUND,
-                "phase: Running"
-            )),
+            reason(&read_on(NOT_READY, DELETED, BOUND, "phase: Running")),
             AttemptEndReason::NodeLost
         );
     }

@@ -6,10 +6,7 @@ use gridstake_crds::{
     condition,
     names::{JOB_PRIORITY_CLASS, MANAGER_COMPUTE_JOB},
 };
-use k8s_openapi::{
-    api::core::v1::{Node, Pod},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams, ValidationDirective},
@@ -18,7 +15,7 @@ use kube::{
 use super::{
     build,
     decide::{Admission, Observed, Validation},
-    member::{Member, NodeState},
+    member::Member,
     template,
     usage::{Books, Slice},
 };
@@ -30,6 +27,7 @@ use crate::{
         placement::{decide::next_attempt, fleet},
     },
     error::chain,
+    failover::{self, NodeState},
     payer::{self, Funds},
     scheduler::{Request, Snapshot, explain, filter, snapshot::NodeCapacity},
 };
@@ -51,7 +49,7 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
         Funds::Suffice
     };
     let mut seen = Observed {
-        pods: pods(ctx, job),
+        pods: pods(ctx, job, now),
         validation: Validation::NotAsked,
         admission: Admission::NotAsked,
         books,
@@ -77,7 +75,7 @@ fn books(ctx: &Context, job: &ComputeJob) -> Books {
     Books::new(parsed(&records).map(Slice::read).collect())
 }
 
-fn pods(ctx: &Context, job: &ComputeJob) -> Vec<Member> {
+fn pods(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Vec<Member> {
     let (namespace, uid) = (
         job.namespace().unwrap_or_default(),
         job.uid().unwrap_or_default(),
@@ -85,36 +83,21 @@ fn pods(ctx: &Context, job: &ComputeJob) -> Vec<Member> {
     let pods = ctx.caches.pods_of_job(&namespace, &job.name_any(), &uid);
     let mut members: Vec<_> = pods
         .iter()
-        .filter_map(|pod| Member::read(pod, node_state(ctx, pod)))
+        .filter_map(|pod| Member::read(pod, node_of(ctx, pod, now)))
         .collect();
     members.sort_by_key(|m| (m.attempt, m.member));
     members
 }
 
-/// Whether the node of `pod` can still be believed.
+/// What is to be thought of the node of `pod` at `now`. A pod that is not bound has none to be mistrusted.
 #[must_use]
-pub fn node_state(ctx: &Context, pod: &Pod) -> NodeState {
-    let Some(name) = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) else {
-        return NodeState::Ready;
-    };
-    ctx.caches.node(name).map_or(NodeState::Gone, |node| {
-        if is_ready(&node) {
-            NodeState::Ready
-        } else {
-            NodeState::NotReady
-        }
-    })
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node
-        .status
+pub fn node_of(ctx: &Context, pod: &Pod, now: Timestamp) -> NodeState {
+    pod.spec
         .as_ref()
-        .and_then(|s| s.conditions.as_deref())
-        .unwrap_or_default();
-    conditions
-        .iter()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
+        .and_then(|spec| spec.node_name.as_deref())
+        .map_or(NodeState::Ready, |name| {
+            failover::state_of(&ctx.caches, name, now)
+        })
 }
 
 /// Checks the spec, then asks the API server with a dry run of the first pod, so that its words (Pod Security, quota,

@@ -4,25 +4,21 @@ use gridstake_crds::{
     GpuNode, GpuNodeStatus,
     condition::{Fact, Status},
     gpu_node::{
-        AgentState, Device, DeviceHealth, GpuNodeCondition, GpuNodeReason, MaintenanceWindow,
-        Offer, OfferMode, OfferReason, OfferState,
+        AgentState, Device, DeviceHealth, GpuNodeCondition, GpuNodeReason, Offer, OfferMode,
+        OfferReason, OfferState,
     },
     names::GPU_RESOURCE,
 };
-use k8s_openapi::{
-    api::core::v1::Node,
-    jiff::{SignedDuration, Timestamp},
-};
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 
 use super::{
     guarantee::Guarantee,
     inventory::{self, Inventory},
     observe::Observed,
 };
-use crate::{controllers::stake_binding::bond::Bond, scheduler::Resources};
-
-/// Three heartbeats of 10 s: after this an agent counts as silent.
-pub const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(30);
+use crate::{
+    controllers::stake_binding::bond::Bond, failover::is_in_maintenance, scheduler::Resources,
+};
 
 /// How many devices a message names.
 const NAMED: usize = 4;
@@ -52,7 +48,8 @@ pub struct Plan {
 #[must_use]
 pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
     let node = seen.node.as_deref();
-    let verdict = offer(gpu_node, node, seen.heartbeat, &seen.guarantee, now);
+    let silent = seen.failover.is_silent(seen.heartbeat, now);
+    let verdict = offer(gpu_node, node, silent, &seen.guarantee, now);
     let reason = verdict.err().unwrap_or(OfferReason::Available);
     let words = why_not_offered(gpu_node, &seen.guarantee, reason);
     let (state, ready) = match verdict {
@@ -61,8 +58,8 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
     };
     let offered = verdict.is_ok();
     let facts = vec![
-        reporting(gpu_node, seen.heartbeat, now),
-        healthy(gpu_node, seen.heartbeat, now),
+        reporting(gpu_node, seen, now),
+        healthy(gpu_node, seen, now),
         bonded(&seen.guarantee),
         Fact::new(GpuNodeCondition::Offered, offered, reason, words.clone()),
         Fact::new(
@@ -89,11 +86,11 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
 
 /// Whether jobs may be placed on the node at `now`; if not, the first reason in the order of [`OfferReason`].
 ///
-/// `heartbeat` is when the agent was last heard of; `guarantee` is what the chain has to say.
+/// `silent`: the agent has not been heard of for too long; `guarantee` is what the chain has to say.
 pub fn offer(
     gpu_node: &GpuNode,
     node: Option<&Node>,
-    heartbeat: Option<Timestamp>,
+    silent: bool,
     guarantee: &Guarantee,
     now: Timestamp,
 ) -> Result<(), OfferReason> {
@@ -104,7 +101,7 @@ pub fn offer(
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
         return Err(OfferReason::NodeCordoned);
     }
-    if is_silent(heartbeat, now) {
+    if silent {
         return Err(OfferReason::AgentSilent);
     }
     let status = gpu_node.status.as_ref();
@@ -125,12 +122,7 @@ pub fn offer(
     if allocatable_gpus(node) == 0 {
         return Err(OfferReason::NoDevicePlugin);
     }
-    if gpu_node
-        .spec
-        .maintenance
-        .iter()
-        .any(|span| is_running(span, now))
-    {
+    if is_in_maintenance(&gpu_node.spec.maintenance, now) {
         return Err(OfferReason::Maintenance);
     }
     match gpu_node.spec.mode {
@@ -151,7 +143,7 @@ pub fn offer(
 fn next_change(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Option<Timestamp> {
     let silence = seen
         .heartbeat
-        .and_then(|last| last.checked_add(SILENT_AFTER).ok());
+        .and_then(|last| last.checked_add(seen.failover.silent_after).ok());
     let spans = gpu_node.spec.maintenance.iter();
     let edges = spans.flat_map(|span| [span.from.0, span.to.0]);
     silence
@@ -188,10 +180,6 @@ fn allocatable_gpus(node: &Node) -> u64 {
         .map_or(0, |resources| resources.gpus)
 }
 
-fn is_silent(heartbeat: Option<Timestamp>, now: Timestamp) -> bool {
-    heartbeat.is_none_or(|last| now.duration_since(last) >= SILENT_AFTER)
-}
-
 fn agent_state(status: Option<&GpuNodeStatus>) -> Option<AgentState> {
     Some(status?.agent.as_ref()?.state)
 }
@@ -203,22 +191,23 @@ fn is_usable(device: &Device) -> bool {
     )
 }
 
-fn is_running(span: &MaintenanceWindow, now: Timestamp) -> bool {
-    span.from.0 <= now && now < span.to.0
-}
-
 /// Why nothing is known about the GPUs, if nothing is.
 fn blindness(
     gpu_node: &GpuNode,
-    heartbeat: Option<Timestamp>,
+    seen: &Observed,
     now: Timestamp,
 ) -> Option<(GpuNodeReason, String)> {
-    if heartbeat.is_none() {
+    if seen.heartbeat.is_none() {
         let words =
             "the device agent has never renewed its Lease: does its DaemonSet run on this node?";
         return Some((GpuNodeReason::AgentMissing, words.to_owned()));
     }
-    if is_silent(heartbeat, now) {
+    if seen.failover.is_silent(seen.heartbeat, now) {
+        if seen.amnesty {
+            let words =
+                "the node fell silent together with too many others: nothing is held against it";
+            return Some((GpuNodeReason::Amnesty, words.to_owned()));
+        }
         let words = "the device agent has not renewed its Lease for three heartbeats";
         return Some((GpuNodeReason::AgentSilent, words.to_owned()));
     }
@@ -237,8 +226,8 @@ fn blindness(
     Some((GpuNodeReason::NvmlUnavailable, words))
 }
 
-fn reporting(gpu_node: &GpuNode, heartbeat: Option<Timestamp>, now: Timestamp) -> Fact {
-    match blindness(gpu_node, heartbeat, now) {
+fn reporting(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Fact {
+    match blindness(gpu_node, seen, now) {
         Some((reason, words)) => Fact::new(GpuNodeCondition::Reporting, false, reason, words),
         None => Fact::new(
             GpuNodeCondition::Reporting,
@@ -274,12 +263,12 @@ fn bonded(guarantee: &Guarantee) -> Fact {
     Fact::new(GpuNodeCondition::Bonded, status, reason, words)
 }
 
-fn healthy(gpu_node: &GpuNode, heartbeat: Option<Timestamp>, now: Timestamp) -> Fact {
+fn healthy(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Fact {
     let fact = |status: Status, reason, words: String| {
         Fact::new(GpuNodeCondition::Healthy, status, reason, words)
     };
     // What was last known says nothing about now.
-    if let Some((reason, words)) = blindness(gpu_node, heartbeat, now) {
+    if let Some((reason, words)) = blindness(gpu_node, seen, now) {
         return fact(Status::Unknown, reason, words);
     }
     let status = gpu_node.status.as_ref();

@@ -15,7 +15,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::{
-    decide::{Plan, SILENT_AFTER, decide, offer},
+    decide::{Plan, decide, offer},
     guarantee::{CertificateFault, Guarantee},
     observe::Observed,
     status,
@@ -25,6 +25,7 @@ use crate::{
         bond::{Backing, Bond, Provider},
         fixtures::OPERATOR,
     },
+    failover::Terms,
     snapshot::GpuCounts,
 };
 
@@ -78,6 +79,8 @@ fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
     Observed {
         node: node.map(Arc::new),
         heartbeat,
+        failover: Terms::default(),
+        amnesty: false,
         gpus: GpuCounts {
             capacity: 2,
             free: 1,
@@ -120,7 +123,7 @@ fn expect(
     let verdict = offer(
         gpu_node,
         node.as_ref(),
-        heartbeat,
+        Terms::default().is_silent(heartbeat, now()),
         &Guarantee::default(),
         now(),
     );
@@ -532,13 +535,13 @@ fn what_ails_the_node_itself_comes_before_its_bond() {
 #[test]
 fn the_next_look_is_exactly_when_time_alone_changes_the_answer() {
     let ok = well();
-    let deadline = ago(5) + SILENT_AFTER;
+    let deadline = ago(5) + Terms::default().silent_after;
     assert_eq!(decide(&ok, &all_well(), now()).again_at, Some(deadline));
     assert_eq!(
         offer(
             &ok,
             Some(&sound_node()),
-            Some(ago(5)),
+            Terms::default().is_silent(Some(ago(5)), deadline),
             &Guarantee::default(),
             deadline
         ),

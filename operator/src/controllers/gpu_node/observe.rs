@@ -15,6 +15,7 @@ use crate::{
         bond,
         observe::{resolutions, sight},
     },
+    failover,
     settlement::statements::Statements,
     snapshot::{GpuCounts, gpu_counts},
 };
@@ -26,6 +27,10 @@ pub struct Observed {
     pub node: Option<Arc<Node>>,
     /// When the agent was last heard of.
     pub heartbeat: Option<Timestamp>,
+    /// After which time an agent counts as silent.
+    pub failover: failover::Terms,
+    /// Whether too many nodes are silent for it to be their own fault.
+    pub amnesty: bool,
     /// Its GPUs.
     pub gpus: GpuCounts,
     /// The stake behind the node, and its agent's key.
@@ -42,10 +47,14 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
     let guarantee = guarantee(caches, chains, gpu_node, now);
     let chain = guarantee.backing.chain.as_deref();
     let lane = chain.and_then(|chain| context.lanes.on(chain));
+    let heartbeat = caches.last_heartbeat(&name);
+    let terms = caches.failover();
     Observed {
+        failover: *terms,
+        amnesty: terms.is_silent(heartbeat, now) && failover::amnesty_now(caches, now).is_some(),
         stated: lane.map(|lane| lane.statements().clone()),
         node: caches.node(&name),
-        heartbeat: caches.last_heartbeat(&name),
+        heartbeat,
         gpus: gpu_counts(caches, chains, gpu_node, now),
         guarantee,
     }

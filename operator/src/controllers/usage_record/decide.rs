@@ -44,6 +44,8 @@ pub struct PodSeen {
 pub struct Observed {
     /// The member's pod, if there is one.
     pub pod: Option<PodSeen>,
+    /// Whether the end of the attempt is decided, and what does not answer will not be waited for.
+    pub attempt_ends: bool,
     /// Whether the attempt cannot bring forth a pod any more: it is recorded, or the job is gone.
     pub attempt_is_over: bool,
     /// What the evidence is worth.
@@ -229,7 +231,10 @@ fn verdict_on(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Progress
         return never_started(verdict);
     };
     let Some(finished) = member.finished_at else {
-        // Nobody has reported the end: the node is lost.
+        // Nobody has reported the end: the node is lost. Until the job gives it up it may come back, and go on.
+        if !seen.attempt_ends {
+            return running(began, seen, proof, now);
+        }
         return lost(began, proof, verdict);
     };
     let agent_said = proof.and_then(|p| p.ended_ms);

@@ -63,6 +63,7 @@ fn ended(reason: AttemptEndReason) -> State {
 fn seen(pod: Option<PodSeen>) -> Observed {
     Observed {
         pod,
+        attempt_ends: false,
         attempt_is_over: false,
         evidence: Judgement::None,
         heard_of: None,
@@ -123,6 +124,7 @@ fn a_member_that_has_not_started_is_waited_for() {
 #[test]
 fn a_member_that_never_started_owes_nothing() {
     let over = Observed {
+        attempt_ends: true,
         attempt_is_over: true,
         ..seen(None)
     };
@@ -216,6 +218,7 @@ fn evidence_that_is_not_to_be_believed_is_none() {
 #[test]
 fn a_lost_node_or_agent_ends_the_slice_with_the_last_evidence() {
     let lost_node = Observed {
+        attempt_ends: true,
         evidence: Judgement::Valid(proof(2300, None, Some(7000))),
         ..seen(pod(ended(AttemptEndReason::NodeLost), Some(2000), None))
     };
@@ -231,11 +234,29 @@ fn a_lost_node_or_agent_ends_the_slice_with_the_last_evidence() {
     let plan = decide(&record(), &lost_agent, at(24_000));
     assert_eq!(bill_of(&plan), (2300, 7000, 9400, SealCause::EvidenceEnded));
 
-    let nothing_seen = seen(pod(ended(AttemptEndReason::NodeLost), Some(2000), None));
+    let nothing_seen = Observed {
+        attempt_ends: true,
+        ..seen(pod(ended(AttemptEndReason::NodeLost), Some(2000), None))
+    };
     assert_eq!(
         bill_of(&decide(&record(), &nothing_seen, at(8000))),
         (3000, 3000, 0, SealCause::EvidenceEnded)
     );
+}
+
+#[test]
+fn a_slice_on_a_lost_node_stays_open_until_its_job_gives_the_attempt_up() {
+    let lost_node = Observed {
+        evidence: Judgement::Valid(proof(2300, None, Some(7000))),
+        ..seen(pod(ended(AttemptEndReason::NodeLost), Some(2000), None))
+    };
+    assert_eq!(decide(&record(), &lost_node, at(80_000)).bill, None);
+    let given_up = Observed {
+        attempt_ends: true,
+        ..lost_node
+    };
+    let plan = decide(&record(), &given_up, at(80_000));
+    assert_eq!(bill_of(&plan), (2300, 7000, 9400, SealCause::EvidenceEnded));
 }
 
 fn gap(from: u64, to: u64, bridged: bool) -> EvidenceGap {
@@ -631,6 +652,7 @@ fn a_seal_that_is_remembered_and_was_paid_is_written_as_it_was_whatever_the_memb
     ] {
         for attempt_is_over in [false, true] {
             let seen = Observed {
+                attempt_ends: attempt_is_over,
                 attempt_is_over,
                 hold: Some(IN_DOUBT),
                 remembered: Some(Remembered(sealed.clone())),
@@ -695,6 +717,7 @@ fn what_is_remembered_waits_for_the_comparison_with_the_chain_and_until_nothing_
 
 fn remembered_waits(sealed: &Sealed, hold: Hold, why: &str) {
     let not_compared = |pod, attempt_is_over| Observed {
+        attempt_ends: attempt_is_over,
         attempt_is_over,
         hold: Some(hold),
         ..seen(pod)
@@ -718,6 +741,7 @@ fn a_record_says_whether_the_archive_holds_it_and_if_not_why() {
         serde_saphyr::from_str(&format!("{{state: {state}{hash}}}")).unwrap()
     };
     let over = Observed {
+        attempt_ends: true,
         attempt_is_over: true,
         ..seen(None)
     };

@@ -22,7 +22,7 @@ use crate::{
     caches::parsed,
     chain::{Account, Chain, Standing},
     context::Context,
-    controllers::compute_job::{member::Member, observe::node_state},
+    controllers::compute_job::{member::Member, observe::node_of},
     payer::accounts::owed_emissions,
     settlement::Lane,
 };
@@ -33,6 +33,7 @@ const CONFIGURED: &str = "configured";
 /// Looks around `record`.
 #[must_use]
 pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
+    let now = (ctx.now)();
     let spec = &record.spec;
     let next = usage_record(
         &spec.job.uid,
@@ -40,11 +41,13 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
         spec.member,
         spec.slice.saturating_add(1),
     );
-    let pod = pod(ctx, record);
+    let pod = pod(ctx, record, now);
     let lane = ctx.lanes.of(record);
-    let (hold, remembered) = lane.map_or((None, None), |lane| in_doubt(lane, record, (ctx.now)()));
+    let (hold, remembered) = lane.map_or((None, None), |lane| in_doubt(lane, record, now));
+    let stage = attempt_stage(ctx, record);
     Observed {
-        attempt_is_over: attempt_is_over(ctx, record),
+        attempt_ends: stage != AttemptStage::GoesOn,
+        attempt_is_over: stage == AttemptStage::IsOver,
         evidence: judgement(ctx, record, pod.as_ref()),
         pod,
         lease_start_ms: lease_start(ctx, record),
@@ -132,43 +135,65 @@ fn is_open(record: &UsageRecord) -> bool {
 }
 
 /// The member's pod. A namesake of another job, attempt or member is none.
-fn pod(ctx: &Context, record: &UsageRecord) -> Option<PodSeen> {
+fn pod(ctx: &Context, record: &UsageRecord, now: Timestamp) -> Option<PodSeen> {
     let spec = &record.spec;
     let pod = ctx.caches.job_pod(&spec.job.namespace, &spec.pod_name)?;
     let is = |label: &str, value: &str| pod.labels().get(label).is_some_and(|found| found == value);
     let ours = is(LABEL_JOB_UID, &spec.job.uid)
         && is(LABEL_ATTEMPT, &spec.attempt.to_string())
         && is(LABEL_MEMBER, &spec.member.to_string());
-    ours.then(|| seen(ctx, &pod)).flatten()
+    ours.then(|| seen(ctx, &pod, now)).flatten()
 }
 
-fn seen(ctx: &Context, pod: &Pod) -> Option<PodSeen> {
+fn seen(ctx: &Context, pod: &Pod, now: Timestamp) -> Option<PodSeen> {
     Some(PodSeen {
         uid: pod.uid().unwrap_or_default(),
-        member: Member::read(pod, node_state(ctx, pod))?,
+        member: Member::read(pod, node_of(ctx, pod, now))?,
     })
 }
 
-fn attempt_is_over(ctx: &Context, record: &UsageRecord) -> bool {
+/// How far the attempt of a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AttemptStage {
+    GoesOn,
+    /// Its end is decided and not yet recorded.
+    Ends,
+    IsOver,
+}
+
+fn attempt_stage(ctx: &Context, record: &UsageRecord) -> AttemptStage {
     let spec = &record.spec;
     let job = ctx
         .caches
         .compute_jobs
         .get(&kube::runtime::reflector::ObjectRef::new(&spec.job.name).within(&spec.job.namespace));
-    let Some(job) = job else { return true };
+    let Some(job) = job else {
+        return AttemptStage::IsOver;
+    };
     // What cannot be read says nothing about its attempts.
-    let Ok(job) = &job.0 else { return false };
-    let Some(status) = job
-        .status
-        .as_ref()
-        .filter(|_| job.uid().as_deref() == Some(&spec.job.uid))
-    else {
-        return job.uid().as_deref() != Some(&spec.job.uid);
+    let Ok(job) = &job.0 else {
+        return AttemptStage::GoesOn;
+    };
+    if job.uid().as_deref() != Some(&spec.job.uid) {
+        return AttemptStage::IsOver;
+    }
+    let Some(status) = &job.status else {
+        return AttemptStage::GoesOn;
     };
     let active = status.active_placement().map(|p| p.attempt);
     let placed = status.placement.as_ref().map(|p| p.attempt);
+    let ends = status
+        .ending
+        .as_ref()
+        .is_some_and(|ending| ending.attempt == spec.attempt);
     // A cache that does not show the placement yet is behind the record.
-    placed.is_some_and(|placed| placed >= spec.attempt) && active != Some(spec.attempt)
+    if placed.is_some_and(|placed| placed >= spec.attempt) && active != Some(spec.attempt) {
+        AttemptStage::IsOver
+    } else if ends {
+        AttemptStage::Ends
+    } else {
+        AttemptStage::GoesOn
+    }
 }
 
 fn judgement(ctx: &Context, record: &UsageRecord, pod: Option<&PodSeen>) -> Judgement {

@@ -1,0 +1,73 @@
+//! What can happen to whole nodes: their power fails, or their network.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
+use kube::{Api, ResourceExt as _};
+
+use crate::{
+    command::world_script,
+    container,
+    wait::{Look, look_until},
+    world::World,
+};
+
+/// Cuts the power of `node`: everything on it is gone at once. It is given back at the story's end at the latest.
+pub async fn cut(world: &World, node: &str) -> Result<()> {
+    change(world, "power", node).await
+}
+
+/// Gives `node` its power back.
+pub async fn give_back(node: &str) -> Result<()> {
+    world_script(["power", node, "on"]).await.map(drop)
+}
+
+/// Takes `node` off the network: what runs on it runs on. It is put back at the story's end at the latest.
+pub async fn unplug(world: &World, node: &str) -> Result<()> {
+    change(world, "cable", node).await
+}
+
+/// Puts `node` back on the network.
+pub async fn plug_in(node: &str) -> Result<()> {
+    world_script(["cable", node, "on"]).await.map(drop)
+}
+
+async fn change(world: &World, what: &'static str, node: &str) -> Result<()> {
+    ensure!(
+        container::nodes_can_be_reached(),
+        "this story switches nodes off: tell it with E2E_CLUSTER=native or kind"
+    );
+    let name = node.to_owned();
+    world.undo_at_the_end(format!("{what} of {node}"), async move {
+        world_script([what, &name, "on"]).await.map(drop)
+    });
+    world_script([what, node, "off"]).await.map(drop)
+}
+
+/// Waits until no kubelet of `nodes` has been heard of for `silence`.
+pub async fn until_silent_for(world: &World, nodes: &[&str], silence: Duration) -> Result<()> {
+    let api: Api<Node> = Api::all(world.client.clone());
+    look_until(&format!("{nodes:?} are silent for {silence:?}"), || async {
+        let mut shortest = Duration::MAX;
+        for name in nodes {
+            let node = api.get(name).await?;
+            let ready = node
+                .status
+                .iter()
+                .flat_map(|s| s.conditions.iter().flatten())
+                .find(|c| c.type_ == "Ready");
+            let unknown = ready.filter(|c| c.status == "Unknown");
+            let since = unknown.and_then(|c| c.last_transition_time.as_ref());
+            let silent = since.map_or(Duration::ZERO, |since| {
+                Timestamp::now().duration_since(since.0).unsigned_abs()
+            });
+            shortest = shortest.min(silent);
+            if silent < silence {
+                return Ok(Look::NotYet(format!("{} for {silent:?}", node.name_any())));
+            }
+        }
+        Ok(Look::Yes(()))
+    })
+    .await
+}

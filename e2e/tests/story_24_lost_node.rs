@@ -1,0 +1,199 @@
+//! Story 24: a node is lost. Its jobs go on elsewhere and are billed to their last evidence; a node that comes back in time
+//! keeps its job; and when all nodes fall silent together, it is nobody's fault and nothing is lost.
+
+use std::time::Duration;
+
+use gridstake_crds::{
+    compute_job::ComputeJobStatus,
+    condition,
+    gpu_node::{GpuNodeCondition, GpuNodeReason},
+    usage_record::SealCause,
+};
+use gridstake_e2e::{node_power, prelude::*, usage, wait::watch_until};
+
+/// The node on which the only member of the job is.
+fn only_node(status: &ComputeJobStatus) -> Result<String> {
+    let placement = status.active_placement().context("it has a place")?;
+    Ok(placement
+        .nodes
+        .first()
+        .context("it has a member")?
+        .node
+        .clone())
+}
+
+#[test]
+fn a_job_whose_node_loses_its_power_goes_on_elsewhere_and_is_billed_to_its_last_evidence()
+-> Result<()> {
+    story(async |world, tenant| {
+        let moved = tenant
+            .submit(&job("moved", 1).runs_until_released())
+            .await?;
+        let node = only_node(&moved.until_running().await?)?;
+        let uid = usage::uid(&moved).await?;
+        usage::until(world, &uid, "the agent has seen it", |records| {
+            let evidence = records.last()?.status.as_ref()?.evidence.as_ref()?;
+            (!evidence.checkpoints.is_empty()).then_some(())
+        })
+        .await?;
+
+        node_power::cut(world, &node).await?;
+        moved
+            .until_condition(
+                ComputeJobCondition::Running,
+                true,
+                ComputeJobReason::NodeSuspect,
+            )
+            .await?;
+        let status = moved
+            .until("it runs elsewhere", |s| {
+                let placement = s.active_placement()?;
+                let elsewhere = placement.nodes.iter().all(|n| n.node != node);
+                (placement.attempt == 2
+                    && elsewhere
+                    && condition::is_true(&s.conditions, ComputeJobCondition::Running))
+                .then(|| s.clone())
+            })
+            .await?;
+        let [first] = &status.attempts[..] else {
+            bail!("one attempt has ended, not {:?}", status.attempts);
+        };
+        ensure!(
+            first.end_reason == AttemptEndReason::NodeLost,
+            "it ended for {}",
+            first.end_reason
+        );
+        let failures = status.failures.unwrap_or_default();
+        ensure!(
+            (failures.user, failures.infrastructure) == (0, 1),
+            "{failures:?}"
+        );
+
+        let records = usage::until(world, &uid, "the first attempt is billed", |records| {
+            let first: Vec<_> = records
+                .iter()
+                .filter(|r| r.spec.attempt == 1)
+                .cloned()
+                .collect();
+            first
+                .iter()
+                .all(|r| usage::sealed(r).is_ok())
+                .then_some(first)
+        })
+        .await?;
+        let last = records.last().context("the first attempt has a record")?;
+        let sealed = usage::sealed(last)?;
+        ensure!(
+            sealed.cause == SealCause::EvidenceEnded,
+            "it is sealed for {}",
+            sealed.cause
+        );
+        let evidence = last
+            .status
+            .as_ref()
+            .and_then(|s| s.evidence.as_ref())
+            .context("the evidence")?;
+        let seen_until = evidence
+            .checkpoints
+            .iter()
+            .map(|c| c.to_ms)
+            .max()
+            .unwrap_or(0);
+        let heartbeat = 10_000;
+        ensure!(
+            sealed.end_ms <= seen_until + 2 * heartbeat,
+            "it is billed until {} and was last seen at {seen_until}",
+            sealed.end_ms
+        );
+
+        // It comes back with the pod that it had: that must not go on.
+        node_power::give_back(&node).await?;
+        moved.until_it_has_pods(1).await?;
+        moved.release().await?;
+        let status = moved.until_complete().await?;
+        ensure!(status.attempts.len() == 2, "{:?}", status.attempts);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_that_comes_back_within_the_grace_keeps_its_job() -> Result<()> {
+    story(async |world, tenant| {
+        let stays = tenant
+            .submit(&job("stays", 1).runs_until_released())
+            .await?;
+        let node = only_node(&stays.until_running().await?)?;
+        node_power::unplug(world, &node).await?;
+        stays
+            .until_condition(
+                ComputeJobCondition::Running,
+                true,
+                ComputeJobReason::NodeSuspect,
+            )
+            .await?;
+        node_power::plug_in(&node).await?;
+        stays
+            .until_condition(
+                ComputeJobCondition::Running,
+                true,
+                ComputeJobReason::Running,
+            )
+            .await?;
+        stays.release().await?;
+        let status = stays.until_complete().await?;
+        ensure!(
+            matches!(&status.attempts[..], [only] if only.nodes == [node]),
+            "it has moved: {:?}",
+            status.attempts
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn when_every_node_is_off_the_network_no_job_is_given_up() -> Result<()> {
+    story(async |world, tenant| {
+        let stays = tenant
+            .submit(&job("stays", 1).runs_until_released())
+            .await?;
+        let node = only_node(&stays.until_running().await?)?;
+        let nodes: Vec<&str> = world.hosts.iter().map(|h| h.name.as_str()).collect();
+        for node in &nodes {
+            node_power::unplug(world, node).await?;
+        }
+        // Longer than it takes to give up a node, and the operator is off the network as well.
+        node_power::until_silent_for(world, &nodes, Duration::from_secs(40)).await?;
+        for node in &nodes {
+            node_power::plug_in(node).await?;
+        }
+        for node in &nodes {
+            watch_until(
+                &world.gpu_nodes(),
+                node,
+                "its agent reports again",
+                |node| {
+                    let conditions = &node?.status.as_ref()?.conditions;
+                    condition::find(conditions, GpuNodeCondition::Reporting)
+                        .filter(|c| c.reason == GpuNodeReason::AgentReporting.to_string())
+                        .map(drop)
+                },
+            )
+            .await?;
+        }
+        stays
+            .until_condition(
+                ComputeJobCondition::Running,
+                true,
+                ComputeJobReason::Running,
+            )
+            .await?;
+        stays.release().await?;
+        let status = stays.until_complete().await?;
+        ensure!(
+            matches!(&status.attempts[..], [only] if only.nodes == [node]),
+            "it has moved: {:?}",
+            status.attempts
+        );
+        Ok(())
+    })
+}
