@@ -1,7 +1,7 @@
 //! Story 9: a GPU lost under NVML leaves the offer, and comes back after it recovers.
 
 use gridstake_crds::gpu_node::{
-    DeviceHealth, DeviceReason, GpuNodeStatus, OfferReason, OfferState,
+    Device, DeviceFaultKind, DeviceHealth, DeviceReason, GpuNodeStatus, OfferReason, OfferState,
 };
 use gridstake_e2e::{prelude::*, simulated_gpus::Simulator, wait::watch_until};
 
@@ -23,12 +23,13 @@ fn a_gpu_that_is_lost_leaves_the_offer_and_comes_back_after_it_recovers() -> Res
         let status = watch_until(
             &world.gpu_nodes(),
             &host.name,
-            "GPU 0 is unhealthy and off the offer",
+            "GPU 0 is unhealthy, lost, and off the offer",
             |node| {
-                node?
-                    .status
-                    .clone()
-                    .filter(|s| has(s, 0, DeviceHealth::Unhealthy, host.gpus - 1))
+                // Its Xid may be heard before NVML says that it is lost.
+                let lost = |d: &Device| d.index == 0 && d.reasons.contains(&DeviceReason::GpuLost);
+                node?.status.clone().filter(|s| {
+                    has(s, 0, DeviceHealth::Unhealthy, host.gpus - 1) && s.devices.iter().any(lost)
+                })
             },
         )
         .await?;
@@ -37,10 +38,10 @@ fn a_gpu_that_is_lost_leaves_the_offer_and_comes_back_after_it_recovers() -> Res
             .iter()
             .find(|d| d.index == 0)
             .context("the lost device is still listed")?;
+        let told: Vec<_> = lost.faults.iter().map(|f| (f.kind, f.xid)).collect();
         ensure!(
-            lost.reasons.contains(&DeviceReason::GpuLost),
-            "it says {:?}",
-            lost.reasons
+            told.contains(&(DeviceFaultKind::Xid, Some(79))),
+            "it fell off the bus, and its faults are {told:?}"
         );
         ensure!(
             status.offer.is_some_and(|o| o.state == OfferState::Offered),
