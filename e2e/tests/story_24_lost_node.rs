@@ -9,7 +9,7 @@ use gridstake_crds::{
     gpu_node::{GpuNodeCondition, GpuNodeReason},
     usage_record::SealCause,
 };
-use gridstake_e2e::{node_power, prelude::*, usage, wait::watch_until};
+use gridstake_e2e::{node_power, operator_process, prelude::*, usage, wait::watch_until};
 
 /// The node on which the only member of the job is.
 fn only_node(status: &ComputeJobStatus) -> Result<String> {
@@ -22,14 +22,45 @@ fn only_node(status: &ComputeJobStatus) -> Result<String> {
         .clone())
 }
 
+/// Runs the job `name` on a node without the operator's leader: what is to be seen is what becomes of the job. The other nodes
+/// are full for the moment in which it is placed, so that it can go there later. Returns it and its node.
+async fn run_away_from_the_leader(
+    world: &World,
+    tenant: &Tenant,
+    name: &str,
+) -> Result<(Job, String)> {
+    let leader = operator_process::leader(world).await?;
+    let its = leader
+        .spec
+        .and_then(|s| s.node_name)
+        .context("the leader's node")?;
+    let full = world.hosts.iter().find(|h| h.name == its);
+    let filler = match full {
+        Some(host) => {
+            let filler = job("filler", host.gpus)
+                .on_node(&host.name)
+                .runs_until_released();
+            let filler = tenant.submit(&filler).await?;
+            filler.until_running().await?;
+            Some(filler)
+        }
+        None => None,
+    };
+    let placed = tenant.submit(&job(name, 1).runs_until_released()).await?;
+    let node = only_node(&placed.until_running().await?)?;
+    ensure!(node != its, "{name} is on {its}, which is full");
+    if let Some(filler) = filler {
+        filler.release().await?;
+        filler.until_complete().await?;
+    }
+    Ok((placed, node))
+}
+
 #[test]
 fn a_job_whose_node_loses_its_power_goes_on_elsewhere_and_is_billed_to_its_last_evidence()
 -> Result<()> {
     story(async |world, tenant| {
-        let moved = tenant
-            .submit(&job("moved", 1).runs_until_released())
-            .await?;
-        let node = only_node(&moved.until_running().await?)?;
+        let (moved, node) = run_away_from_the_leader(world, tenant, "moved").await?;
         let uid = usage::uid(&moved).await?;
         usage::until(world, &uid, "the agent has seen it", |records| {
             let evidence = records.last()?.status.as_ref()?.evidence.as_ref()?;
@@ -119,10 +150,7 @@ fn a_job_whose_node_loses_its_power_goes_on_elsewhere_and_is_billed_to_its_last_
 #[test]
 fn a_node_that_comes_back_within_the_grace_keeps_its_job() -> Result<()> {
     story(async |world, tenant| {
-        let stays = tenant
-            .submit(&job("stays", 1).runs_until_released())
-            .await?;
-        let node = only_node(&stays.until_running().await?)?;
+        let (stays, node) = run_away_from_the_leader(world, tenant, "stays").await?;
         node_power::unplug(world, &node).await?;
         stays
             .until_condition(
