@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Packages are never chosen: that would change the features of what they are linked to, and compile it once more.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
-.PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench campaign \
+.PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench campaign faults \
 	bench-settlement bench-verify contracts-build contracts-test contracts-abi contracts-layout contracts-gas-snapshot contracts-mutants \
 	contracts-prove contracts-slither contracts-deploy gas
 
@@ -39,6 +39,10 @@ test-long: contracts-mutants contracts-prove contracts-slither ## what is too lo
 campaign: ## settlement with everything going wrong that can, from a seed: RUNS=10000 SEED=1
 	@RUNS=$(or $(RUNS),10000) SEED=$(or $(SEED),1) cargo test --quiet --profile bench --workspace --locked --test chain -- \
 		--ignored --nocapture campaign::campaign_of
+
+faults: ## faults with a known cause, and at whose door each is laid: SCENARIOS=5000 SEED=1
+	@SCENARIOS=$(or $(SCENARIOS),5000) SEED=$(or $(SEED),1) cargo test --quiet --workspace --locked --lib -- \
+		--nocapture verdict::faults
 
 test-unit: ## unit and property tests
 	@e2e/verify.sh unit

@@ -429,6 +429,14 @@ pub struct Ending {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
+    /// What the kubelet's or the control plane's own words point to; the verdict may rest on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<VerdictReason>,
+    /// The members (ranks) that decided it. Empty where nothing that happened to a member did, such as for `Suspended`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub members: Vec<u32>,
     /// The nodes of the members that decided it, where the place may be to blame. Other members' nodes are not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 253)))]
@@ -468,9 +476,17 @@ pub struct Attempt {
     #[schemars(length(max = 256), inner(length(max = 253)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub suspects: Vec<String>,
-    /// At whose door the end is laid, once evidence has been weighed.
+    /// At whose door the end is laid. Absent where nothing failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// On what the verdict rests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict_reason: Option<VerdictReason>,
+    /// The members (ranks) to whose nodes or processes the verdict applies. The others were stopped for their sake.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub verdict_members: Vec<u32>,
 }
 
 closed_enum! {
@@ -496,7 +512,7 @@ closed_enum! {
         Evicted,
         /// The node is gone or its kubelet does not answer.
         NodeLost,
-        /// The GPU was lost.
+        /// A GPU of the attempt was lost, or the kubelet gave it one that must not be used.
         DeviceLost,
         /// The pod was deleted by somebody else.
         PodDeleted,
@@ -522,6 +538,68 @@ closed_enum! {
         Infrastructure,
         /// The evidence does not tell. It never costs anybody stake.
         Ambiguous,
+    }
+}
+
+closed_enum! {
+    /// On what a verdict rests.
+    pub enum VerdictReason {
+        /// A GPU of the attempt was lost: it fell off the bus or needs a reset.
+        GpuLost,
+        /// The driver reported an Xid against the hardware of a GPU of the attempt.
+        HardwareXid,
+        /// A GPU of the attempt met uncorrectable memory errors, or could not remap a row.
+        MemoryFault,
+        /// The kubelet gave the attempt a GPU that must not be used.
+        UnfitGpu,
+        /// The node stopped answering by itself while the others went on.
+        NodeLost,
+        /// The node was shut down.
+        NodeShutdown,
+        /// The node's container runtime could not hand out the GPU.
+        GpuRuntime,
+        /// The device plugin or the kubelet refused the pod for another reason than want of room.
+        AdmissionRefused,
+        /// The driver reported an Xid that programs cause, on a GPU of the attempt.
+        ProgramXid,
+        /// The program ended with an error, its node and GPUs were watched, and nothing was reported against them.
+        ProgramExit,
+        /// The program used more memory than its limit.
+        MemoryLimit,
+        /// The program used more ephemeral storage than its limit.
+        StorageLimit,
+        /// The image's name is wrong, or it does not exist.
+        ImageName,
+        /// The container's command, or a Secret or ConfigMap that it names, is wrong.
+        ContainerConfig,
+        /// The provider had announced maintenance.
+        Maintenance,
+        /// Too many nodes fell silent together.
+        Amnesty,
+        /// The node fell silent together with others: a zone, a switch or a power supply.
+        LostTogether,
+        /// Something else took the place before the attempt had started.
+        PlaceTaken,
+        /// The pod was preempted, or evicted through the API, such as by a drain.
+        Displaced,
+        /// The Node object was deleted.
+        NodeDeleted,
+        /// The node's kubelet evicted the pod since it ran short of memory, disk or processes.
+        NodePressure,
+        /// The pod was deleted by somebody: the tenant may do so, and so may the cluster.
+        PodDeleted,
+        /// The process was killed by a signal that nobody has accounted for.
+        Killed,
+        /// A GPU reported a fault of its hardware and one of the program, or a fault that may be either's.
+        SignalsDisagree,
+        /// Node or GPUs were not watched when it happened, so that it is not known what they would have reported.
+        NotWatched,
+        /// The image could not be pulled, which may be the registry's, the network's or the tenant's doing.
+        ImagePull,
+        /// The container could not be started for a reason that names nobody.
+        ContainerStart,
+        /// The attempt did not start in time, and nothing says why.
+        NotStarted,
     }
 }
 

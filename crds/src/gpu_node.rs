@@ -671,6 +671,19 @@ closed_enum! {
     }
 }
 
+/// How an agent's message begins its words about Xid events that it cannot hear.
+pub const XIDS_NOT_HEARD: &str = "Xid events are not heard";
+
+impl Agent {
+    /// Whether it sees the GPUs and does not hear their Xid events.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.message
+            .as_deref()
+            .is_some_and(|message| message.contains(XIDS_NOT_HEARD))
+    }
+}
+
 impl GpuNodeStatus {
     /// Devices that may be given to jobs.
     pub fn usable_devices(&self) -> impl Iterator<Item = &Device> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     amount::TokenAmount,
     closed_enum,
-    compute_job::Verdict,
+    compute_job::{Verdict, VerdictReason},
     transaction::{Authorization, Inclusion, TransactionAttempt},
     usage_record::JobReference,
 };
@@ -81,6 +81,9 @@ pub struct IncidentSpec {
     pub to: Time,
     /// At whose door it is laid.
     pub verdict: Verdict,
+    /// On what the verdict rests, where a failed attempt was judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict_reason: Option<VerdictReason>,
     /// The hash of the evidence: its address in the archive.
     #[schemars(schema_with = "crate::schema::hash")]
     pub evidence_hash: String,

@@ -30,6 +30,7 @@ pub mod stake_binding;
 mod structural;
 pub mod transaction;
 pub mod usage_record;
+pub mod xid;
 
 pub use amount::TokenAmount;
 pub use compute_job::{ComputeJob, ComputeJobSpec, ComputeJobStatus};

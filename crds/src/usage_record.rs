@@ -5,7 +5,10 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    amount::TokenAmount, closed_enum, compute_job::Verdict, stake_binding::BlockReference,
+    amount::TokenAmount,
+    closed_enum,
+    compute_job::{Verdict, VerdictReason},
+    stake_binding::BlockReference,
 };
 
 /// What is metered: who runs what, where, and who pays whom. It never changes.
@@ -327,6 +330,9 @@ pub struct Sealed {
     /// At whose door the end is laid. Absent if the member succeeded or goes on in another slice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// On what the verdict rests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict_reason: Option<VerdictReason>,
     /// Energy in millijoules, where the devices measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_millijoules: Option<u64>,

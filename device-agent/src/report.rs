@@ -5,7 +5,7 @@
 
 use gridstake_crds::gpu_node::{
     Agent, AgentKey, Device as PublishedDevice, Driver, GpuNodeStatus, Mig, MigInstance, Sharing,
-    SharingStrategy,
+    SharingStrategy, XIDS_NOT_HEARD,
 };
 
 use crate::{
@@ -77,7 +77,7 @@ fn message(
         },
         metering.message(),
         inventory.message(),
-        hearing.map(|why| format!("Xid events are not heard: {why}")),
+        hearing.map(|why| format!("{XIDS_NOT_HEARD}: {why}")),
     ];
     let said: Vec<String> = said.into_iter().flatten().collect();
     (!said.is_empty()).then(|| said.join("; "))

@@ -10,6 +10,7 @@
 //! | [`settlement`] | what a lane owes: batched, signed, sent, followed until it is final |
 //! | [`archive`] | final batches as files, and what may leave the cluster for it |
 //! | [`uptime`] | which node was up in which minute, as a log that is stated on chain |
+//! | [`verdict`] | at whose door a failed attempt is laid |
 //! | [`contracts_deploy`] | the subcommand that puts the contracts on a chain |
 //! | [`caches`] | what is known of the cluster, kept up to date by watches |
 //! | [`reconcile`], [`backoff`], [`status`], [`events`], [`error`] | what controllers run on |
@@ -43,5 +44,6 @@ pub mod snapshot;
 pub mod status;
 pub mod telemetry;
 pub mod uptime;
+pub mod verdict;
 
 pub use context::Context;

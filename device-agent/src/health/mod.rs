@@ -12,7 +12,6 @@
 pub mod faults;
 pub mod keep;
 pub mod signs;
-pub mod xid;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,8 +28,8 @@ use crate::{
     },
 };
 use faults::{Log, What};
+use gridstake_crds::xid::{self, XidClass};
 use signs::Signs;
-use xid::XidClass;
 
 /// How long a device must have been clean after an Xid that speaks against its hardware, or after an uncorrectable memory
 /// error, before it is offered again without a reboot.

@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use k8s_openapi::{
+    api::coordination::v1::Lease,
+    jiff::{SignedDuration, Timestamp},
+};
 
 /// Arrival times of heartbeats, by node.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +24,12 @@ struct Beat {
     renewed: Timestamp,
     /// When it was seen.
     arrived: Timestamp,
+    /// The last silence of [`GAP`] or more before it: from the heartbeat before, to the one that ended it.
+    gap: Option<(Timestamp, Timestamp)>,
 }
+
+/// Two heartbeats missed: below any silence for which a node is given up.
+const GAP: SignedDuration = SignedDuration::from_secs(20);
 
 impl Heartbeats {
     fn beats(&self) -> MutexGuard<'_, HashMap<String, Beat>> {
@@ -37,15 +45,18 @@ impl Heartbeats {
             .entry(node.to_owned())
             .and_modify(|beat| {
                 if beat.renewed != renewed {
+                    let is_gap = now.duration_since(beat.arrived) >= GAP;
                     *beat = Beat {
                         renewed,
                         arrived: now,
+                        gap: is_gap.then_some((beat.arrived, now)).or(beat.gap),
                     };
                 }
             })
             .or_insert(Beat {
                 renewed,
                 arrived: renewed.min(now),
+                gap: None,
             });
     }
 
@@ -68,6 +79,38 @@ impl Heartbeats {
     #[must_use]
     pub fn all(&self) -> Vec<Timestamp> {
         self.beats().values().map(|beat| beat.arrived).collect()
+    }
+
+    /// How many other agents fell silent within `silent_after` of when the one on `node` did, for as long at least. Those
+    /// that are back by now count as well: what they had in common may be what is wrong with this one.
+    #[must_use]
+    pub fn fell_silent_with(
+        &self,
+        node: &str,
+        silent_after: SignedDuration,
+        now: Timestamp,
+    ) -> usize {
+        let beats = self.beats();
+        let is_silence = |from: Timestamp, to: Timestamp| to.duration_since(from) >= silent_after;
+        let Some(since) = beats
+            .get(node)
+            .map(|beat| beat.arrived)
+            .filter(|since| is_silence(*since, now))
+        else {
+            return 0;
+        };
+        let is_near = |from: Timestamp| from.duration_since(since).abs() <= silent_after;
+        beats
+            .iter()
+            .filter(|(other, _)| other.as_str() != node)
+            .filter(|(_, beat)| {
+                let present = Some((beat.arrived, now));
+                [present, beat.gap]
+                    .into_iter()
+                    .flatten()
+                    .any(|(from, to)| is_silence(from, to) && is_near(from))
+            })
+            .count()
     }
 
     /// When the agent on `node` was last heard of.
@@ -137,6 +180,32 @@ mod tests {
         beats.see(&lease(100), at(130));
         beats.see_all([&lease(100)], at(140));
         assert_eq!(beats.last("n1"), Some(at(100)));
+    }
+
+    #[test]
+    fn those_that_fell_silent_together_are_counted_even_when_some_are_back() {
+        let beats = Heartbeats::default();
+        let of = |node: &str, renewed: i64| {
+            let mut lease = lease(renewed);
+            if let Some(spec) = &mut lease.spec {
+                spec.holder_identity = Some(node.into());
+            }
+            lease
+        };
+        for (node, at_second) in [("n1", 100), ("n2", 105), ("n3", 110), ("n4", 20)] {
+            beats.see(&of(node, at_second), at(at_second));
+        }
+        beats.see(&of("n3", 150), at(150));
+        beats.see(&of("n5", 155), at(155));
+        let with =
+            |node: &str| beats.fell_silent_with(node, SignedDuration::from_secs(30), at(160));
+        assert_eq!(
+            with("n1"),
+            2,
+            "n2 is silent, n3 was, n4 long before, n5 is new"
+        );
+        assert_eq!(with("n4"), 0);
+        assert_eq!(with("n3"), 0, "it answers");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod heartbeats;
 pub mod prune;
 mod record_index;
 pub mod triggers;
+mod unfit_gpus;
 mod watch;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use self::{
     heartbeats::Heartbeats,
     record_index::RecordIndex,
     triggers::{Pulse, TriggerHub},
+    unfit_gpus::UnfitGpus,
     watch::{Seen, everything, watch},
 };
 use crate::{
@@ -162,7 +164,7 @@ impl Caches {
             Api::all(client.clone()),
             all(),
             prune::metadata,
-            triggers.clone().on_gpu_node()
+            triggers.clone().on_gpu_node(job_pods.clone())
         );
         let compute_jobs = start!(
             "ComputeJob",
@@ -415,6 +417,13 @@ impl Caches {
         self.heartbeats.all()
     }
 
+    /// How many other agents fell silent at about the time at which the one on `node` did.
+    #[must_use]
+    pub fn fell_silent_with(&self, node: &str, now: Timestamp) -> usize {
+        self.heartbeats
+            .fell_silent_with(node, self.failover.silent_after, now)
+    }
+
     /// How soon a node is given up.
     #[must_use]
     pub const fn failover(&self) -> &failover::Terms {
@@ -530,15 +539,35 @@ impl Triggers {
         }
     }
 
-    fn on_gpu_node(self) -> impl Fn(Seen<'_, Guarded<GpuNode>>) + Send {
+    /// A GPU that becomes unfit may end what runs on it.
+    fn on_gpu_node(self, job_pods: Store<Pod>) -> impl Fn(Seen<'_, Guarded<GpuNode>>) + Send {
+        let unfit = UnfitGpus::default();
         move |seen| {
             match seen {
                 Seen::Applied(node) | Seen::Deleted(node) => {
                     self.gpu_nodes.one(None, &node.name_any());
+                    if node.0.as_ref().is_ok_and(|node| unfit.have_changed(node)) {
+                        self.jobs_on(&job_pods, &node.name_any());
+                    }
                 }
-                Seen::Everything(_) => self.gpu_nodes.all(),
+                Seen::Everything(_) => {
+                    self.gpu_nodes.all();
+                    self.compute_jobs.all();
+                }
             }
             self.capacity.beat();
+        }
+    }
+
+    fn jobs_on(&self, job_pods: &Store<Pod>, node: &str) {
+        let is_there = |pod: &Pod| {
+            let spec = pod.spec.as_ref();
+            spec.and_then(|spec| spec.node_name.as_deref()) == Some(node)
+        };
+        for pod in job_pods.state_filter(is_there) {
+            if let (Some(job), namespace) = (pod.labels().get(LABEL_JOB), pod.namespace()) {
+                self.compute_jobs.one(namespace.as_deref(), job);
+            }
         }
     }
 

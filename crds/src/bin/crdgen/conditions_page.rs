@@ -80,6 +80,10 @@ fn kinds() -> Vec<(&'static str, Vec<List>)> {
                     "`status.attempts[].endReason`",
                 ),
                 list::<job::Verdict>("Verdicts", "`status.attempts[].verdict`"),
+                list::<job::VerdictReason>(
+                    "On what a verdict rests",
+                    "`status.attempts[].verdictReason`, and `status.sealed` of the UsageRecord",
+                ),
             ],
         ),
         (

@@ -23,6 +23,7 @@ fn seal(job_no: Option<u64>, slice: u64) -> Sealed {
         price: job_no.map(|_| TokenAmount::from_nano(720_000)),
         cause: SealCause::IntervalElapsed,
         verdict: None,
+        verdict_reason: None,
         energy_millijoules: Some(7),
         factors: None,
         emission: None,

@@ -8,7 +8,7 @@ use gridstake_crds::{
     ComputeJob,
     compute_job::{
         ATTEMPTS_KEPT, Attempt, AttemptEndReason, ComputeJobReason, ComputeJobStatus, Ending,
-        JobEndReason, JobResult, MemberNode, Placement,
+        JobEndReason, JobResult, MemberNode, Placement, VerdictReason,
     },
     condition::Fact,
     names::FINALIZER_JOB,
@@ -23,13 +23,14 @@ use kube::ResourceExt as _;
 use super::{
     conditions::{self, Phase},
     member::{End, Member, State},
-    retry,
+    retry::{self, Consequence},
     start::{what_it_waits_for, why_not_started},
     usage::Books,
 };
 use crate::{
     controllers::usage_record::record::NewMember,
     payer::{Account, Funds, WhoPays},
+    verdict::{AttemptEnd, Finding, MemberEnd, Place, Weighed, gpu_evidence::unusable_gpu, weigh},
 };
 
 /// What was found out about the job's spec.
@@ -73,6 +74,8 @@ pub struct Observed {
     pub payer: WhoPays,
     /// Whether the payer's money lasts, while it runs.
     pub funds: Funds,
+    /// What is known of the places of the members of the attempt in progress.
+    pub places: Vec<Place>,
 }
 
 /// A change to be made in the cluster.
@@ -115,6 +118,9 @@ pub struct Plan {
 /// How long after a refusal the API server is asked again: quota may have been raised.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 
+/// How soon a job is looked at again whose GPU may be lost.
+const LOOK_FOR_GPU: SignedDuration = SignedDuration::from_secs(2);
+
 /// What is to be done about `job`.
 #[must_use]
 pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
@@ -153,6 +159,47 @@ fn is_on(node: &MemberNode, account: &Account) -> bool {
     node.chain
         .as_ref()
         .is_none_or(|chain| *chain == account.chain)
+}
+
+/// What is to be read about an end.
+#[derive(Default)]
+struct Words {
+    exit_code: Option<i32>,
+    message: Option<String>,
+    hint: Option<VerdictReason>,
+}
+
+impl Words {
+    fn of(message: impl Into<String>) -> Self {
+        Self {
+            message: Some(message.into()),
+            ..Self::default()
+        }
+    }
+}
+
+/// The nodes that the job does not try again for a while: those at whose door the end is laid, and those that may have been
+/// to blame by its reason alone; none where it was the program.
+fn suspects(
+    placement: &Placement,
+    ending: &Ending,
+    finding: Option<&Finding>,
+    consequence: Consequence,
+) -> Vec<String> {
+    if !consequence.casts_suspicion() {
+        return Vec::new();
+    }
+    let found = finding.map(|f| f.members.as_slice()).unwrap_or_default();
+    let mut nodes: Vec<String> = placement
+        .nodes
+        .iter()
+        .filter(|placed| found.contains(&placed.member))
+        .map(|placed| placed.node.clone())
+        .chain(ending.suspects.iter().cloned())
+        .collect();
+    nodes.sort();
+    nodes.dedup();
+    nodes
 }
 
 /// One turn of thought about one job.
@@ -281,8 +328,10 @@ impl Turn<'_> {
             return self.stop(placement, &members, &ending);
         }
         if let Some(ending) = self.why_it_ends(placement, &members) {
-            if members.iter().all(Member::is_at_rest) {
-                return self.record(placement, &members, &ending);
+            if members.iter().all(Member::is_at_rest)
+                && let Some(finding) = self.weigh(&members, &ending)
+            {
+                return self.record(placement, &members, &ending, finding);
             }
             let reason = ending.reason;
             self.next.ending = Some(ending);
@@ -319,11 +368,15 @@ impl Turn<'_> {
     /// Why the attempt cannot go on or need not; the first that applies.
     fn why_it_ends(&mut self, placement: &Placement, members: &[Member]) -> Option<Ending> {
         let now = self.now;
-        let ending = |reason, exit_code, message, decided_by: &dyn Fn(&Member) -> bool| {
-            let mut suspects: Vec<_> = members
-                .iter()
-                .zip(&placement.nodes)
-                .filter(|(member, _)| retry::casts_suspicion(reason) && decided_by(member))
+        let ending = |reason, words: Words, decided_by: &dyn Fn(&Member) -> bool| {
+            let decided = || {
+                members
+                    .iter()
+                    .zip(&placement.nodes)
+                    .filter(|(m, _)| decided_by(m))
+            };
+            let mut suspects: Vec<_> = decided()
+                .filter(|_| retry::casts_suspicion(reason))
                 .map(|(_, placed)| placed.node.clone())
                 .collect();
             suspects.sort();
@@ -332,8 +385,10 @@ impl Turn<'_> {
                 attempt: placement.attempt,
                 reason,
                 since: Time(now),
-                exit_code,
-                message,
+                exit_code: words.exit_code,
+                message: words.message,
+                hint: words.hint,
+                members: decided().map(|(m, _)| m.member).collect(),
                 suspects,
             })
         };
@@ -342,7 +397,7 @@ impl Turn<'_> {
         let changes = members.iter().filter_map(|m| m.node.changes_at());
         self.wake_at(changes.min());
         if self.job.metadata.deletion_timestamp.is_some() {
-            return ending(AttemptEndReason::Deleted, None, None, &nobody);
+            return ending(AttemptEndReason::Deleted, Words::default(), &nobody);
         }
         let failed = |m: &Member| matches!(&m.state, State::Ended(end) if end.reason != AttemptEndReason::Succeeded);
         if let Some(Member {
@@ -351,6 +406,7 @@ impl Turn<'_> {
                     reason,
                     exit_code,
                     message,
+                    hint,
                 }),
             ..
         }) = members
@@ -359,47 +415,113 @@ impl Turn<'_> {
             .min_by_key(|m| (m.finished_at, m.member))
         {
             let alike = |m: &Member| matches!(&m.state, State::Ended(end) if end.reason == *reason);
-            return ending(*reason, *exit_code, message.clone(), &alike);
+            let words = Words {
+                exit_code: *exit_code,
+                message: message.clone(),
+                hint: *hint,
+            };
+            return ending(*reason, words, &alike);
         }
         if members.iter().all(has_ended) {
-            return ending(AttemptEndReason::Succeeded, Some(0), None, &nobody);
+            let words = Words {
+                exit_code: Some(0),
+                ..Words::default()
+            };
+            return ending(AttemptEndReason::Succeeded, words, &nobody);
         }
         if self.job.spec.suspend {
-            return ending(AttemptEndReason::Suspended, None, None, &nobody);
+            return ending(AttemptEndReason::Suspended, Words::default(), &nobody);
         }
         if let Some(message) = self.why_nobody_pays(placement) {
-            return ending(
-                AttemptEndReason::EscrowExhausted,
-                None,
-                Some(message),
-                &nobody,
-            );
+            let words = Words::of(message);
+            return ending(AttemptEndReason::EscrowExhausted, words, &nobody);
         }
         let being_deleted = |m: &Member| !has_ended(m) && m.terminating;
         if members.iter().any(being_deleted) {
-            let message = Some("a pod of the job was deleted by somebody else".into());
-            return ending(AttemptEndReason::PodDeleted, None, message, &being_deleted);
+            let words = Words::of("a pod of the job was deleted by somebody else");
+            return ending(AttemptEndReason::PodDeleted, words, &being_deleted);
         }
         let vanished = |m: &Member| m.state == State::Missing;
         if conditions::has_run(&self.next) && members.iter().any(vanished) {
-            let message = Some("a pod of the job vanished while it ran".into());
-            return ending(AttemptEndReason::PodDeleted, None, message, &vanished);
+            let words = Words::of("a pod of the job vanished while it ran");
+            return ending(AttemptEndReason::PodDeleted, words, &vanished);
+        }
+        if let Some((member, words)) = self.without_gpu(members) {
+            return ending(AttemptEndReason::DeviceLost, words, &|m| m.member == member);
         }
         let at_work = |m: &Member| m.has_started() || has_ended(m);
         if members.iter().all(at_work) {
             return self
                 .run_time_is_over(members)
-                .then(|| ending(AttemptEndReason::RunTimeout, None, None, &nobody))
+                .then(|| ending(AttemptEndReason::RunTimeout, Words::default(), &nobody))
                 .flatten();
         }
         let deadline = after(placement.decided_at.0, self.job.spec.start_timeout());
         if deadline.is_some_and(|d| d <= self.now) {
-            let (reason, message) = why_not_started(members);
-            let message = Some(message).filter(|m| !m.is_empty());
-            return ending(reason, None, message, &|m| !at_work(m));
+            let (reason, hint, message) = why_not_started(members);
+            let words = Words {
+                message: Some(message).filter(|m| !m.is_empty()),
+                hint,
+                exit_code: None,
+            };
+            return ending(reason, words, &|m| !at_work(m));
         }
         self.wake_at(deadline);
         None
+    }
+
+    /// The first member that runs on a GPU which is lost, or was unfit before it began; and what is to be said of that.
+    fn without_gpu(&mut self, members: &[Member]) -> Option<(u32, Words)> {
+        let running = |m: &&Member| m.has_started() && !matches!(m.state, State::Ended(_));
+        let may_be_lost = |place: &Place| place.gpus.iter().any(|gpu| gpu.is_lost);
+        if self.seen.places.iter().any(may_be_lost) {
+            self.wake_at(self.now.checked_add(LOOK_FOR_GPU).ok());
+        }
+        members.iter().filter(running).find_map(|member| {
+            let place = self
+                .seen
+                .places
+                .iter()
+                .find(|p| p.member == member.member)?;
+            let (uuid, hint) = unusable_gpu(place, member.started_at.map(unix_ms))?;
+            let what = match hint {
+                VerdictReason::GpuLost => "was lost: it fell off the bus or needs a reset",
+                _ => "must not be used: see status.devices of the GpuNode",
+            };
+            let words = Words {
+                message: Some(format!("{uuid} {what}")),
+                hint: Some(hint),
+                exit_code: None,
+            };
+            Some((member.member, words))
+        })
+    }
+
+    /// At whose door the end of an attempt is laid, none of whose members runs any more. Outer `None`: more may be heard.
+    fn weigh(&mut self, members: &[Member], ending: &Ending) -> Option<Option<Finding>> {
+        let end = AttemptEnd {
+            reason: ending.reason,
+            hint: ending.hint,
+            exit_code: ending.exit_code,
+            since: ending.since.0,
+            members: ending.members.clone(),
+        };
+        let ran: Vec<_> = members
+            .iter()
+            .map(|m| MemberEnd {
+                member: m.member,
+                began: m.started_at,
+                ended: m.finished_at,
+            })
+            .collect();
+        match weigh(&end, &ran, &self.seen.places, self.now) {
+            Weighed::Nothing => Some(None),
+            Weighed::Found(finding) => Some(Some(finding)),
+            Weighed::Wait(until) => {
+                self.wake_at(Some(until));
+                None
+            }
+        }
     }
 
     /// Why the attempt must not run on for want of money. A chain that is away stops nothing.
@@ -498,7 +620,10 @@ impl Turn<'_> {
 
     fn stop(&mut self, placement: &Placement, members: &[Member], ending: &Ending) -> Phase {
         if members.iter().all(Member::is_at_rest) {
-            return self.record(placement, members, ending);
+            return match self.weigh(members, ending) {
+                Some(finding) => self.record(placement, members, ending, finding),
+                None => Phase::Stopping(ending.reason),
+            };
         }
         let to_delete: Vec<_> = members
             .iter()
@@ -513,7 +638,15 @@ impl Turn<'_> {
 
     /// The attempt is over and nothing of it runs: its end is written down, and its use as the pods tell it until it is
     /// billed.
-    fn record(&mut self, placement: &Placement, members: &[Member], ending: &Ending) -> Phase {
+    fn record(
+        &mut self,
+        placement: &Placement,
+        members: &[Member],
+        ending: &Ending,
+        finding: Option<Finding>,
+    ) -> Phase {
+        let consequence = retry::consequence(ending.reason, finding.as_ref().map(|f| f.verdict));
+        let suspects = suspects(placement, ending, finding.as_ref(), consequence);
         let gpu_millis: u64 = members.iter().map(|m| self.gpu_millis(m, ending)).sum();
         let mut nodes: Vec<_> = placement.nodes.iter().map(|n| n.node.clone()).collect();
         nodes.sort();
@@ -533,8 +666,10 @@ impl Turn<'_> {
             exit_code: ending.exit_code,
             message: ending.message.clone(),
             gpu_millis,
-            suspects: ending.suspects.clone(),
-            verdict: None,
+            suspects,
+            verdict: finding.as_ref().map(|found| found.verdict),
+            verdict_reason: finding.as_ref().map(|found| found.reason),
+            verdict_members: finding.map(|found| found.members).unwrap_or_default(),
         };
         self.next.attempts.push(attempt);
         self.next.attempts.sort_by_key(|a| a.attempt);
@@ -544,7 +679,7 @@ impl Turn<'_> {
         let (failures, end) = retry::charge(
             &self.job.spec,
             self.next.failures.unwrap_or_default(),
-            ending.reason,
+            consequence,
         );
         self.next.failures = Some(failures);
         if ending.reason == AttemptEndReason::Succeeded {
@@ -665,6 +800,10 @@ fn words(message: Option<&String>, exit_code: Option<i32>) -> String {
         (None, Some(code)) if code != 0 => format!("exit code {code}"),
         (None, _) => String::new(),
     }
+}
+
+fn unix_ms(at: Timestamp) -> u64 {
+    u64::try_from(at.as_millisecond()).unwrap_or(0)
 }
 
 /// `wait` after `since`; `None` where no time is that late.

@@ -60,6 +60,7 @@ fn succeeded() -> State {
         reason: AttemptEndReason::Succeeded,
         exit_code: Some(0),
         message: None,
+        hint: None,
     })
 }
 
@@ -68,6 +69,7 @@ fn failed(reason: AttemptEndReason) -> State {
         reason,
         exit_code: Some(3),
         message: Some("why".into()),
+        hint: None,
     })
 }
 
@@ -93,9 +95,22 @@ fn slice_of(pod: &Member) -> Slice {
 /// Pods whose use is billed as soon as they have ended, with no chain configured.
 fn seen(pods: Vec<Member>) -> Observed {
     Observed {
+        places: pods.iter().map(well).collect(),
         books: Books::new(pods.iter().map(slice_of).collect()),
         pods,
         ..asked(Validation::NotAsked, Admission::NotAsked)
+    }
+}
+
+/// A place of which nothing is reported.
+fn well(pod: &Member) -> Place {
+    Place {
+        member: pod.member,
+        gpus_are_known: true,
+        told_until_ms: Some(unix_ms(at(100_000))),
+        is_heard: true,
+        sees_gpus: true,
+        ..Place::default()
     }
 }
 
@@ -107,6 +122,7 @@ fn asked(validation: Validation, admission: Admission) -> Observed {
         books: Books::default(),
         payer: WhoPays::Nobody,
         funds: Funds::Suffice,
+        places: Vec::new(),
     }
 }
 
@@ -1005,6 +1021,7 @@ fn lost(number: u32) -> Member {
         reason: AttemptEndReason::NodeLost,
         exit_code: None,
         message: None,
+        hint: None,
     });
     on(NodeState::Lost, ran(number, state, 12, None))
 }

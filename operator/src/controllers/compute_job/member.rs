@@ -1,15 +1,19 @@
 //! What a member's pod says about the member. Pure.
 
 use gridstake_crds::{
-    compute_job::AttemptEndReason,
+    compute_job::{AttemptEndReason, VerdictReason},
     names::{FINALIZER_METERING, GATE_PLACEMENT, LABEL_ATTEMPT, LABEL_MEMBER},
 };
 use k8s_openapi::{
-    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus},
+    api::core::v1::{
+        ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodSpec, PodStatus,
+        ResourceRequirements,
+    },
     jiff::Timestamp,
 };
 use kube::ResourceExt as _;
 
+use super::words;
 use crate::failover::NodeState;
 
 /// Longest text that is taken over from a pod into a status.
@@ -54,6 +58,8 @@ pub struct End {
     pub exit_code: Option<i32>,
     /// The kubelet's words.
     pub message: Option<String>,
+    /// What these, or the pod's reason, point to.
+    pub hint: Option<VerdictReason>,
 }
 
 /// A member and its pod.
@@ -162,10 +168,11 @@ fn state(pod: &Pod, status: &PodStatus, node: NodeState) -> State {
             reason: AttemptEndReason::Succeeded,
             exit_code: Some(0),
             message: None,
+            hint: None,
         });
     }
     if phase == "Failed" {
-        return State::Ended(failure(status));
+        return State::Ended(failure(spec, status));
     }
     // A kubelet that does not answer cannot tell that the pod has gone.
     let given_up = matches!(node, NodeState::NotReady { .. } | NodeState::Suspect { .. });
@@ -175,6 +182,7 @@ fn state(pod: &Pod, status: &PodStatus, node: NodeState) -> State {
             reason: AttemptEndReason::NodeLost,
             exit_code: None,
             message: Some("the node is gone or its kubelet does not answer".into()),
+            hint: (node == NodeState::Gone).then_some(VerdictReason::NodeDeleted),
         });
     }
     if !bound {
@@ -183,6 +191,7 @@ fn state(pod: &Pod, status: &PodStatus, node: NodeState) -> State {
                 reason: AttemptEndReason::PodDeleted,
                 exit_code: None,
                 message: None,
+                hint: None,
             });
         }
         let gates = spec
@@ -248,22 +257,46 @@ fn starting(status: &PodStatus) -> State {
 
 /// Why a pod with phase `Failed` failed. The pod's own reason comes first (the kubelet refused or evicted it), then
 /// what disrupted it, then the container that ended badly first.
-fn failure(status: &PodStatus) -> End {
+fn failure(spec: Option<&PodSpec>, status: &PodStatus) -> End {
     let message = status.message.as_deref().map(|m| clip(m, MAX_MESSAGE));
-    let end = |reason| End {
+    let told = status.message.as_deref().unwrap_or_default();
+    let end = |reason, hint| End {
         reason,
         exit_code: None,
         message: message.clone(),
+        hint,
     };
     match status.reason.as_deref().unwrap_or_default() {
-        "UnexpectedAdmissionError"
-        | "NodeAffinity"
-        | "AdmissionFailed"
-        | "PodFeatureUnsupported" => return end(AttemptEndReason::AdmissionFailed),
-        reason if reason.starts_with("OutOf") => return end(AttemptEndReason::AdmissionFailed),
-        "Evicted" | "Preempting" => return end(AttemptEndReason::Evicted),
-        "NodeLost" | "NodeShutdown" | "Shutdown" | "Terminated" => {
-            return end(AttemptEndReason::NodeLost);
+        "UnexpectedAdmissionError" | "TopologyAffinityError" => {
+            return end(
+                AttemptEndReason::AdmissionFailed,
+                Some(VerdictReason::AdmissionRefused),
+            );
+        }
+        // The node's labels or taints have changed since it was chosen.
+        "NodeAffinity" | "NodeTaints" => {
+            return end(
+                AttemptEndReason::AdmissionFailed,
+                Some(VerdictReason::Displaced),
+            );
+        }
+        "AdmissionFailed" | "PodFeatureUnsupported" => {
+            return end(AttemptEndReason::AdmissionFailed, None);
+        }
+        reason if reason.starts_with("OutOf") => {
+            return end(
+                AttemptEndReason::AdmissionFailed,
+                Some(VerdictReason::PlaceTaken),
+            );
+        }
+        "Evicted" => return end(AttemptEndReason::Evicted, words::eviction(told)),
+        "Preempting" => return end(AttemptEndReason::Evicted, Some(VerdictReason::Displaced)),
+        "NodeLost" => return end(AttemptEndReason::NodeLost, None),
+        "NodeShutdown" | "Shutdown" | "Terminated" => {
+            return end(
+                AttemptEndReason::NodeLost,
+                Some(VerdictReason::NodeShutdown),
+            );
         }
         _ => {}
     }
@@ -274,14 +307,20 @@ fn failure(status: &PodStatus) -> End {
         .find(|c| c.type_ == "DisruptionTarget" && c.status == "True")
     {
         let message = disruption.message.as_deref().map(|m| clip(m, MAX_MESSAGE));
-        let reason = match disruption.reason.as_deref().unwrap_or_default() {
-            "DeletionByTaintManager" | "DeletionByPodGC" => AttemptEndReason::NodeLost,
-            _ => AttemptEndReason::Evicted,
+        let (reason, hint) = match disruption.reason.as_deref().unwrap_or_default() {
+            "DeletionByTaintManager" => (AttemptEndReason::NodeLost, None),
+            "DeletionByPodGC" => (AttemptEndReason::NodeLost, Some(VerdictReason::NodeDeleted)),
+            "TerminationByKubelet" => (
+                AttemptEndReason::Evicted,
+                words::eviction(disruption.message.as_deref().unwrap_or_default()),
+            ),
+            _ => (AttemptEndReason::Evicted, Some(VerdictReason::Displaced)),
         };
         return End {
             reason,
             exit_code: None,
             message,
+            hint,
         };
     }
     let containers = status
@@ -290,29 +329,48 @@ fn failure(status: &PodStatus) -> End {
         .flatten()
         .chain(status.container_statuses.iter().flatten());
     let mut failed: Vec<_> = containers
-        .filter_map(termination)
-        .filter(|t| t.exit_code != 0)
+        .filter_map(|c| Some((c.name.as_str(), termination(c)?)))
+        .filter(|(_, t)| t.exit_code != 0)
         .collect();
-    failed.sort_by_key(|t| t.finished_at.as_ref().map(|at| at.0));
-    let Some(first) = failed.first() else {
-        return end(AttemptEndReason::PodDeleted);
+    failed.sort_by_key(|(_, t)| t.finished_at.as_ref().map(|at| at.0));
+    let Some((name, first)) = failed.first() else {
+        return end(AttemptEndReason::PodDeleted, None);
     };
-    let reason = match first.reason.as_deref().unwrap_or_default() {
-        "OOMKilled" => AttemptEndReason::OutOfMemory,
-        "StartError" | "ContainerCannotRun" => AttemptEndReason::ContainerStartFailed,
-        _ => AttemptEndReason::ExitedNonZero,
+    let told = first.message.as_deref().unwrap_or_default().trim();
+    let (reason, hint) = match first.reason.as_deref().unwrap_or_default() {
+        // Without a limit of its own the container was killed because the node had no memory left.
+        "OOMKilled" => (
+            AttemptEndReason::OutOfMemory,
+            has_memory_limit(spec, name).then_some(VerdictReason::MemoryLimit),
+        ),
+        "StartError" | "ContainerCannotRun" => (
+            AttemptEndReason::ContainerStartFailed,
+            words::container_start(told),
+        ),
+        _ => (AttemptEndReason::ExitedNonZero, None),
     };
-    let message = first
-        .message
-        .as_deref()
-        .map(str::trim)
-        .filter(|m| !m.is_empty())
-        .map(|m| clip(m, MAX_MESSAGE));
     End {
         reason,
         exit_code: Some(first.exit_code),
-        message,
+        message: (!told.is_empty()).then(|| clip(told, MAX_MESSAGE)),
+        hint,
     }
+}
+
+/// Whether the container of this name, or its pod, has a limit of memory.
+fn has_memory_limit(spec: Option<&PodSpec>, name: &str) -> bool {
+    let Some(spec) = spec else { return false };
+    let has = |resources: Option<&ResourceRequirements>| {
+        resources
+            .and_then(|r| r.limits.as_ref())
+            .is_some_and(|limits| limits.contains_key("memory"))
+    };
+    let mut containers = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers);
+    has(spec.resources.as_ref()) || containers.any(|c| c.name == name && has(c.resources.as_ref()))
 }
 
 fn termination(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {

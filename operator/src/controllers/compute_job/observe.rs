@@ -30,6 +30,7 @@ use crate::{
     failover::{self, NodeState},
     payer::{self, Funds},
     scheduler::{Request, Snapshot, explain, filter, snapshot::NodeCapacity},
+    verdict::{Place, observe as verdict},
 };
 
 /// The attempt number of the pod that is only ever sent as a dry run.
@@ -55,6 +56,7 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
         books,
         payer: payer::who_pays(ctx, &namespace, now),
         funds,
+        places: places(ctx, job, now),
     };
     let ended = job.status.as_ref().is_some_and(ComputeJobStatus::has_ended);
     if job.metadata.deletion_timestamp.is_some() || ended || active {
@@ -66,6 +68,18 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
         seen.admission = admission(ctx, job, now);
     }
     seen
+}
+
+/// The places of the attempt in progress.
+fn places(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Vec<Place> {
+    let active = job
+        .status
+        .as_ref()
+        .and_then(ComputeJobStatus::active_placement);
+    active.map_or_else(Vec::new, |placement| {
+        let uid = job.metadata.uid.as_deref().unwrap_or_default();
+        verdict::places(&ctx.caches, uid, placement.attempt, &placement.nodes, now)
+    })
 }
 
 fn books(ctx: &Context, job: &ComputeJob) -> Books {

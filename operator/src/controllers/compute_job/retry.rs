@@ -1,7 +1,7 @@
 //! Which end costs which budget, and how long the next attempt is held back. Pure.
 
 use gridstake_crds::compute_job::{
-    AttemptEndReason, ComputeJobSpec, ComputeJobStatus, Failures, JobEndReason,
+    AttemptEndReason, ComputeJobSpec, ComputeJobStatus, Failures, JobEndReason, Verdict,
 };
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -20,36 +20,46 @@ pub enum Consequence {
     Nothing,
 }
 
-/// What `reason` means.
-#[must_use]
-pub fn consequence(reason: AttemptEndReason) -> Consequence {
-    use AttemptEndReason as R;
-    match reason {
-        R::Succeeded => Consequence::Ends(JobEndReason::Succeeded),
-        R::RunTimeout => Consequence::Ends(JobEndReason::RunTimeout),
-        R::ExitedNonZero | R::OutOfMemory | R::ImagePullFailed | R::ContainerStartFailed => {
-            Consequence::ChargesUser
-        }
-        R::StartTimeout
-        | R::AdmissionFailed
-        | R::Evicted
-        | R::NodeLost
-        | R::DeviceLost
-        | R::PodDeleted => Consequence::ChargesInfrastructure,
-        R::PlacementLost => Consequence::PlacesAgain,
-        R::Suspended | R::EscrowExhausted | R::Deleted => Consequence::Nothing,
+impl Consequence {
+    /// Whether the place itself may be to blame.
+    #[must_use]
+    pub const fn casts_suspicion(self) -> bool {
+        matches!(self, Self::ChargesInfrastructure | Self::PlacesAgain)
     }
 }
 
-/// The failures after an attempt ended for `reason`, and the job's end if a budget is exceeded by it.
+/// What an end means: its reason decides, or the verdict on it where something failed.
+///
+/// What nobody can be charged with by the evidence costs an infrastructure retry, so that a tenant does not pay for what was
+/// not seen; but an image that cannot be pulled and a container that cannot be started are as good as always the tenant's.
+#[must_use]
+pub const fn consequence(reason: AttemptEndReason, verdict: Option<Verdict>) -> Consequence {
+    use AttemptEndReason as R;
+    match (reason, verdict) {
+        (R::Succeeded, _) => Consequence::Ends(JobEndReason::Succeeded),
+        (R::RunTimeout, _) => Consequence::Ends(JobEndReason::RunTimeout),
+        (R::PlacementLost, _) => Consequence::PlacesAgain,
+        (R::Suspended | R::EscrowExhausted | R::Deleted, _) => Consequence::Nothing,
+        (_, Some(Verdict::Tenant)) => Consequence::ChargesUser,
+        (_, Some(Verdict::Host | Verdict::Infrastructure)) => Consequence::ChargesInfrastructure,
+        (R::ImagePullFailed | R::ContainerStartFailed, Some(Verdict::Ambiguous) | None) => {
+            Consequence::ChargesUser
+        }
+        // An attempt of a former version, which knew no verdicts.
+        (R::ExitedNonZero | R::OutOfMemory, None) => Consequence::ChargesUser,
+        (_, Some(Verdict::Ambiguous) | None) => Consequence::ChargesInfrastructure,
+    }
+}
+
+/// The failures after an attempt whose end means `consequence`, and the job's end if a budget is exceeded by it.
 #[must_use]
 pub fn charge(
     spec: &ComputeJobSpec,
     before: Failures,
-    reason: AttemptEndReason,
+    consequence: Consequence,
 ) -> (Failures, Option<JobEndReason>) {
     let mut failures = before;
-    let end = match consequence(reason) {
+    let end = match consequence {
         Consequence::Ends(end) => Some(end),
         Consequence::ChargesUser => {
             failures.user = failures.user.saturating_add(1);
@@ -74,6 +84,11 @@ const MAX_BACKOFF: SignedDuration = SignedDuration::from_mins(5);
 /// For how long a node is not tried again after the first failure on it; doubled for each further one.
 const SUSPICION: SignedDuration = SignedDuration::from_secs(30);
 
+/// After so many failures of a job on one node it is left alone for longer.
+const CRASH_LOOP: usize = 3;
+/// For how long: what a device's agent takes to believe it again.
+const CRASH_LOOP_PAUSE: SignedDuration = SignedDuration::from_mins(30);
+
 /// `unit` doubled `times - 1` times, at most [`MAX_BACKOFF`].
 fn doubled(unit: SignedDuration, times: u32) -> SignedDuration {
     let factor = 1_i32 << times.saturating_sub(1).min(16);
@@ -90,7 +105,7 @@ pub fn not_before(status: &ComputeJobStatus) -> Option<Timestamp> {
         .infrastructure
         .saturating_add(failures.user)
         .saturating_add(failures.placement);
-    if times == 0 || consequence(last.end_reason) == Consequence::Nothing {
+    if times == 0 || consequence(last.end_reason, last.verdict) == Consequence::Nothing {
         return None;
     }
     last.ended_at
@@ -99,19 +114,17 @@ pub fn not_before(status: &ComputeJobStatus) -> Option<Timestamp> {
         .ok()
 }
 
-/// Whether the node itself may be to blame for such an end.
+/// Whether the node itself may be to blame for an end of which nothing but its reason is known.
 #[must_use]
-pub fn casts_suspicion(reason: AttemptEndReason) -> bool {
-    matches!(
-        consequence(reason),
-        Consequence::ChargesInfrastructure | Consequence::PlacesAgain
-    )
+pub const fn casts_suspicion(reason: AttemptEndReason) -> bool {
+    consequence(reason, None).casts_suspicion()
 }
 
 /// Nodes that are not tried again yet, since this job failed on them, and until when.
 ///
 /// A node is suspect for 30 s after the job's first failure on it, doubled by each further one up to 5 min. So a node
-/// that comes back is used again, and a cluster of one node does not keep a job out.
+/// that comes back is used again, and a cluster of one node does not keep a job out. After [`CRASH_LOOP`] failures on it, it
+/// is suspect for [`CRASH_LOOP_PAUSE`]: a broken GPU eats no more pods of one job than that.
 #[must_use]
 pub fn suspects(status: &ComputeJobStatus, now: Timestamp) -> Vec<(String, Timestamp)> {
     let mut nodes: Vec<&String> = status.attempts.iter().flat_map(|a| &a.suspects).collect();
@@ -127,10 +140,11 @@ pub fn suspects(status: &ComputeJobStatus, now: Timestamp) -> Vec<(String, Times
                 .collect();
             let last = failures.iter().map(|a| a.ended_at.0).max()?;
             let until = last
-                .checked_add(doubled(
-                    SUSPICION,
-                    u32::try_from(failures.len()).unwrap_or(u32::MAX),
-                ))
+                .checked_add(if failures.len() >= CRASH_LOOP {
+                    CRASH_LOOP_PAUSE
+                } else {
+                    doubled(SUSPICION, u32::try_from(failures.len()).unwrap_or(u32::MAX))
+                })
                 .ok()?;
             (until > now).then(|| (node.clone(), until))
         })
@@ -170,46 +184,70 @@ mod tests {
                 .into_iter()
                 .collect(),
             verdict: None,
+            verdict_reason: None,
+            verdict_members: Vec::new(),
         }
+    }
+
+    fn charged(
+        spec: &ComputeJobSpec,
+        before: Failures,
+        reason: AttemptEndReason,
+        verdict: Verdict,
+    ) -> (Failures, Option<JobEndReason>) {
+        charge(spec, before, consequence(reason, Some(verdict)))
     }
 
     #[test]
     fn a_program_that_fails_is_not_repeated_unless_asked_for() {
-        let (failures, end) = charge(
+        let (failures, end) = charged(
             &spec("{}"),
             Failures::default(),
             AttemptEndReason::ExitedNonZero,
+            Verdict::Tenant,
         );
         assert_eq!((failures.user, end), (1, Some(JobEndReason::ProgramFailed)));
-        let (failures, end) = charge(
+        let (failures, end) = charged(
             &spec("{user: 1}"),
             Failures::default(),
             AttemptEndReason::ExitedNonZero,
+            Verdict::Tenant,
         );
         assert_eq!((failures.user, end), (1, None));
     }
 
     #[test]
-    fn a_lost_node_never_costs_a_user_retry() {
-        let (failures, end) = charge(
-            &spec("{infrastructure: 0}"),
-            Failures::default(),
-            AttemptEndReason::NodeLost,
-        );
-        assert_eq!(
-            (failures.user, failures.infrastructure, end),
-            (0, 1, Some(JobEndReason::InfrastructureFailed))
-        );
+    fn what_is_not_the_programs_fault_never_costs_a_user_retry() {
+        for (reason, verdict) in [
+            (AttemptEndReason::NodeLost, Verdict::Host),
+            (AttemptEndReason::NodeLost, Verdict::Infrastructure),
+            (AttemptEndReason::ExitedNonZero, Verdict::Host),
+            (AttemptEndReason::ExitedNonZero, Verdict::Ambiguous),
+            (AttemptEndReason::Evicted, Verdict::Ambiguous),
+        ] {
+            let (failures, end) = charged(
+                &spec("{infrastructure: 0}"),
+                Failures::default(),
+                reason,
+                verdict,
+            );
+            assert_eq!(
+                (failures.user, failures.infrastructure, end),
+                (0, 1, Some(JobEndReason::InfrastructureFailed)),
+                "{reason} {verdict}"
+            );
+        }
     }
 
     #[test]
     fn a_lost_placement_costs_no_retry_however_often_it_happens() {
         let mut failures = Failures::default();
         for _ in 0..1000 {
-            let (next, end) = charge(
+            let (next, end) = charged(
                 &spec("{infrastructure: 0}"),
                 failures,
                 AttemptEndReason::PlacementLost,
+                Verdict::Infrastructure,
             );
             assert_eq!(end, None);
             failures = next;
@@ -223,8 +261,13 @@ mod tests {
     #[test]
     fn every_end_charges_one_budget_at_most() {
         for reason in AttemptEndReason::ALL {
-            let (f, _) = charge(&spec("{}"), Failures::default(), *reason);
-            assert!(f.user + f.infrastructure + f.placement <= 1, "{reason}");
+            for verdict in Verdict::ALL {
+                let (f, _) = charged(&spec("{}"), Failures::default(), *reason, *verdict);
+                assert!(
+                    f.user + f.infrastructure + f.placement <= 1,
+                    "{reason} {verdict}"
+                );
+            }
         }
     }
 
@@ -272,5 +315,17 @@ mod tests {
             "twice on a: one minute; b did nothing wrong"
         );
         assert_eq!(suspects(&status, at(100)), []);
+    }
+
+    #[test]
+    fn a_node_on_which_a_job_failed_three_times_is_left_alone_for_half_an_hour() {
+        let failed = |times: u32| ComputeJobStatus {
+            attempts: (1..=times)
+                .map(|n| attempt(n, "a", i64::from(n), AttemptEndReason::DeviceLost))
+                .collect(),
+            ..ComputeJobStatus::default()
+        };
+        assert_eq!(suspects(&failed(2), at(62)), []);
+        assert_eq!(suspects(&failed(3), at(62)), [("a".to_owned(), at(1803))]);
     }
 }

@@ -1,12 +1,15 @@
 //! What keeps an attempt from starting, in the words of whoever keeps it waiting. Pure.
 
-use gridstake_crds::compute_job::{AttemptEndReason, ComputeJobReason};
+use gridstake_crds::compute_job::{AttemptEndReason, ComputeJobReason, VerdictReason};
 
-use super::member::{Member, StartTrouble, State};
+use super::{
+    member::{Member, StartTrouble, State},
+    words,
+};
 
 /// Why members have not started in time. The tenant is charged only for what the kubelet lays at its door.
 #[must_use]
-pub fn why_not_started(members: &[Member]) -> (AttemptEndReason, String) {
+pub fn why_not_started(members: &[Member]) -> (AttemptEndReason, Option<VerdictReason>, String) {
     let find = |wanted: fn(&State) -> Option<&String>| {
         members.iter().find_map(|m| wanted(&m.state)).cloned()
     };
@@ -17,7 +20,11 @@ pub fn why_not_started(members: &[Member]) -> (AttemptEndReason, String) {
             None
         }
     }) {
-        return (AttemptEndReason::ImagePullFailed, message);
+        return (
+            AttemptEndReason::ImagePullFailed,
+            words::image_pull(&message),
+            message,
+        );
     }
     if let Some(message) = find(|s| {
         if let State::Starting(StartTrouble::Container, m) = s {
@@ -26,7 +33,11 @@ pub fn why_not_started(members: &[Member]) -> (AttemptEndReason, String) {
             None
         }
     }) {
-        return (AttemptEndReason::ContainerStartFailed, message);
+        return (
+            AttemptEndReason::ContainerStartFailed,
+            words::container_start(&message),
+            message,
+        );
     }
     if let Some(message) = find(|s| {
         if let State::Unbound(m) = s {
@@ -35,9 +46,9 @@ pub fn why_not_started(members: &[Member]) -> (AttemptEndReason, String) {
             None
         }
     }) {
-        return (AttemptEndReason::PlacementLost, message);
+        return (AttemptEndReason::PlacementLost, None, message);
     }
-    (AttemptEndReason::StartTimeout, String::new())
+    (AttemptEndReason::StartTimeout, None, String::new())
 }
 
 /// What an attempt that has not started waits for, in the words of whoever keeps it waiting.

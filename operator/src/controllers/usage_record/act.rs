@@ -199,7 +199,8 @@ pub fn sealed(
             .and(record.spec.payment.as_ref())
             .map(|payment| payment.per_gpu_second),
         cause: bill.cause,
-        verdict: bill.verdict,
+        verdict: bill.verdict.map(|(verdict, _)| verdict),
+        verdict_reason: bill.verdict.map(|(_, reason)| reason),
         energy_millijoules: bill.energy_millijoules,
         factors: bill.factors.clone(),
         emission,

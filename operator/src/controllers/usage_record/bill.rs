@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gridstake_crds::{
     TokenAmount, UsageRecord,
-    compute_job::Verdict,
+    compute_job::{Verdict, VerdictReason},
     usage_record::{Factors, SealCause},
 };
 use gridstake_ledger::billing::{self, Share, Span};
@@ -34,8 +34,8 @@ pub struct Bill {
     pub gpu_millis: u64,
     /// Why the slice ended.
     pub cause: SealCause,
-    /// At whose door the end is laid.
-    pub verdict: Option<Verdict>,
+    /// At whose door the end is laid, and on what that rests.
+    pub verdict: Option<(Verdict, VerdictReason)>,
     /// Energy, where it was measured.
     pub energy_millijoules: Option<u64>,
     /// What weighs the slice in emissions.
@@ -125,7 +125,7 @@ pub fn bill(
     record: &UsageRecord,
     span: Span,
     cause: SealCause,
-    verdict: Option<Verdict>,
+    verdict: Option<(Verdict, VerdictReason)>,
     seen: &Observed,
 ) -> Bill {
     let proof = seen.evidence.proof();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gridstake_crds::{
     UsageRecord,
-    compute_job::{AttemptEndReason, Verdict},
+    compute_job::{AttemptEndReason, Verdict, VerdictReason},
     condition::Fact,
     usage_record::{SealCause, Sealed},
 };
@@ -48,6 +48,8 @@ pub struct Observed {
     pub attempt_ends: bool,
     /// Whether the attempt cannot bring forth a pod any more: it is recorded, or the job is gone.
     pub attempt_is_over: bool,
+    /// At whose door the end of the attempt is laid, where that is this member's.
+    pub verdict: Option<(Verdict, VerdictReason)>,
     /// What the evidence is worth.
     pub evidence: Judgement,
     /// When the agent was last heard of, on the operator's clock.
@@ -162,7 +164,7 @@ fn restored(record: &UsageRecord, seen: &Observed, sealed: &Sealed) -> Plan {
     let end = End {
         span: Span::new(sealed.start_ms, sealed.end_ms),
         cause: sealed.cause,
-        verdict: sealed.verdict,
+        verdict: sealed.verdict.zip(sealed.verdict_reason),
     };
     let stage = Stage::Sealed { owes: true };
     Plan {
@@ -201,7 +203,7 @@ enum Progress {
 struct End {
     span: Span,
     cause: SealCause,
-    verdict: Option<Verdict>,
+    verdict: Option<(Verdict, VerdictReason)>,
 }
 
 fn verdict_on(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Progress {
@@ -209,9 +211,9 @@ fn verdict_on(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Progress
     let Some(pod) = &seen.pod else {
         return match (seen.attempt_is_over, record.spec.from_ms) {
             (false, _) => Progress::NotStarted,
-            (true, None) => never_started(None),
+            (true, None) => never_started(seen.verdict),
             // The member ran into this slice and its pod vanished.
-            (true, Some(from)) => lost(from, proof, None),
+            (true, Some(from)) => lost(from, proof, seen.verdict),
         };
     };
     let member = &pod.member;
@@ -226,14 +228,23 @@ fn verdict_on(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Progress
             Some(began) => running(began, seen, proof, now),
         };
     };
-    let verdict = verdict(end.reason);
+    // At whose door it is laid is found out with the attempt, and stands in the bill.
+    let is_judged = end.reason == AttemptEndReason::Succeeded || seen.attempt_is_over;
+    let verdict = seen.verdict;
     let Some(began) = began else {
-        return never_started(verdict);
+        return if is_judged {
+            never_started(verdict)
+        } else {
+            Progress::GoesOn(None)
+        };
     };
     let Some(finished) = member.finished_at else {
         // Nobody has reported the end: the node is lost. Until the job gives it up it may come back, and go on.
         if !seen.attempt_ends {
             return running(began, seen, proof, now);
+        }
+        if !is_judged {
+            return Progress::GoesOn(None);
         }
         return lost(began, proof, verdict);
     };
@@ -244,6 +255,9 @@ fn verdict_on(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Progress
     );
     if agent_said.is_none() && now < waited {
         return Progress::GoesOn(Some(waited));
+    }
+    if !is_judged {
+        return Progress::GoesOn(None);
     }
     let until = bill::end(began, finished, None);
     match (proof.and_then(|p| p.last_ms), agent_said) {
@@ -264,7 +278,7 @@ fn verdict_on(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Progress
     }
 }
 
-fn never_started(verdict: Option<Verdict>) -> Progress {
+fn never_started(verdict: Option<(Verdict, VerdictReason)>) -> Progress {
     Progress::Ends(End {
         span: Span::default(),
         cause: SealCause::NeverStarted,
@@ -273,7 +287,7 @@ fn never_started(verdict: Option<Verdict>) -> Progress {
 }
 
 /// A member whose end nobody has reported: what was seen of it last is its end.
-fn lost(began: u64, proof: Option<&Proof>, verdict: Option<Verdict>) -> Progress {
+fn lost(began: u64, proof: Option<&Proof>, verdict: Option<(Verdict, VerdictReason)>) -> Progress {
     let last = proof
         .and_then(|p| p.ended_ms.or(p.last_ms))
         .unwrap_or(began);
@@ -342,26 +356,6 @@ fn worth(seen: &Observed, end: &End) -> EvidenceFact {
             } else {
                 EvidenceFact::Complete
             }
-        }
-    }
-}
-
-/// At whose door an end is laid, as far as the pod alone tells.
-fn verdict(reason: AttemptEndReason) -> Option<Verdict> {
-    use AttemptEndReason as R;
-    match reason {
-        R::ExitedNonZero | R::OutOfMemory | R::ImagePullFailed | R::ContainerStartFailed => {
-            Some(Verdict::Tenant)
-        }
-        R::DeviceLost => Some(Verdict::Host),
-        R::Succeeded
-        | R::Suspended
-        | R::Deleted
-        | R::RunTimeout
-        | R::EscrowExhausted
-        | R::PodDeleted => None,
-        R::PlacementLost | R::StartTimeout | R::AdmissionFailed | R::Evicted | R::NodeLost => {
-            Some(Verdict::Ambiguous)
         }
     }
 }

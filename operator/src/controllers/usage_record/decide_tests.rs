@@ -57,6 +57,7 @@ fn ended(reason: AttemptEndReason) -> State {
         reason,
         exit_code: None,
         message: None,
+        hint: None,
     })
 }
 
@@ -65,6 +66,7 @@ fn seen(pod: Option<PodSeen>) -> Observed {
         pod,
         attempt_ends: false,
         attempt_is_over: false,
+        verdict: None,
         evidence: Judgement::None,
         heard_of: None,
         lease_start_ms: None,
@@ -128,7 +130,10 @@ fn a_member_that_never_started_owes_nothing() {
         attempt_is_over: true,
         ..seen(None)
     };
-    let refused = seen(pod(ended(AttemptEndReason::AdmissionFailed), None, None));
+    let refused = Observed {
+        attempt_is_over: true,
+        ..seen(pod(ended(AttemptEndReason::AdmissionFailed), None, None))
+    };
     for seen in [over, refused] {
         let plan = decide(&record(), &seen, at(5000));
         assert_eq!(bill_of(&plan), (0, 0, 0, SealCause::NeverStarted));
@@ -216,9 +221,32 @@ fn evidence_that_is_not_to_be_believed_is_none() {
 }
 
 #[test]
+fn a_member_that_failed_is_billed_once_it_is_known_at_whose_door_that_is_laid() {
+    let failed = Observed {
+        evidence: Judgement::Valid(proof(2300, Some(8500), None)),
+        ..seen(pod(
+            ended(AttemptEndReason::ExitedNonZero),
+            Some(2000),
+            Some(9000),
+        ))
+    };
+    assert_eq!(decide(&record(), &failed, at(60_000)).bill, None);
+    let verdict = Some((Verdict::Host, VerdictReason::HardwareXid));
+    let judged = Observed {
+        attempt_ends: true,
+        attempt_is_over: true,
+        verdict,
+        ..failed
+    };
+    let bill = decide(&record(), &judged, at(60_000)).bill.unwrap();
+    assert_eq!((bill.verdict, bill.gpu_millis), (verdict, 13_400));
+}
+
+#[test]
 fn a_lost_node_or_agent_ends_the_slice_with_the_last_evidence() {
     let lost_node = Observed {
         attempt_ends: true,
+        attempt_is_over: true,
         evidence: Judgement::Valid(proof(2300, None, Some(7000))),
         ..seen(pod(ended(AttemptEndReason::NodeLost), Some(2000), None))
     };
@@ -236,6 +264,7 @@ fn a_lost_node_or_agent_ends_the_slice_with_the_last_evidence() {
 
     let nothing_seen = Observed {
         attempt_ends: true,
+        attempt_is_over: true,
         ..seen(pod(ended(AttemptEndReason::NodeLost), Some(2000), None))
     };
     assert_eq!(
@@ -251,8 +280,14 @@ fn a_slice_on_a_lost_node_stays_open_until_its_job_gives_the_attempt_up() {
         ..seen(pod(ended(AttemptEndReason::NodeLost), Some(2000), None))
     };
     assert_eq!(decide(&record(), &lost_node, at(80_000)).bill, None);
+    let being_judged = Observed {
+        attempt_ends: true,
+        ..lost_node.clone()
+    };
+    assert_eq!(decide(&record(), &being_judged, at(80_000)).bill, None);
     let given_up = Observed {
         attempt_ends: true,
+        attempt_is_over: true,
         ..lost_node
     };
     let plan = decide(&record(), &given_up, at(80_000));
@@ -627,6 +662,7 @@ fn lost_seal(cause: SealCause) -> Sealed {
         price: Some(TokenAmount::from_nano(720_000)),
         cause,
         verdict: None,
+        verdict_reason: None,
         energy_millijoules: None,
         factors: None,
         emission: None,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use gridstake_crds::{
     UsageRecord,
+    compute_job::{Verdict, VerdictReason},
     names::{ANNOTATION_EVIDENCE_HEADS, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_MEMBER, usage_record},
     usage_record::{Evidence, Factors},
 };
@@ -48,6 +49,7 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
     Observed {
         attempt_ends: stage != AttemptStage::GoesOn,
         attempt_is_over: stage == AttemptStage::IsOver,
+        verdict: verdict(ctx, record),
         evidence: judgement(ctx, record, pod.as_ref()),
         pod,
         lease_start_ms: lease_start(ctx, record),
@@ -159,6 +161,25 @@ enum AttemptStage {
     /// Its end is decided and not yet recorded.
     Ends,
     IsOver,
+}
+
+/// The verdict on the end of the record's attempt, where it applies to the record's member.
+fn verdict(ctx: &Context, record: &UsageRecord) -> Option<(Verdict, VerdictReason)> {
+    let spec = &record.spec;
+    let found = ctx
+        .caches
+        .compute_job(&spec.job.namespace, &spec.job.name)?;
+    let job = found.0.as_ref().ok()?;
+    let attempts = &job.status.as_ref()?.attempts;
+    let attempt = attempts
+        .iter()
+        .find(|attempt| attempt.attempt == spec.attempt)
+        .filter(|_| job.uid().as_deref() == Some(&spec.job.uid))?;
+    attempt
+        .verdict_members
+        .contains(&spec.member)
+        .then(|| attempt.verdict.zip(attempt.verdict_reason))
+        .flatten()
 }
 
 fn attempt_stage(ctx: &Context, record: &UsageRecord) -> AttemptStage {

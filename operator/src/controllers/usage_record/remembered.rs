@@ -197,6 +197,7 @@ mod tests {
             price: Some(TokenAmount::from_nano(720_000)),
             cause: SealCause::IntervalElapsed,
             verdict: None,
+            verdict_reason: None,
             energy_millijoules: Some(5),
             factors: None,
             emission: Some(Emission {
