@@ -268,6 +268,12 @@ pub struct GpuNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offer: Option<Offer>,
 
+    /// GPUs, or the whole node, that get no jobs for a while because too much has failed on them. A quarantine ends by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 65))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["subject".into()]))]
+    pub quarantine: Vec<Quarantine>,
+
     /// The on-chain provider to which a StakeBinding binds this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -554,6 +560,37 @@ pub struct Offer {
     pub reason: OfferReason,
 }
 
+/// Why a GPU or a node gets no jobs for a while.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Quarantine {
+    /// The GPU's UUID, or `node` for all of the node's.
+    #[schemars(length(min = 1, max = 63))]
+    pub subject: String,
+    /// Why.
+    pub reason: QuarantineReason,
+    /// How many failures it rests on.
+    #[schemars(range(min = 1))]
+    pub failures: u32,
+    /// When it ends, unless more fails before.
+    pub until: Time,
+}
+
+/// The subject of a quarantine of all of a node's GPUs.
+pub const WHOLE_NODE: &str = "node";
+
+closed_enum! {
+    /// Why a GPU or a node is in quarantine.
+    pub enum QuarantineReason {
+        /// The kubelet, its device plugin or its container runtime refused three pods within ten minutes.
+        AdmissionFailures,
+        /// Two different jobs failed on the GPU within an hour, neither by the program's fault.
+        RepeatedFailures,
+        /// The kubelet goes on to hand out a GPU that must not be used, and two pods have failed on it.
+        BrokenGpuAllocated,
+    }
+}
+
 closed_enum! {
     /// Whether a node's free GPUs may be given to jobs.
     pub enum OfferState {
@@ -662,8 +699,12 @@ closed_enum! {
         ChainUnavailable,
         /// Nothing speaks against the node.
         Clean,
-        /// Admission of pods failed too often.
+        /// The kubelet, its device plugin or its container runtime refused three pods within ten minutes.
         AdmissionFailures,
+        /// Different jobs failed on a GPU, by no program's fault; see `status.quarantine`.
+        RepeatedFailures,
+        /// The kubelet goes on to hand out a GPU that must not be used.
+        BrokenGpuAllocated,
         /// The node can take jobs.
         Ready,
         /// The node cannot take jobs; see the condition `Offered`.
@@ -685,11 +726,12 @@ impl Agent {
 }
 
 impl GpuNodeStatus {
-    /// Devices that may be given to jobs.
+    /// Devices that may be given to jobs: they work, and are not in quarantine.
     pub fn usable_devices(&self) -> impl Iterator<Item = &Device> {
         self.devices
             .iter()
             .filter(|d| matches!(d.health, DeviceHealth::Healthy | DeviceHealth::Degraded))
+            .filter(|d| !self.quarantine.iter().any(|q| q.subject == d.uuid))
     }
 
     /// How many devices there are of each model.

@@ -46,6 +46,7 @@ use crate::{
     printcolumn(name = "Slash", type_ = "string", json_path = ".spec.slash"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
     printcolumn(name = "Answer by", type_ = "string", json_path = ".status.proposal.disputeUntil"),
+    printcolumn(name = "Until", type_ = "string", json_path = ".status.until"),
     printcolumn(name = "Provider", type_ = "integer", json_path = ".spec.subject.providerId", priority = 1),
     printcolumn(name = "Job", type_ = "string", json_path = ".spec.job.name", priority = 1),
     printcolumn(name = "Summary", type_ = "string", json_path = ".spec.summary", priority = 1),
@@ -160,6 +161,9 @@ pub struct IncidentStatus {
     /// The state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<IncidentState>,
+    /// When a sanction that needs no chain ends by itself. Until then the provider can answer the lane's operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
     /// Rewards that are held back until the incident is closed, in whole tokens as a decimal string.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<TokenAmount>,

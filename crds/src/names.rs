@@ -58,6 +58,8 @@ pub const ANNOTATION_PAYER_CONSENT: &str = "gridstake.dev/payer-consent";
 /// Annotation on an agent's heartbeat Lease: the heads of its open evidence chains, as a JSON object from a UsageRecord's
 /// name to `{"head": "0x…", "toMs": …}`, so that evidence is never older than a heartbeat and costs no write of its own.
 pub const ANNOTATION_EVIDENCE_HEADS: &str = "gridstake.dev/evidence-heads";
+/// Annotation of an Incident: the evidence, as the very text that hashes to `spec.evidenceHash`.
+pub const ANNOTATION_EVIDENCE: &str = "gridstake.dev/evidence";
 
 /// The name of the ConfigMap that says which job numbers of a lane are given out.
 #[must_use]

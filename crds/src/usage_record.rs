@@ -498,6 +498,8 @@ closed_enum! {
         InDoubt,
         /// The bill is final and waits for a batch.
         Sealed,
+        /// An Incident holds the payment back until it is closed; the message names it.
+        HeldBack,
         /// A batch holds the record.
         Batched,
         /// The transaction is in a block that is not final yet.

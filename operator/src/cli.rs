@@ -108,6 +108,11 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_AMNESTY_LONGEST", default_value = "900", value_parser = whole_seconds)]
     pub amnesty_longest: Duration,
 
+    /// Which part of the stake that is asked for is proposed to be cut for downtime during a job, in thousandths, from the
+    /// fourth time within 30 days on. 0: none.
+    #[arg(long, env = "GRIDSTAKE_DOWNTIME_SLASH_PERMILLE", value_name = "PERMILLE", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=100))]
+    pub downtime_slash_permille: u16,
+
     /// How log lines are written.
     #[arg(long, env = "GRIDSTAKE_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,

@@ -6,8 +6,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use crate::{
-    archive::Archive, caches::Caches, chain::Chains, events::Events, health::Health,
-    leader::Leadership, metrics::Metrics, payer::Payers, settlement::Lanes,
+    archive::Archive, caches::Caches, chain::Chains, controllers::incident, events::Events,
+    health::Health, leader::Leadership, metrics::Metrics, payer::Payers, settlement::Lanes,
 };
 
 /// The operator's surroundings. Cloning shares them.
@@ -25,6 +25,8 @@ pub struct Context {
     pub lanes: Lanes,
     /// Where final batches are kept as files. `None` if no archive is configured.
     pub archive: Option<Archive>,
+    /// What a provider's offence may cost.
+    pub incidents: incident::open::Terms,
     /// Who pays, and whether the money lasts.
     pub payers: Payers,
     /// After which time a slice of a lease is sealed where no chain says so.

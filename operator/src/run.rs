@@ -16,7 +16,7 @@ use crate::{
     chain::{Chains, ConfigError},
     cli::Args,
     context::Context,
-    controllers,
+    controllers::{self, incident},
     crd_wait::wait_for_crds,
     events::Events,
     health::Health,
@@ -160,6 +160,9 @@ async fn work(
         chains,
         lanes,
         archive,
+        incidents: incident::open::Terms {
+            downtime_slash_permille: args.downtime_slash_permille,
+        },
         payers: Payers::default(),
         settlement_interval: args.settlement_interval,
         metrics,

@@ -4,6 +4,7 @@
 //! watch has its own task and its own back-off. Reading a store never waits.
 
 pub mod census;
+pub mod failures;
 pub mod heartbeats;
 pub mod prune;
 mod record_index;
@@ -34,6 +35,7 @@ use kube::{
 use tokio::task::JoinSet;
 
 use self::{
+    failures::{Failure, Failures},
     heartbeats::Heartbeats,
     record_index::RecordIndex,
     triggers::{Pulse, TriggerHub},
@@ -83,6 +85,7 @@ pub struct Caches {
     last_resolutions: LastResolutions,
     signers: Signers,
     record_index: RecordIndex,
+    failures: Failures,
     namespace: String,
     triggers: Triggers,
 }
@@ -115,6 +118,7 @@ impl Caches {
     ) -> Self {
         let triggers = Triggers::default();
         let record_index = RecordIndex::default();
+        let failures = Failures::default();
         // Two watches instead of one on all pods: of strangers' pods, ended ones never enter memory.
         let of_jobs = everything().labels(LABEL_JOB);
         let of_others = everything()
@@ -187,14 +191,16 @@ impl Caches {
             Api::namespaced(client.clone(), namespace),
             all(),
             prune::usage_record,
-            triggers.clone().on_usage_record(record_index.clone())
+            triggers
+                .clone()
+                .on_usage_record(record_index.clone(), failures.clone())
         );
         let incidents = start!(
             "Incident",
             Api::all(client.clone()),
             all(),
             prune::metadata,
-            triggers.clone().on_incident()
+            triggers.clone().on_incident(namespace)
         );
         let heartbeats = Heartbeats::default();
         let leases = start!(
@@ -237,6 +243,7 @@ impl Caches {
             last_resolutions: LastResolutions::default(),
             signers: Signers::default(),
             record_index,
+            failures,
             namespace: namespace.to_owned(),
             triggers,
         }
@@ -417,6 +424,12 @@ impl Caches {
         self.heartbeats.all()
     }
 
+    /// What has failed on `node` since `since`, by no program's fault.
+    #[must_use]
+    pub fn failures_on(&self, node: &str, since: Timestamp) -> Vec<Failure> {
+        self.failures.on(node, since)
+    }
+
     /// How many other agents fell silent at about the time at which the one on `node` did.
     #[must_use]
     pub fn fell_silent_with(&self, node: &str, now: Timestamp) -> usize {
@@ -501,6 +514,7 @@ impl Triggers {
     fn on_usage_record(
         self,
         records: RecordIndex,
+        failures: Failures,
     ) -> impl Fn(Seen<'_, Guarded<UsageRecord>>) + Send {
         move |seen| match seen {
             Seen::Applied(record) | Seen::Deleted(record) => {
@@ -508,14 +522,24 @@ impl Triggers {
                     .one(record.meta().namespace.as_deref(), &record.name_any());
                 let Ok(parsed) = &record.0 else { return };
                 match seen {
-                    Seen::Deleted(_) => records.remove(parsed),
-                    _ => records.insert(parsed),
+                    Seen::Deleted(_) => {
+                        records.remove(parsed);
+                        failures.remove(parsed);
+                    }
+                    _ => {
+                        records.insert(parsed);
+                        if failures.see(parsed) {
+                            self.gpu_nodes.one(None, &parsed.spec.node_name);
+                        }
+                    }
                 }
                 let job = &parsed.spec.job;
                 self.compute_jobs.one(Some(&job.namespace), &job.name);
             }
             Seen::Everything(all) => {
                 records.replace(parsed(&all.state()));
+                failures.replace(parsed(&all.state()));
+                self.gpu_nodes.all();
                 self.usage_records.all();
                 self.compute_jobs.all();
             }
@@ -611,10 +635,15 @@ impl Triggers {
         }
     }
 
-    fn on_incident(self) -> impl Fn(Seen<'_, Guarded<Incident>>) + Send {
+    fn on_incident(self, namespace: &str) -> impl Fn(Seen<'_, Guarded<Incident>>) + Send + use<> {
+        let own = namespace.to_owned();
         move |seen| match seen {
             Seen::Applied(incident) | Seen::Deleted(incident) => {
                 self.incidents.one(None, &incident.name_any());
+                // The payment of its records may be held back, or not any more.
+                for record in incident.0.iter().flat_map(|i| &i.spec.usage_records) {
+                    self.usage_records.one(Some(&own), record);
+                }
             }
             Seen::Everything(_) => self.incidents.all(),
         }

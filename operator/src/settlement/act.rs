@@ -34,7 +34,9 @@ use super::{
 use crate::{
     caches::parsed,
     chain::{ChainView, client::ClientError, contracts::Settlement},
-    controllers::{placement::log::DecisionLog, usage_record::numbers::NumbersError},
+    controllers::{
+        incident::hold, placement::log::DecisionLog, usage_record::numbers::NumbersError,
+    },
     status::{Guard, StatusError},
 };
 
@@ -310,8 +312,10 @@ impl Settler {
         previous: B256,
         view: &ChainView,
         held: &Held,
-        records: Vec<UsageRecord>,
+        mut records: Vec<UsageRecord>,
     ) -> Result<Option<usize>, ActError> {
+        let held_back = hold::held_back(&self.context.caches);
+        records.retain(|record| !held_back.contains_key(&record.name_any()));
         let config = self.lane.chain().config().clone();
         self.due_ms = None;
         self.metrics.planner_waits.set(0);

@@ -417,6 +417,7 @@ pub fn context(
         chains,
         lanes,
         archive: None,
+        incidents: gridstake_operator::controllers::incident::open::Terms::default(),
         payers: Payers::default(),
         settlement_interval: Duration::from_hours(1),
         metrics,

@@ -67,6 +67,10 @@ fn kinds() -> Vec<(&'static str, Vec<List>)> {
                     "Reasons of a device's health",
                     "`status.devices[].reasons[]`",
                 ),
+                list::<node::QuarantineReason>(
+                    "Why a GPU or node is in quarantine",
+                    "`status.quarantine[].reason`",
+                ),
             ],
         ),
         (

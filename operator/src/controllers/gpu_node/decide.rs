@@ -5,7 +5,7 @@ use gridstake_crds::{
     condition::{Fact, Status},
     gpu_node::{
         AgentState, Device, DeviceHealth, GpuNodeCondition, GpuNodeReason, Offer, OfferMode,
-        OfferReason, OfferState,
+        OfferReason, OfferState, Quarantine, QuarantineReason, WHOLE_NODE,
     },
     names::GPU_RESOURCE,
 };
@@ -15,6 +15,7 @@ use super::{
     guarantee::Guarantee,
     inventory::{self, Inventory},
     observe::Observed,
+    quarantine::{self, NodeGpus},
 };
 use crate::{
     controllers::stake_binding::bond::Bond, failover::is_in_maintenance, scheduler::Resources,
@@ -34,6 +35,8 @@ pub struct Plan {
     pub capacity: u32,
     /// GPUs that nobody holds or has been promised.
     pub free: u32,
+    /// What gets no jobs for a while because of what failed on it.
+    pub quarantine: Vec<Quarantine>,
     /// The provider to which one StakeBinding binds the node.
     pub provider_id: Option<u32>,
     /// The chain that this binding names.
@@ -49,7 +52,10 @@ pub struct Plan {
 pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
     let node = seen.node.as_deref();
     let silent = seen.failover.is_silent(seen.heartbeat, now);
-    let verdict = offer(gpu_node, node, silent, &seen.guarantee, now);
+    let quarantine = quarantine::quarantine(&seen.failures, &gpus(gpu_node, node), now);
+    let whole = quarantine.iter().find(|q| q.subject == WHOLE_NODE);
+    let verdict = offer(gpu_node, node, silent, &seen.guarantee, now)
+        .and_then(|()| whole.map_or(Ok(()), |_| Err(OfferReason::Quarantined)));
     let reason = verdict.err().unwrap_or(OfferReason::Available);
     let words = why_not_offered(gpu_node, &seen.guarantee, reason);
     let (state, ready) = match verdict {
@@ -62,12 +68,7 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
         healthy(gpu_node, seen, now),
         bonded(&seen.guarantee),
         Fact::new(GpuNodeCondition::Offered, offered, reason, words.clone()),
-        Fact::new(
-            GpuNodeCondition::Quarantined,
-            false,
-            GpuNodeReason::Clean,
-            "nothing speaks against the node",
-        ),
+        quarantined(&quarantine),
         Fact::new(GpuNodeCondition::Ready, offered, ready, words),
     ];
     Plan {
@@ -80,7 +81,12 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
         inventory: inventory::decide(gpu_node, &seen.guarantee, |statement| {
             seen.stated.as_ref()?.is_stated(statement)
         }),
-        again_at: next_change(gpu_node, seen, now),
+        again_at: quarantine
+            .iter()
+            .map(|q| q.until.0)
+            .chain(next_change(gpu_node, seen, now))
+            .min(),
+        quarantine,
     }
 }
 
@@ -131,12 +137,72 @@ pub fn offer(
         OfferMode::IdleOnly | OfferMode::Scheduled => return Err(OfferReason::ModeUnavailable),
     }
     guarantee.holds()?;
+    let quarantines = status.map(|s| s.quarantine.as_slice()).unwrap_or_default();
+    let is_whole = |q: &&Quarantine| q.subject == WHOLE_NODE && q.until.0 > now;
+    if quarantines.iter().any(|q| is_whole(&q)) {
+        return Err(OfferReason::Quarantined);
+    }
     match guarantee.backing.in_force() {
         Some(provider) if !inventory::is_posted(gpu_node, provider.id, &provider.chain) => {
             Err(OfferReason::InventoryNotPosted)
         }
         _ => Ok(()),
     }
+}
+
+/// The node's GPUs, as its agent and its kubelet have them.
+fn gpus(gpu_node: &GpuNode, node: Option<&Node>) -> NodeGpus {
+    let devices = gpu_node.status.iter().flat_map(|status| &status.devices);
+    let allocatable = node.map_or(0, allocatable_gpus);
+    NodeGpus {
+        all: devices.clone().count(),
+        unfit: devices
+            .filter(|device| device.health == DeviceHealth::Unhealthy)
+            .map(|device| device.uuid.clone())
+            .collect(),
+        allocatable: usize::try_from(allocatable).unwrap_or(usize::MAX),
+    }
+}
+
+/// Whether something of the node is in quarantine. Of GPUs alone the others are on offer.
+fn quarantined(quarantine: &[Quarantine]) -> Fact {
+    let Some(first) = quarantine.first() else {
+        return Fact::new(
+            GpuNodeCondition::Quarantined,
+            false,
+            GpuNodeReason::Clean,
+            "nothing speaks against the node",
+        );
+    };
+    let (reason, words) = match first.reason {
+        QuarantineReason::AdmissionFailures => (
+            GpuNodeReason::AdmissionFailures,
+            "the kubelet, its device plugin or its container runtime refused three pods within ten minutes; the attempts of \
+             the jobs concerned have their words",
+        ),
+        QuarantineReason::RepeatedFailures => (
+            GpuNodeReason::RepeatedFailures,
+            "different jobs failed on a GPU by no program's fault; the other GPUs are on offer",
+        ),
+        QuarantineReason::BrokenGpuAllocated => (
+            GpuNodeReason::BrokenGpuAllocated,
+            "the kubelet goes on to hand out a GPU that must not be used: let its device plugin withdraw it, or reset or \
+             replace it",
+        ),
+    };
+    let whole = first.subject == WHOLE_NODE;
+    let named: Vec<&str> = quarantine
+        .iter()
+        .map(|q| q.subject.as_str())
+        .filter(|subject| *subject != WHOLE_NODE)
+        .take(NAMED)
+        .collect();
+    let words = if named.is_empty() {
+        words.to_owned()
+    } else {
+        format!("{words}: {}", named.join(", "))
+    };
+    Fact::new(GpuNodeCondition::Quarantined, whole, reason, words)
 }
 
 /// The first moment after `now` at which the answer may differ though no object has changed.
@@ -373,7 +439,9 @@ fn why_not_offered(gpu_node: &GpuNode, guarantee: &Guarantee, reason: OfferReaso
         OfferReason::InventoryNotPosted => {
             "the node shows a GPU that has not been stated on chain: a batch that states it follows; see status.devices and status.postedDevices"
         }
-        OfferReason::Quarantined => "too many failures lately",
+        OfferReason::Quarantined => {
+            "too much has failed on it lately; see the condition Quarantined and status.quarantine"
+        }
     };
     words.to_owned()
 }

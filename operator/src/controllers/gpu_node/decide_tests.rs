@@ -77,6 +77,7 @@ fn sound_node() -> Node {
 
 fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
     Observed {
+        failures: Vec::new(),
         node: node.map(Arc::new),
         heartbeat,
         failover: Terms::default(),

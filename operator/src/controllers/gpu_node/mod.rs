@@ -5,6 +5,7 @@ pub mod decide;
 pub mod guarantee;
 pub mod inventory;
 pub mod observe;
+pub mod quarantine;
 pub mod signers;
 pub mod status;
 

@@ -6,10 +6,13 @@ use gridstake_crds::GpuNode;
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::ResourceExt as _;
 
-use super::guarantee::{Guarantee, Vault, certificate};
+use super::{
+    guarantee::{Guarantee, Vault, certificate},
+    quarantine,
+};
 use crate::{
     Context,
-    caches::Caches,
+    caches::{Caches, failures::Failure},
     chain::{Chain, Chains},
     controllers::stake_binding::{
         bond,
@@ -35,6 +38,8 @@ pub struct Observed {
     pub gpus: GpuCounts,
     /// The stake behind the node, and its agent's key.
     pub guarantee: Guarantee,
+    /// What has failed on it lately, by no program's fault.
+    pub failures: Vec<Failure>,
     /// What is stated on the chain of that stake.
     pub stated: Option<Statements>,
 }
@@ -54,6 +59,9 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
         amnesty: terms.is_silent(heartbeat, now) && failover::amnesty_now(caches, now).is_some(),
         stated: lane.map(|lane| lane.statements().clone()),
         node: caches.node(&name),
+        failures: now
+            .checked_sub(quarantine::MEMORY)
+            .map_or_else(|_| Vec::new(), |since| caches.failures_on(&name, since)),
         heartbeat,
         gpus: gpu_counts(caches, chains, gpu_node, now),
         guarantee,

@@ -19,6 +19,7 @@ pub const OWNER: StatusOwner = StatusOwner {
         "capacity",
         "free",
         "offer",
+        "quarantine",
         "providerId",
         "chain",
         "inventoryHash",
@@ -49,6 +50,7 @@ pub fn desired(gpu_node: &GpuNode, plan: &Plan, settling: bool, now: Timestamp) 
         capacity: Some(plan.capacity),
         free: Some(plan.free),
         offer: Some(plan.offer.clone()),
+        quarantine: plan.quarantine.clone(),
         provider_id: plan.provider_id,
         chain: plan.chain.clone(),
         inventory_hash: plan.inventory.hash.clone(),
@@ -69,6 +71,7 @@ fn only_free_differs(present: &GpuNodeStatus, desired: &GpuNodeStatus, plan: &Pl
     present.observed_generation == desired.observed_generation
         && present.capacity == desired.capacity
         && present.offer == desired.offer
+        && present.quarantine == desired.quarantine
         && present.provider_id == desired.provider_id
         && present.chain == desired.chain
         && present.inventory_hash == desired.inventory_hash

@@ -1,6 +1,6 @@
 //! Carries a call to the chain: what is sent is in the status first.
 
-use gridstake_crds::{Incident, IncidentStatus, transaction::TransactionAttempt};
+use gridstake_crds::{Incident, IncidentStatus, condition::Fact, transaction::TransactionAttempt};
 use kube::ResourceExt as _;
 
 use super::{
@@ -55,6 +55,7 @@ pub async fn carry(
     context: &Context,
     lane: &Lane,
     incident: &Incident,
+    evidence: &Fact,
     seen: &Seen,
     call: Call,
 ) -> Result<Sent, ActError> {
@@ -95,7 +96,7 @@ pub async fn carry(
     let progress = lane
         .outbox()
         .pursue(lane.client(), config, &errand, now, async |attempt| {
-            store(context, incident, seen, &draft, attempt).await
+            store(context, incident, evidence, seen, &draft, attempt).await
         })
         .await?;
     Ok(match progress {
@@ -137,6 +138,7 @@ fn errand(incident: &Incident, call: Call) -> String {
 async fn store(
     context: &Context,
     incident: &Incident,
+    evidence: &Fact,
     seen: &Seen,
     draft: &Draft,
     attempt: TransactionAttempt,
@@ -145,8 +147,11 @@ async fn store(
     let log: &mut IncidentStatus = next.status.get_or_insert_default();
     log.authorizations.extend(draft.new.clone());
     log.attempts.push(attempt);
-    let plan = decide::decide(&next, &Sight::Seen(Box::new(seen.clone())));
-    let desired = status::desired(&next, &plan, (context.now)());
+    let now = (context.now)();
+    let sight = Sight::Seen(Box::new(seen.clone()));
+    let plan = decide::decide(&next, evidence, &sight, now);
+    let held = next.status.as_ref().and_then(|status| status.held);
+    let desired = status::desired(&next, &plan, held, now);
     status::OWNER
         .apply(
             &context.client,

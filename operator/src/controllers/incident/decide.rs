@@ -3,11 +3,13 @@
 use gridstake_crds::{
     Incident, IncidentStatus,
     condition::Fact,
-    incident::{IncidentCondition, IncidentReason, IncidentState},
+    incident::{IncidentCondition, IncidentReason, IncidentState, Sanction},
     transaction::Inclusion,
 };
 
-use super::record::{Record, archived};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::{open, record::Record};
 use crate::chain::{
     Block,
     view::{SlashState, SlashView},
@@ -97,6 +99,8 @@ pub struct Plan {
     pub state: IncidentState,
     /// All conditions.
     pub facts: Vec<Fact>,
+    /// When the sanction ends, if it needs no chain.
+    pub until: Option<Timestamp>,
     /// What the status says about the slash; the sender's log is not touched.
     pub record: Record,
     /// The call to send.
@@ -121,17 +125,41 @@ pub fn due(slash: Option<&SlashView>, chain_time: u64) -> Option<Call> {
 
 /// What is to be said and done about `incident`.
 #[must_use]
-pub fn decide(incident: &Incident, sight: &Sight) -> Plan {
+///
+/// `evidence` says where its evidence is; `now` is the operator's clock, by which sanctions end that need no chain.
+pub fn decide(incident: &Incident, evidence: &Fact, sight: &Sight, now: Timestamp) -> Plan {
     let present = incident.status.clone().unwrap_or_default();
-    match sight {
-        Sight::NotNeeded => without_chain(),
+    let mut plan = match sight {
+        Sight::NotNeeded => without_chain(incident, now),
         Sight::Blocked(reason, words) => blocked(&present, *reason, words),
         Sight::Seen(seen) => follow(incident, &present, seen),
+    };
+    plan.facts.insert(0, evidence.clone());
+    plan
+}
+
+/// For how long a sanction that needs no chain is in force: until the device is believed again; as long as the incident counts
+/// when the next one is weighed; as long as a provider has to answer a proposal to slash.
+const fn lasts(sanction: Sanction) -> SignedDuration {
+    match sanction {
+        Sanction::Repair => SignedDuration::from_mins(30),
+        Sanction::Warn => open::MEMORY,
+        Sanction::Hold | Sanction::PartialSlash | Sanction::FullSlash => {
+            SignedDuration::from_hours(48)
+        }
     }
 }
 
-/// The sanction is in force by itself.
-fn without_chain() -> Plan {
+/// When the sanction of `incident` ends, if it needs no chain.
+fn until(incident: &Incident) -> Option<Timestamp> {
+    let opened = incident.metadata.creation_timestamp.as_ref()?.0;
+    opened.checked_add(lasts(incident.spec.sanction)).ok()
+}
+
+/// The sanction is in force by itself, and ends by itself.
+fn without_chain(incident: &Incident, now: Timestamp) -> Plan {
+    let until = until(incident);
+    let is_over = until.is_some_and(|until| until <= now);
     let words = "the sanction needs no chain";
     let fact = |condition| {
         Fact::new(
@@ -141,25 +169,28 @@ fn without_chain() -> Plan {
             words.to_owned(),
         )
     };
+    let (state, reason, told) = if is_over {
+        (
+            IncidentState::Closed,
+            IncidentReason::Ended,
+            "the sanction has ended",
+        )
+    } else {
+        (
+            IncidentState::InForce,
+            IncidentReason::InProgress,
+            "the sanction is in force until status.until",
+        )
+    };
     Plan {
-        state: IncidentState::InForce,
+        state,
         facts: vec![
-            archived(),
             fact(IncidentCondition::Proposed),
             fact(IncidentCondition::Answered),
-            Fact::new(
-                IncidentCondition::Closed,
-                false,
-                IncidentReason::InProgress,
-                "the sanction is in force",
-            ),
-            Fact::new(
-                IncidentCondition::Ready,
-                true,
-                IncidentState::InForce,
-                "the sanction is in force",
-            ),
+            Fact::new(IncidentCondition::Closed, is_over, reason, told),
+            Fact::new(IncidentCondition::Ready, true, state, told),
         ],
+        until,
         record: Record::default(),
         call: None,
     }
@@ -178,6 +209,7 @@ fn blocked(present: &IncidentStatus, reason: IncidentReason, words: &str) -> Pla
     Plan {
         state,
         facts,
+        until: None,
         record,
         call: None,
     }
@@ -192,6 +224,7 @@ fn follow(incident: &Incident, present: &IncidentStatus, seen: &Seen) -> Plan {
         return Plan {
             state,
             facts,
+            until: None,
             record,
             call: None,
         };
@@ -211,6 +244,7 @@ fn follow(incident: &Incident, present: &IncidentStatus, seen: &Seen) -> Plan {
     Plan {
         state,
         facts,
+        until: None,
         record,
         call: due(seen.slash.as_ref(), seen.head.timestamp),
     }

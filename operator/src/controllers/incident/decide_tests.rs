@@ -26,6 +26,22 @@ fn incident() -> Incident {
     .unwrap()
 }
 
+/// The evidence is archived, and it is a day since the incident was opened.
+fn decide(incident: &Incident, sight: &Sight) -> Plan {
+    let archived = Fact::new(
+        IncidentCondition::EvidenceArchived,
+        true,
+        IncidentReason::Archived,
+        "",
+    );
+    super::decide(
+        incident,
+        &archived,
+        sight,
+        "2026-01-02T00:00:00Z".parse().unwrap(),
+    )
+}
+
 fn inclusion(block: u64) -> Inclusion {
     Inclusion {
         transaction: B256::repeat_byte(2).to_string(),
@@ -71,6 +87,30 @@ fn proposed() -> History {
     History {
         proposed: Some(inclusion(5)),
         ..History::default()
+    }
+}
+
+#[test]
+fn a_sanction_that_needs_no_chain_ends_by_itself() {
+    for (sanction, state) in [
+        ("Repair", IncidentState::Closed),
+        ("Warn", IncidentState::InForce),
+        ("Hold", IncidentState::InForce),
+    ] {
+        let mut incident = incident();
+        incident.metadata.creation_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        incident.spec.sanction = serde_json::from_value(json!(sanction)).unwrap();
+        let plan = decide(&incident, &Sight::NotNeeded);
+        assert_eq!(plan.state, state, "{sanction}");
+        assert_eq!(
+            stated(&plan, "Closed").0,
+            if state == IncidentState::Closed {
+                Status::True
+            } else {
+                Status::False
+            }
+        );
     }
 }
 

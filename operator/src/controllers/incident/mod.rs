@@ -2,6 +2,9 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`open`] | pure: what a failed attempt that is the host's leads to |
+//! | [`hold`] | which payments are held back meanwhile |
+//! | [`evidence`] | puts the evidence into the archive |
 //! | [`observe`], [`history`] | what the chain says about the slash |
 //! | [`decide`], [`record`] | pure: the state, the conditions, the call |
 //! | [`draft`] | the calls, and the slash key's signature |
@@ -14,14 +17,17 @@
 pub mod act;
 pub mod decide;
 pub mod draft;
+pub mod evidence;
 pub mod history;
+pub mod hold;
 pub mod observe;
+pub mod open;
 pub mod record;
 pub mod status;
 
 use std::{sync::Arc, time::Duration};
 
-use gridstake_crds::{Incident, incident::IncidentState};
+use gridstake_crds::{Incident, TokenAmount, incident::IncidentState};
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -142,7 +148,8 @@ async fn follow(context: &Context, chain: &Chain) {
 }
 
 async fn pass(context: Context, incident: Arc<Incident>) -> Result<Pass, Error> {
-    let has_ended = Record::of(&incident.status.clone().unwrap_or_default()).has_ended();
+    let status = incident.status.clone().unwrap_or_default();
+    let has_ended = Record::of(&status).has_ended() || status.state == Some(IncidentState::Closed);
     let named = incident.spec.chain.as_deref();
     let lane = named.and_then(|chain| context.lanes.on(chain));
     if has_ended {
@@ -158,13 +165,14 @@ async fn pass(context: Context, incident: Arc<Incident>) -> Result<Pass, Error> 
     }
     let now = (context.now)();
     let mut sight = observe::observe(lane, &incident, now).await?;
-    let mut plan = decide::decide(&incident, &sight);
+    let evidence = evidence::keep(&context, &incident).await;
+    let mut plan = decide::decide(&incident, &evidence, &sight, now);
     if let (Some(lane), Some(call), Sight::Seen(seen)) = (lane, plan.call, &mut sight) {
-        match act::carry(&context, lane, &incident, seen, call).await {
+        match act::carry(&context, lane, &incident, &evidence, seen, call).await {
             Ok(Sent::Stored) => return Ok(Pass::applied().again_in(RESEND)),
             Ok(Sent::Unchanged(hindrance)) => {
                 seen.hindrance = hindrance;
-                plan = decide::decide(&incident, &sight);
+                plan = decide::decide(&incident, &evidence, &sight, now);
             }
             Err(error) if error.is_outdated() => {
                 return Ok(Pass::waiting().again_in(AFTER_CONFLICT));
@@ -172,7 +180,7 @@ async fn pass(context: Context, incident: Arc<Incident>) -> Result<Pass, Error> 
             Err(error) => return Err(error.into()),
         }
     }
-    let desired = status::desired(&incident, &plan, now);
+    let desired = status::desired(&incident, &plan, held(&context, &incident), now);
     let written = status::OWNER
         .apply(
             &context.client,
@@ -194,8 +202,26 @@ async fn pass(context: Context, incident: Arc<Incident>) -> Result<Pass, Error> 
     if applied {
         tell(&context, &incident, &plan).await;
     }
-    let again = plan.call.map(|_| RESEND);
-    Ok(Pass::wrote(applied).again(again))
+    let ends = plan
+        .until
+        .filter(|until| *until > now)
+        .map(|until| Duration::try_from(until.duration_since(now)).unwrap_or(RESEND));
+    let resend = plan.call.map(|_| RESEND);
+    Ok(Pass::wrote(applied).again(resend.into_iter().chain(ends).min()))
+}
+
+/// What is held back by `incident` now.
+fn held(context: &Context, incident: &Incident) -> Option<TokenAmount> {
+    if !hold::holds(incident) {
+        return None;
+    }
+    let records: Vec<_> = incident
+        .spec
+        .usage_records
+        .iter()
+        .filter_map(|name| context.caches.usage_record(name))
+        .collect();
+    Some(hold::held(parsed(&records)))
 }
 
 /// Publishes an event for every condition that has news to tell.

@@ -165,7 +165,6 @@ impl Record {
             )
         };
         vec![
-            archived(),
             proposed,
             Fact::new(IncidentCondition::Answered, answered, answer, says),
             Fact::new(IncidentCondition::Closed, closed, end, told),
@@ -185,15 +184,4 @@ fn why(reason: CancelReason) -> CancellationReason {
 fn time(unix: u64) -> Option<Time> {
     let second = i64::try_from(unix).ok()?;
     Timestamp::from_second(second).ok().map(Time)
-}
-
-/// Nothing is archived yet.
-#[must_use]
-pub(super) fn archived() -> Fact {
-    Fact::new(
-        IncidentCondition::EvidenceArchived,
-        false,
-        IncidentReason::NotArchived,
-        "no archive is configured: keep what hashes to spec.evidenceHash until the incident is closed",
-    )
 }

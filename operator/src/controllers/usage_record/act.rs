@@ -39,6 +39,15 @@ pub enum ActError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// What the host did could not be written down.
+    #[error("create the Incident of UsageRecord {name}")]
+    Incident {
+        /// The record.
+        name: String,
+        /// What the API server said.
+        #[source]
+        source: Box<kube::Error>,
+    },
     /// There is no number for the bill.
     #[error("number the bill")]
     Number(#[source] NumbersError),
@@ -64,6 +73,7 @@ impl ReconcileError for ActError {
         match self {
             Self::Open { .. } => "create_usage_record",
             Self::Find { .. } => "find_number",
+            Self::Incident { .. } => "create_incident",
             Self::Number(error) => error.category(),
             Self::Receipt(..) => "make_receipt",
             Self::OtherLane { .. } => "other_lane",

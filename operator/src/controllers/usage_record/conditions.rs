@@ -111,21 +111,22 @@ pub enum Stage {
     },
 }
 
-/// The facts about `record` at `stage`. The evidence is judged until the slice is sealed; then the judgement stands.
+/// The facts about `record` at `stage`; `held_by` is the Incident that holds its payment back. The evidence is judged until the slice is sealed; then the judgement stands.
 #[must_use]
 pub fn facts(
     record: &UsageRecord,
     stage: Stage,
     evidence: Option<&EvidenceFact>,
     archive: &ArchiveFact,
+    held_by: Option<&str>,
 ) -> Vec<Fact> {
     let status = record.status.clone().unwrap_or_default();
     vec![
         evidenced(&status, evidence),
         sealed(stage),
-        settled(&status, stage),
+        settled(&status, stage, held_by),
         archived(&status, archive),
-        ready(&status, stage),
+        ready(&status, stage, held_by),
     ]
 }
 
@@ -181,7 +182,7 @@ fn sealed(stage: Stage) -> Fact {
 }
 
 /// Where the payment is, in one word, and what a person should read.
-fn payment(status: &UsageRecordStatus, stage: Stage) -> (R, String) {
+fn payment(status: &UsageRecordStatus, stage: Stage, held_by: Option<&str>) -> (R, String) {
     match stage {
         Stage::NotStarted => return (R::NotStarted, String::new()),
         Stage::Metering => return (R::Metering, String::new()),
@@ -189,11 +190,15 @@ fn payment(status: &UsageRecordStatus, stage: Stage) -> (R, String) {
         Stage::Sealed { owes: false } => return (R::NothingOwed, String::new()),
         Stage::Sealed { owes: true } => {}
     }
+    let waits = || match held_by {
+        Some(incident) => (R::HeldBack, format!("by Incident {incident}")),
+        None => (R::Sealed, String::new()),
+    };
     let Some(settlement) = &status.settlement else {
-        return (R::Sealed, String::new());
+        return waits();
     };
     match settlement.state {
-        RecordState::Sealed => (R::Sealed, String::new()),
+        RecordState::Sealed => waits(),
         RecordState::Batched => (R::Batched, String::new()),
         RecordState::Paid => (R::Paid, String::new()),
         RecordState::Final => (R::Final, String::new()),
@@ -213,8 +218,8 @@ fn left_out(settlement: &gridstake_crds::usage_record::RecordSettlement) -> Stri
         .map_or_else(String::new, |reason| format!("{who}: {reason}"))
 }
 
-fn settled(status: &UsageRecordStatus, stage: Stage) -> Fact {
-    let (reason, message) = payment(status, stage);
+fn settled(status: &UsageRecordStatus, stage: Stage, held_by: Option<&str>) -> Fact {
+    let (reason, message) = payment(status, stage, held_by);
     let holds = matches!(reason, R::Final | R::NothingOwed);
     fact(C::Settled, holds, reason, message)
 }
@@ -245,8 +250,8 @@ fn archived(status: &UsageRecordStatus, archive: &ArchiveFact) -> Fact {
 }
 
 /// The summary. Its reason is the column STATE of `kubectl get usagerecords`.
-fn ready(status: &UsageRecordStatus, stage: Stage) -> Fact {
-    let (reason, message) = payment(status, stage);
+fn ready(status: &UsageRecordStatus, stage: Stage, held_by: Option<&str>) -> Fact {
+    let (reason, message) = payment(status, stage, held_by);
     let well = !matches!(reason, R::Skipped | R::NeedsDecision | R::InDoubt);
     fact(C::Ready, well, reason, message)
 }

@@ -68,6 +68,8 @@ pub struct Observed {
     pub remembered: Option<Remembered>,
     /// What is known of the archive.
     pub archive: ArchiveFact,
+    /// The Incident that holds the payment back, if one does.
+    pub held_by: Option<String>,
 }
 
 /// What is to be done.
@@ -96,7 +98,7 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
             bill: None,
             restored: None,
             next: record::successor(record).filter(|_| !seen.next_exists),
-            facts: conditions::facts(record, stage, None, &seen.archive),
+            facts: conditions::facts(record, stage, None, &seen.archive, held_by(seen)),
             wake: None,
         };
     }
@@ -143,7 +145,13 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
                 owes: bill.owes(record),
             };
             Plan {
-                facts: conditions::facts(record, stage, Some(&worth(seen, &end)), &seen.archive),
+                facts: conditions::facts(
+                    record,
+                    stage,
+                    Some(&worth(seen, &end)),
+                    &seen.archive,
+                    held_by(seen),
+                ),
                 bill: Some(bill),
                 restored: None,
                 next: None,
@@ -151,6 +159,10 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
             }
         }
     }
+}
+
+fn held_by(seen: &Observed) -> Option<&str> {
+    seen.held_by.as_deref()
 }
 
 /// Whether the agent remembers that `record` was sealed.
@@ -171,7 +183,13 @@ fn restored(record: &UsageRecord, seen: &Observed, sealed: &Sealed) -> Plan {
         bill: None,
         restored: Some(sealed.clone()),
         next: None,
-        facts: conditions::facts(record, stage, Some(&worth(seen, &end)), &seen.archive),
+        facts: conditions::facts(
+            record,
+            stage,
+            Some(&worth(seen, &end)),
+            &seen.archive,
+            held_by(seen),
+        ),
         wake: None,
     }
 }
@@ -187,7 +205,7 @@ fn open(
         bill: None,
         restored: None,
         next: None,
-        facts: conditions::facts(record, stage, Some(evidence), &seen.archive),
+        facts: conditions::facts(record, stage, Some(evidence), &seen.archive, held_by(seen)),
         wake,
     }
 }

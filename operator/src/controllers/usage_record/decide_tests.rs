@@ -76,6 +76,7 @@ fn seen(pod: Option<PodSeen>) -> Observed {
         hold: None,
         remembered: None,
         archive: ArchiveFact::default(),
+        held_by: None,
     }
 }
 

@@ -26,11 +26,13 @@ pub mod status;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use gridstake_crds::UsageRecord;
+use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
 use self::{act::ActError, numbers::Numbers};
 use crate::{
     context::Context,
+    controllers::incident,
     error::ReconcileError,
     reconcile::{Controller, Pass},
     status::StatusError,
@@ -120,6 +122,13 @@ async fn reconcile(
             written?
         }
         (None, Some(bill)) => {
+            // Before the bill is final: what is to be held back must not be paid first.
+            incident::open::open(&ctx, &record, bill)
+                .await
+                .map_err(|source| ActError::Incident {
+                    name: record.name_any(),
+                    source: Box::new(source),
+                })?;
             let number = act::number(&ctx, numbers, &record, bill).await?;
             let written = status::write(&ctx, &record, &plan, Some(&number.sealed)).await;
             act::keep_or_give_back(numbers, &number, &written).await;

@@ -23,7 +23,10 @@ use crate::{
     caches::parsed,
     chain::{Account, Chain, Standing},
     context::Context,
-    controllers::compute_job::{member::Member, observe::node_of},
+    controllers::{
+        compute_job::{member::Member, observe::node_of},
+        incident::hold,
+    },
     payer::accounts::owed_emissions,
     settlement::Lane,
 };
@@ -62,6 +65,7 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
         hold,
         remembered,
         archive: archive(ctx, record),
+        held_by: held_by(ctx, record),
     }
 }
 
@@ -70,6 +74,16 @@ fn interval(ctx: &Context, lane: Option<&Lane>) -> Duration {
     lane.map(Lane::chain)
         .or_else(|| ctx.chains.default_chain())
         .map_or(ctx.settlement_interval, |chain| chain.config().interval)
+}
+
+/// The Incident that holds the payment of a sealed record back.
+fn held_by(ctx: &Context, record: &UsageRecord) -> Option<String> {
+    record.status.as_ref()?.sealed.as_ref()?.verdict?;
+    let name = record.name_any();
+    let incidents = ctx.caches.incidents.state();
+    parsed(&incidents)
+        .find(|incident| hold::holds(incident) && incident.spec.usage_records.contains(&name))
+        .map(|incident| incident.name_any())
 }
 
 /// What is known of the archive of the record's lane. Without a chain nothing is settled, and nothing archived.

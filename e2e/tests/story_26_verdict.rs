@@ -1,0 +1,139 @@
+//! Story 26: a failure is laid at the door where it belongs. A GPU that falls off the bus is the host's, and the job goes on
+//! elsewhere; a program's own failure is the tenant's.
+
+use gridstake_crds::{
+    Incident,
+    compute_job::{Verdict, VerdictReason},
+    condition,
+    incident::{IncidentState, Sanction},
+    names::ANNOTATION_EVIDENCE,
+};
+use gridstake_e2e::{
+    prelude::*,
+    simulated_gpus::Simulator,
+    usage,
+    wait::{watch_until, watch_until_gone},
+};
+use kube::{Api, ResourceExt as _};
+
+#[test]
+fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_on_elsewhere()
+-> Result<()> {
+    story(async |world, tenant| {
+        let (host, _) = world.one_and_the_others()?;
+        // All of the node's GPUs, so that the one that is lost is among them.
+        let moved = job("moved", host.gpus).runs_until_released();
+        let moved = tenant.submit(&moved).await?;
+        let placed = moved.until_running().await?;
+        let node = placed
+            .active_placement()
+            .and_then(|p| Some(p.nodes.first()?.node.clone()))
+            .context("it has a place")?;
+        let uid = usage::uid(&moved).await?;
+        usage::until(world, &uid, "the agent has named its GPUs", |records| {
+            let evidence = records.last()?.status.as_ref()?.evidence.as_ref()?;
+            (!evidence.devices.is_empty()).then_some(())
+        })
+        .await?;
+
+        let simulator = Simulator::on(world, &node).await?;
+        simulator.break_gpu(0, "lost").await?;
+        let status = moved
+            .until("it runs elsewhere", |s| {
+                let placement = s.active_placement()?;
+                let elsewhere = placement.nodes.iter().all(|n| n.node != node);
+                let runs = condition::is_true(&s.conditions, ComputeJobCondition::Running);
+                (placement.attempt == 2 && elsewhere && runs).then(|| s.clone())
+            })
+            .await?;
+        let [first] = &status.attempts[..] else {
+            bail!("one attempt has ended, not {:?}", status.attempts);
+        };
+        ensure!(
+            first.end_reason == AttemptEndReason::DeviceLost
+                && first.verdict == Some(Verdict::Host)
+                && first.verdict_reason == Some(VerdictReason::GpuLost)
+                && first.verdict_members == [0],
+            "{first:?}"
+        );
+        let failures = status.failures.unwrap_or_default();
+        ensure!(
+            (failures.user, failures.infrastructure) == (0, 1),
+            "{failures:?}"
+        );
+
+        let record = usage::until(world, &uid, "the first attempt is billed", |records| {
+            let first = records.iter().find(|r| r.spec.attempt == 1)?;
+            usage::sealed(first).is_ok().then(|| first.clone())
+        })
+        .await?;
+        let sealed = usage::sealed(&record)?;
+        ensure!(
+            (sealed.verdict, sealed.verdict_reason)
+                == (Some(Verdict::Host), Some(VerdictReason::GpuLost)),
+            "{sealed:?}"
+        );
+
+        let incidents: Api<Incident> = Api::all(world.client.clone());
+        let name = format!("downtime-{}", record.name_any());
+        let incident = watch_until(&incidents, &name, "it is in force", |incident| {
+            let incident = incident?;
+            let state = incident.status.as_ref()?.state?;
+            (state == IncidentState::InForce).then(|| incident.clone())
+        })
+        .await?;
+        ensure!(
+            incident.spec.sanction == Sanction::Repair && incident.spec.subject.node_name == node,
+            "{:?}",
+            incident.spec
+        );
+        let evidence = incident
+            .annotations()
+            .get(ANNOTATION_EVIDENCE)
+            .context("it carries its evidence")?;
+        let hash = gridstake_ledger::archive::address(evidence.as_bytes()).to_string();
+        ensure!(
+            hash == incident.spec.evidence_hash && evidence.contains("GpuLost"),
+            "{evidence}"
+        );
+
+        moved.release().await?;
+        moved.until_complete().await?;
+        incidents.delete(&name, &kube::api::DeleteParams::default()).await?;
+        watch_until_gone(&incidents, &name).await
+    })
+}
+
+#[test]
+fn a_program_that_fails_by_itself_costs_the_tenants_own_retries() -> Result<()> {
+    story(async |_, tenant| {
+        // Long enough for the agent to see it.
+        let fails = job("fails", 1)
+            .script("sleep 3; exit 7")
+            .with("/spec/retry", "{user: 1}")?;
+        let fails = tenant.submit(&fails).await?;
+        let status = fails.until_failed().await?;
+        let doors: Vec<_> = status
+            .attempts
+            .iter()
+            .map(|a| (a.exit_code, a.verdict, a.verdict_reason))
+            .collect();
+        let own = (
+            Some(7),
+            Some(Verdict::Tenant),
+            Some(VerdictReason::ProgramExit),
+        );
+        ensure!(doors == [own, own], "{doors:?}");
+        let failures = status.failures.unwrap_or_default();
+        ensure!(
+            (failures.user, failures.infrastructure) == (2, 0),
+            "{failures:?}"
+        );
+        ensure!(
+            status.end_reason == Some(JobEndReason::ProgramFailed),
+            "{:?}",
+            status.end_reason
+        );
+        Ok(())
+    })
+}

@@ -1,0 +1,441 @@
+//! Opens an Incident for a failed attempt that is laid at the host's door.
+//!
+//! The ladder: what happens for the first time on a node within [`MEMORY`] is mended (`Repair`), the second time the provider is
+//! told (`Warn`), the third time the rewards in question are held back (`Hold`), from the fourth time on a part of the stake is
+//! to be cut, where the cluster has chosen to (`PartialSlash`). Nothing is ever cut for a first offence.
+
+use std::fmt::Write as _;
+
+use gridstake_crds::{
+    Incident, IncidentSpec, TokenAmount, UsageRecord,
+    compute_job::{Verdict, VerdictReason},
+    gpu_node::DeviceFault,
+    incident::{Offence, Sanction, Subject},
+    names::ANNOTATION_EVIDENCE,
+    usage_record::{JobReference, SealCause},
+};
+use gridstake_ledger::archive::address;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::{Api, ResourceExt as _, api::PostParams};
+use serde::Serialize;
+
+use crate::{
+    Context,
+    caches::parsed,
+    chain::Account,
+    controllers::usage_record::bill::{Bill, timestamp, unix_millis},
+    verdict::gpu_evidence::CAUSE_MS,
+};
+
+/// For how long an incident counts when the next one is weighed.
+pub const MEMORY: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How many faults a summary names.
+const NAMED: usize = 3;
+
+/// What an offence may cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Which part of the stake that is asked for, in thousandths, is to be cut for downtime from the fourth time on. 0: none.
+    pub downtime_slash_permille: u16,
+}
+
+/// The stake that answers for a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The provider's account.
+    pub provider: u32,
+    /// The chain, by its name in the configuration.
+    pub chain: String,
+    /// What the cut is taken of, in nano-tokens: the smaller of what is asked for and what there is, so that nobody loses more
+    /// for having put up more.
+    pub base_nano: u128,
+}
+
+/// All that an incident follows from.
+#[derive(Clone, Debug)]
+pub struct Case<'a> {
+    /// The record of the member that failed.
+    pub record: &'a UsageRecord,
+    /// What is about to be billed for it.
+    pub bill: &'a Bill,
+    /// What was reported against its GPUs, by their UUIDs.
+    pub faults: Vec<(String, DeviceFault)>,
+    /// How many incidents of its node count.
+    pub past: usize,
+    /// The stake that answers for the node.
+    pub bound: Option<Bound>,
+    /// What it may cost.
+    pub terms: Terms,
+}
+
+/// What is kept as evidence. Its text is what hashes to `spec.evidenceHash`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Evidence<'a> {
+    format: &'static str,
+    record: String,
+    job: &'a JobReference,
+    attempt: u32,
+    member: u32,
+    node: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<u32>,
+    verdict: Verdict,
+    verdict_reason: VerdictReason,
+    began_ms: u64,
+    ended_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidence_head: Option<&'a str>,
+    faults: Vec<FaultOf<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct FaultOf<'a> {
+    gpu: &'a str,
+    #[serde(flatten)]
+    fault: &'a DeviceFault,
+}
+
+/// The sanction for an offence on a node of which `past` others count, and the cut in nano-tokens.
+#[must_use]
+pub fn sanction(past: usize, bound: Option<&Bound>, terms: Terms) -> (Sanction, Option<u128>) {
+    let Some(bound) = bound else {
+        // Nobody is paid for such a node: there is nothing to hold back.
+        return (
+            if past == 0 {
+                Sanction::Repair
+            } else {
+                Sanction::Warn
+            },
+            None,
+        );
+    };
+    let cut = bound
+        .base_nano
+        .saturating_mul(u128::from(terms.downtime_slash_permille))
+        / 1000;
+    match past {
+        0 => (Sanction::Repair, None),
+        1 => (Sanction::Warn, None),
+        2 => (Sanction::Hold, None),
+        _ if cut > 0 => (Sanction::PartialSlash, Some(cut)),
+        _ => (Sanction::Hold, None),
+    }
+}
+
+/// The Incident of `case`, if it is one: a member that had started and failed by the host's fault. Its name follows from the
+/// record, so that it is opened once.
+#[must_use]
+pub fn incident(case: &Case<'_>) -> Option<Incident> {
+    let (record, bill) = (case.record, case.bill);
+    let (verdict, reason) = bill
+        .verdict
+        .filter(|(verdict, _)| *verdict == Verdict::Host)?;
+    if bill.cause == SealCause::NeverStarted {
+        return None;
+    }
+    let spec = &record.spec;
+    let evidence = Evidence {
+        format: "gridstake-incident/1",
+        record: record.name_any(),
+        job: &spec.job,
+        attempt: spec.attempt,
+        member: spec.member,
+        node: &spec.node_name,
+        provider: spec.payment.as_ref().map(|payment| payment.provider),
+        verdict,
+        verdict_reason: reason,
+        began_ms: bill.span.from_ms,
+        ended_ms: bill.span.to_ms,
+        evidence_head: bill.evidence_head.as_deref(),
+        faults: case
+            .faults
+            .iter()
+            .map(|(gpu, fault)| FaultOf { gpu, fault })
+            .collect(),
+    };
+    let text = serde_json::to_string(&evidence).ok()?;
+    let (sanction, cut) = sanction(case.past, case.bound.as_ref(), case.terms);
+    let at = Time(timestamp(bill.span.to_ms)?);
+    let mut gpus: Vec<String> = case.faults.iter().map(|(gpu, _)| gpu.clone()).collect();
+    gpus.sort_unstable();
+    gpus.dedup();
+    let mut incident = Incident::new(
+        &format!("downtime-{}", record.name_any()),
+        IncidentSpec {
+            offence: Offence::DowntimeDuringJob,
+            subject: Subject {
+                node_name: spec.node_name.clone(),
+                provider_id: case.bound.as_ref().map(|bound| bound.provider),
+                devices: gpus,
+            },
+            job: Some(spec.job.clone()),
+            usage_records: vec![record.name_any()],
+            from: at.clone(),
+            to: at,
+            verdict,
+            verdict_reason: Some(reason),
+            evidence_hash: address(text.as_bytes()).to_string(),
+            summary: summary(record, reason, &case.faults),
+            sanction,
+            slash: cut.map(TokenAmount::from_nano),
+            chain: case.bound.as_ref().map(|bound| bound.chain.clone()),
+        },
+    );
+    incident
+        .annotations_mut()
+        .insert(ANNOTATION_EVIDENCE.to_owned(), text);
+    Some(incident)
+}
+
+fn summary(
+    record: &UsageRecord,
+    reason: VerdictReason,
+    faults: &[(String, DeviceFault)],
+) -> String {
+    let spec = &record.spec;
+    let mut words = format!(
+        "member {} of attempt {} of job {}/{} failed by the fault of node {}: {reason}",
+        spec.member, spec.attempt, spec.job.namespace, spec.job.name, spec.node_name
+    );
+    for (number, (gpu, fault)) in faults.iter().take(NAMED).enumerate() {
+        let separator = if number == 0 { "; reported: " } else { ", " };
+        let what = fault
+            .xid
+            .map_or_else(|| fault.kind.to_string(), |xid| format!("Xid {xid}"));
+        let _ = write!(words, "{separator}{what} of {gpu}");
+    }
+    words.truncate(words.floor_char_boundary(1024));
+    words
+}
+
+/// Opens the Incident that follows from `record` and what is about to be billed for it, if one does. Doing it twice is the
+/// same as doing it once.
+pub async fn open(context: &Context, record: &UsageRecord, bill: &Bill) -> Result<(), kube::Error> {
+    let is_host = bill
+        .verdict
+        .is_some_and(|(verdict, _)| verdict == Verdict::Host);
+    if !is_host {
+        return Ok(());
+    }
+    let Some(incident) = incident(&case(context, record, bill)) else {
+        return Ok(());
+    };
+    let api: Api<Incident> = Api::all(context.client.clone());
+    match api.create(&PostParams::default(), &incident).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+fn case<'a>(context: &Context, record: &'a UsageRecord, bill: &'a Bill) -> Case<'a> {
+    let now = (context.now)();
+    let node = &record.spec.node_name;
+    let since = now.checked_sub(MEMORY).unwrap_or(Timestamp::MIN);
+    let incidents = context.caches.incidents.state();
+    let counts = |incident: &&Incident| {
+        let spec = &incident.spec;
+        spec.subject.node_name == *node && spec.verdict == Verdict::Host && spec.to.0 >= since
+    };
+    Case {
+        record,
+        bill,
+        faults: faults(context, record, bill),
+        past: parsed(&incidents).filter(counts).count(),
+        bound: bound(context, record),
+        terms: context.incidents,
+    }
+}
+
+/// What was reported against the member's GPUs near its end.
+fn faults(context: &Context, record: &UsageRecord, bill: &Bill) -> Vec<(String, DeviceFault)> {
+    let used: Vec<&str> = record
+        .status
+        .iter()
+        .filter_map(|status| status.evidence.as_ref())
+        .flat_map(|evidence| &evidence.devices)
+        .map(|used| used.parent_uuid.as_deref().unwrap_or(&used.uuid))
+        .collect();
+    let found = context.caches.gpu_node(&record.spec.node_name);
+    let status = found
+        .as_ref()
+        .and_then(|node| node.0.as_ref().ok()?.status.as_ref());
+    let now_ms = unix_millis((context.now)());
+    let is_near = |fault: &DeviceFault| {
+        fault.last_ms.saturating_add(CAUSE_MS) >= bill.span.to_ms && fault.first_ms <= now_ms
+    };
+    status
+        .iter()
+        .flat_map(|status| &status.devices)
+        .filter(|device| used.is_empty() || used.contains(&device.uuid.as_str()))
+        .flat_map(|device| {
+            let near = device.faults.iter().filter(|fault| is_near(fault));
+            near.map(|fault| (device.uuid.clone(), fault.clone()))
+        })
+        .collect()
+}
+
+/// The stake that answers for the record's node, if the chain is known.
+fn bound(context: &Context, record: &UsageRecord) -> Option<Bound> {
+    let payment = record.spec.payment.as_ref()?;
+    let view = context.chains.get(&payment.chain)?.view()?;
+    let Account::Known(provider) = view.provider(payment.provider) else {
+        return None;
+    };
+    let stake = provider.own.saturating_add(provider.delegated);
+    Some(Bound {
+        provider: payment.provider,
+        chain: payment.chain.clone(),
+        base_nano: stake.min(view.params.minimum_stake_miner),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use gridstake_crds::gpu_node::DeviceFaultKind;
+    use gridstake_ledger::billing::Span;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TOKEN: u128 = 1_000_000_000;
+
+    fn record() -> UsageRecord {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "gridstake.dev/v1alpha1", "kind": "UsageRecord", "metadata": {"name": "u-1-0-0"},
+            "spec": {"job": {"namespace": "n", "name": "j", "uid": "u"}, "attempt": 1, "member": 0, "slice": 0,
+                "podName": "j-1-0", "nodeName": "a", "gpuCount": 1},
+        }))
+        .unwrap()
+    }
+
+    fn bill(verdict: Option<(Verdict, VerdictReason)>, cause: SealCause) -> Bill {
+        Bill {
+            span: Span::new(1_800_000_000_000, 1_800_000_060_000),
+            gpu_millis: 60_000,
+            cause,
+            verdict,
+            energy_millijoules: None,
+            factors: None,
+            emission_nano: None,
+            evidence_head: None,
+        }
+    }
+
+    fn bound() -> Bound {
+        Bound {
+            provider: 7,
+            chain: "anvil".into(),
+            base_nano: 20_000 * TOKEN,
+        }
+    }
+
+    fn opened(bill: &Bill, past: usize) -> Option<Incident> {
+        let record = record();
+        incident(&Case {
+            record: &record,
+            bill,
+            faults: vec![(
+                "GPU-1".into(),
+                DeviceFault {
+                    kind: DeviceFaultKind::Xid,
+                    xid: Some(79),
+                    first_ms: 1_800_000_059_000,
+                    last_ms: 1_800_000_059_000,
+                    count: 1,
+                },
+            )],
+            past,
+            bound: Some(bound()),
+            terms: Terms {
+                downtime_slash_permille: 5,
+            },
+        })
+    }
+
+    const HOST: Option<(Verdict, VerdictReason)> =
+        Some((Verdict::Host, VerdictReason::HardwareXid));
+
+    #[test]
+    fn an_incident_says_what_happened_and_its_text_hashes_to_what_it_names() {
+        let incident = opened(&bill(HOST, SealCause::MemberEnded), 0).unwrap();
+        assert_eq!(incident.name_any(), "downtime-u-1-0-0");
+        let text = &incident.annotations()[ANNOTATION_EVIDENCE];
+        assert_eq!(
+            incident.spec.evidence_hash,
+            address(text.as_bytes()).to_string()
+        );
+        assert_eq!(
+            incident.spec.summary,
+            "member 0 of attempt 1 of job n/j failed by the fault of node a: HardwareXid; reported: Xid 79 of GPU-1"
+        );
+        assert_eq!(incident.spec.subject.devices, ["GPU-1"]);
+    }
+
+    #[test]
+    fn only_what_is_the_hosts_and_happened_to_a_member_that_ran_is_an_incident() {
+        for verdict in [Verdict::Tenant, Verdict::Infrastructure, Verdict::Ambiguous] {
+            let other = Some((verdict, VerdictReason::NotWatched));
+            assert_eq!(
+                opened(&bill(other, SealCause::MemberEnded), 9),
+                None,
+                "{verdict}"
+            );
+        }
+        assert_eq!(opened(&bill(None, SealCause::MemberEnded), 9), None);
+        assert_eq!(opened(&bill(HOST, SealCause::NeverStarted), 9), None);
+    }
+
+    #[test]
+    fn the_ladder_goes_from_mending_over_a_warning_and_held_rewards_to_a_part_of_the_stake() {
+        let steps: Vec<_> = (0..5)
+            .map(|past| {
+                let spec = opened(&bill(HOST, SealCause::MemberEnded), past)
+                    .unwrap()
+                    .spec;
+                (spec.sanction, spec.slash.map(|slash| slash.to_string()))
+            })
+            .collect();
+        assert_eq!(
+            steps,
+            [
+                (Sanction::Repair, None),
+                (Sanction::Warn, None),
+                (Sanction::Hold, None),
+                (Sanction::PartialSlash, Some("100".to_owned())),
+                (Sanction::PartialSlash, Some("100".to_owned())),
+            ]
+        );
+        let without = |past| {
+            sanction(
+                past,
+                None,
+                Terms {
+                    downtime_slash_permille: 5,
+                },
+            )
+            .0
+        };
+        assert_eq!((without(0), without(9)), (Sanction::Repair, Sanction::Warn));
+        assert_eq!(
+            sanction(9, Some(&bound()), Terms::default()),
+            (Sanction::Hold, None),
+            "a cluster that has not chosen to cuts nothing"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_step_is_softer_than_the_one_before_and_no_cut_exceeds_its_part(past in 0_usize..20, permille in 0_u16..=1000) {
+            let terms = Terms { downtime_slash_permille: permille };
+            let (now, cut) = sanction(past, Some(&bound()), terms);
+            let (next, _) = sanction(past + 1, Some(&bound()), terms);
+            prop_assert!(now <= next);
+            prop_assert!(cut.unwrap_or(0) <= bound().base_nano * u128::from(permille) / 1000);
+            prop_assert_eq!(cut.is_some(), now == Sanction::PartialSlash);
+        }
+    }
+}
