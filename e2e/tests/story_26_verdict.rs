@@ -20,10 +20,9 @@ use kube::{Api, ResourceExt as _};
 fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_on_elsewhere()
 -> Result<()> {
     story(async |world, tenant| {
-        let (host, _) = world.one_and_the_others()?;
-        // All of the node's GPUs, so that the one that is lost is among them.
-        let moved = job("moved", host.gpus).runs_until_released();
-        let moved = tenant.submit(&moved).await?;
+        let moved = tenant
+            .submit(&job("moved", 1).runs_until_released())
+            .await?;
         let placed = moved.until_running().await?;
         let node = placed
             .active_placement()
@@ -36,8 +35,12 @@ fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_
         })
         .await?;
 
+        // All of the node's GPUs, so that the job's own is among them.
+        let host = world.hosts.iter().find(|host| host.name == node);
         let simulator = Simulator::on(world, &node).await?;
-        simulator.break_gpu(0, "lost").await?;
+        for index in 0..host.context("its host")?.gpus {
+            simulator.break_gpu(index, "lost").await?;
+        }
         let status = moved
             .until("it runs elsewhere", |s| {
                 let placement = s.active_placement()?;
