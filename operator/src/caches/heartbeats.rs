@@ -9,18 +9,22 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use gridstake_crds::names::ANNOTATION_LOCAL_USE;
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use kube::ResourceExt as _;
 
 /// Arrival times of heartbeats, by node.
 #[derive(Clone, Debug, Default)]
 pub struct Heartbeats(Arc<Mutex<HashMap<String, Beat>>>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Beat {
     /// What the agent wrote.
     renewed: Timestamp,
     /// When it was seen.
     arrived: Timestamp,
+    /// What it says of use by others than jobs.
+    local_use: Option<String>,
 }
 
 impl Heartbeats {
@@ -28,25 +32,30 @@ impl Heartbeats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of a lease as it is at `now`.
-    pub fn see(&self, lease: &Lease, now: Timestamp) {
+    /// Takes note of a lease as it is at `now`. True if it says something else about use by others than before.
+    pub fn see(&self, lease: &Lease, now: Timestamp) -> bool {
         let Some((node, renewed)) = renewal(lease) else {
-            return;
+            return false;
         };
-        self.beats()
-            .entry(node.to_owned())
-            .and_modify(|beat| {
-                if beat.renewed != renewed {
-                    *beat = Beat {
-                        renewed,
-                        arrived: now,
-                    };
-                }
-            })
-            .or_insert(Beat {
+        let says = lease.annotations().get(ANNOTATION_LOCAL_USE);
+        let mut beats = self.beats();
+        let Some(beat) = beats.get_mut(node) else {
+            let first = Beat {
                 renewed,
                 arrived: renewed.min(now),
-            });
+                local_use: says.cloned(),
+            };
+            beats.insert(node.to_owned(), first);
+            return true;
+        };
+        if beat.renewed != renewed {
+            (beat.renewed, beat.arrived) = (renewed, now);
+        }
+        let says_else = beat.local_use.as_ref() != says;
+        if says_else {
+            beat.local_use = says.cloned();
+        }
+        says_else
     }
 
     /// Takes note of all leases that exist at `now`, and forgets the others.

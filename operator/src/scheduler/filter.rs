@@ -41,6 +41,8 @@ pub enum Rejection {
     PriceTooHigh,
     /// Its GPUs are withheld.
     NotOffered(OfferReason),
+    /// Its provider takes it back before the job's `timeouts.run` would be over.
+    ClosesTooSoon,
     /// It is cordoned or has a taint that the template does not tolerate.
     Tainted,
     /// It has too little stake for a job that asks for a bond.
@@ -83,6 +85,7 @@ impl Rejection {
             Self::OtherChain => "OtherChain",
             Self::PriceTooHigh => "PriceTooHigh",
             Self::NotOffered(_) => "NotOffered",
+            Self::ClosesTooSoon => "ClosesTooSoon",
             Self::Tainted => "Tainted",
             Self::Unbonded => "Unbonded",
             Self::ReputationTooLow => "ReputationTooLow",
@@ -233,6 +236,11 @@ pub fn first_rejection(
     }
     if let Err(reason) = facts.offer {
         return Some(Rejection::NotOffered(reason));
+    }
+    // A job that may run for ever is placed all the same: it is queued again when the window closes.
+    let closes_in = facts.closes_in.map(|left| left.unsigned_abs());
+    if closes_in.zip(request.run_limit).is_some_and(|(left, limit)| limit > left) {
+        return Some(Rejection::ClosesTooSoon);
     }
     if request.constraints.untolerated(&facts.taints).is_some()
         || (facts.cordoned && !request.constraints.tolerates_cordon())

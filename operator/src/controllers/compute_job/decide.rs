@@ -73,6 +73,8 @@ pub struct Observed {
     pub payer: WhoPays,
     /// Whether the payer's money lasts, while it runs.
     pub funds: Funds,
+    /// Why the provider wants the GPUs of the attempt in progress back, if it does.
+    pub reclaimed: Option<String>,
 }
 
 /// A change to be made in the cluster.
@@ -374,6 +376,9 @@ impl Turn<'_> {
                 Some(message),
                 &nobody,
             );
+        }
+        if let Some(message) = self.seen.reclaimed.clone() {
+            return ending(AttemptEndReason::Reclaimed, None, Some(message), &nobody);
         }
         let being_deleted = |m: &Member| !has_ended(m) && m.terminating;
         if members.iter().any(being_deleted) {

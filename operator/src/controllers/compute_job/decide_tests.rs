@@ -107,6 +107,7 @@ fn asked(validation: Validation, admission: Admission) -> Observed {
         books: Books::default(),
         payer: WhoPays::Nobody,
         funds: Funds::Suffice,
+        reclaimed: None,
     }
 }
 

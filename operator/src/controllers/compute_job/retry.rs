@@ -37,7 +37,7 @@ pub fn consequence(reason: AttemptEndReason) -> Consequence {
         | R::DeviceLost
         | R::PodDeleted => Consequence::ChargesInfrastructure,
         R::PlacementLost => Consequence::PlacesAgain,
-        R::Suspended | R::EscrowExhausted | R::Deleted => Consequence::Nothing,
+        R::Suspended | R::EscrowExhausted | R::Reclaimed | R::Deleted => Consequence::Nothing,
     }
 }
 

@@ -4,7 +4,11 @@ pub mod act;
 pub mod decide;
 pub mod guarantee;
 pub mod inventory;
+pub mod local_use;
+pub mod mode;
 pub mod observe;
+pub mod offer_windows;
+pub mod remembered_windows;
 pub mod signers;
 pub mod status;
 

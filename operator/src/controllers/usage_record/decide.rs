@@ -359,6 +359,7 @@ fn verdict(reason: AttemptEndReason) -> Option<Verdict> {
         | R::Deleted
         | R::RunTimeout
         | R::EscrowExhausted
+        | R::Reclaimed
         | R::PodDeleted => None,
         R::PlacementLost | R::StartTimeout | R::AdmissionFailed | R::Evicted | R::NodeLost => {
             Some(Verdict::Ambiguous)
