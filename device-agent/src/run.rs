@@ -21,7 +21,7 @@ use crate::{
     cli::Args,
     clock::{Anchor, BootMillis, boot_id},
     health::{Health, State, keep},
-    heartbeat::Heartbeat,
+    heartbeat::{Heartbeat, Tidings},
     holders::{self, KubeletAnswer},
     http,
     metering::meter::{self, Meter},
@@ -137,6 +137,12 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
     };
     let (meter, exchange) = Meter::new(settings, sources, &metrics);
     let trouble = exchange.trouble();
+    let tenants = exchange.tenants();
+    let (local_use, local_use_seen) = watch::channel(None);
+    let tidings = Tidings {
+        heads: exchange.heads(),
+        local_use: local_use_seen,
+    };
     tasks.spawn(meter.run(stop.clone()));
     tasks.spawn(signing_key::provide(args.state_dir, key, stop.clone()));
     let (publish, heartbeat) = (outcomes(Task::Publish), outcomes(Task::Heartbeat));
@@ -148,7 +154,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
             client = connect() => client,
         };
         let publisher = Publisher::new(client.clone(), &node);
-        let lease = Heartbeat::new(client.clone(), &namespace, &node, exchange.heads(), asking);
+        let lease = Heartbeat::new(client.clone(), &namespace, &node, tidings, asking);
         tokio::join!(
             exchange.run(client, &namespace, &node, &counting, stopping.clone()),
             lease.run(heartbeat, stopping.clone()),
@@ -167,6 +173,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         metering: trouble,
         wanted,
         faults,
+        tenants,
+        local_use,
         reporting,
     };
     let ended = observer.run(before_seen, stop.clone()).await;

@@ -5,6 +5,7 @@
 
 pub mod census;
 pub mod heartbeats;
+mod last_held;
 pub mod prune;
 mod record_index;
 pub mod triggers;
@@ -34,6 +35,7 @@ use tokio::task::JoinSet;
 
 use self::{
     heartbeats::Heartbeats,
+    last_held::LastHeld,
     record_index::RecordIndex,
     triggers::{Pulse, TriggerHub},
     watch::{Seen, everything, watch},
@@ -85,6 +87,7 @@ pub struct Caches {
     last_resolutions: LastResolutions,
     signers: Signers,
     windows: RememberedWindows,
+    last_held: LastHeld,
     reclaims: Reclaims,
     record_index: RecordIndex,
     namespace: String,
@@ -119,6 +122,7 @@ impl Caches {
     ) -> Self {
         let triggers = Triggers::default();
         let record_index = RecordIndex::default();
+        let last_held = LastHeld::default();
         // Two watches instead of one on all pods: of strangers' pods, ended ones never enter memory.
         let of_jobs = everything().labels(LABEL_JOB);
         let of_others = everything()
@@ -168,7 +172,7 @@ impl Caches {
             Api::all(client.clone()),
             of_others,
             prune::other_pod,
-            triggers.clone().on_other_pod(gpu_nodes.clone())
+            triggers.clone().on_other_pod(gpu_nodes.clone(), last_held.clone())
         );
         let compute_jobs = start!(
             "ComputeJob",
@@ -241,6 +245,7 @@ impl Caches {
             last_resolutions: LastResolutions::default(),
             signers: Signers::default(),
             windows: RememberedWindows::default(),
+            last_held,
             reclaims: Reclaims::default(),
             record_index,
             namespace: namespace.to_owned(),
@@ -331,6 +336,12 @@ impl Caches {
     #[must_use]
     pub fn windows(&self) -> &RememberedWindows {
         &self.windows
+    }
+
+    /// When a pod of others was last seen to give GPUs of `node` back.
+    #[must_use]
+    pub fn last_held(&self, node: &str) -> Option<Timestamp> {
+        self.last_held.on(node)
     }
 
     /// Which attempts are to give their GPUs back, as last decided.
@@ -536,8 +547,12 @@ impl Triggers {
     fn on_other_pod(
         self,
         gpu_nodes: Store<Guarded<GpuNode>>,
+        last_held: LastHeld,
     ) -> impl Fn(Seen<'_, Pod>) + Send {
         move |seen| {
+            if let Seen::Deleted(pod) = seen {
+                last_held.ended(pod, Timestamp::now());
+            }
             match seen {
                 Seen::Applied(pod) | Seen::Deleted(pod) => {
                     self.on_pod_of(pod);

@@ -98,7 +98,8 @@ pub fn mode<P: std::borrow::Borrow<LocalPods>>(
             let lease = caches.heartbeat_lease(&name);
             let idle = lease
                 .zip(caches.last_heartbeat(&name))
-                .and_then(|(lease, heard)| idle_since(&lease, heard, &rule));
+                .and_then(|(lease, heard)| idle_since(&lease, heard, &rule))
+                .map(|idle| idle.max(caches.last_held(&name).unwrap_or(idle)));
             let local = caches
                 .node(&name)
                 .map(|node| pods().borrow().on(&node, idle));
