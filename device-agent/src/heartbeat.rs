@@ -26,7 +26,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backoff::Backoff, local_use::Told, metering::exchange::Heads, outcome::Outcomes, telling::Asking,
+    backoff::Backoff, local_use::Told, metering::exchange::Heads, outcome::Outcomes,
+    telling::Asking,
 };
 
 /// Time between two renewals.
@@ -190,13 +191,7 @@ impl Heartbeat {
 }
 
 /// The Lease as a renewal at `now` wants it: everything the operator reads, so that a renewal also mends it.
-fn lease(
-    name: &str,
-    node: &str,
-    heads: &Heads,
-    local_use: Option<&Told>,
-    now: Timestamp,
-) -> Lease {
+fn lease(name: &str, node: &str, heads: &Heads, local_use: Option<&Told>, now: Timestamp) -> Lease {
     // Names and numbers: they can be told as JSON.
     let heads = serde_json::to_string(heads).unwrap_or_default();
     // Empty where nothing was seen yet: what an agent before this one said must not stand.
@@ -262,7 +257,10 @@ mod tests {
             body["metadata"]["annotations"]["gridstake.dev/evidence-heads"],
             r#"{"u-1-0-0":{"head":"0xab","toMs":5}}"#
         );
-        assert_eq!(body["metadata"]["annotations"]["gridstake.dev/local-use"], "");
+        assert_eq!(
+            body["metadata"]["annotations"]["gridstake.dev/local-use"],
+            ""
+        );
         assert!(
             body["spec"].get("acquireTime").is_none(),
             "a renewal leaves it as it is"

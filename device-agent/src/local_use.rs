@@ -174,7 +174,10 @@ impl LocalUse {
             });
         }
         let mut sure = Vec::new();
-        while let Some(doubt) = gpu.doubts.pop_front_if(|doubt| at.since(doubt.at) >= SETTLE_MS) {
+        while let Some(doubt) = gpu
+            .doubts
+            .pop_front_if(|doubt| at.since(doubt.at) >= SETTLE_MS)
+        {
             sure.push(doubt);
         }
         if sight.host_computes {
@@ -273,7 +276,10 @@ mod tests {
         (
             second(told.since_ms),
             told.held_ms.map(second),
-            told.peaks.iter().map(|(at, peak)| (second(*at), *peak)).collect(),
+            told.peaks
+                .iter()
+                .map(|(at, peak)| (second(*at), *peak))
+                .collect(),
         )
     }
 
@@ -291,18 +297,36 @@ mod tests {
 
     #[test]
     fn of_a_use_its_last_moment_and_how_much_it_was_are_told() {
-        let used = then([(10, idle("g")), (10, busy(90)), (10, busy(7)), (30, idle("g"))]);
+        let used = then([
+            (10, idle("g")),
+            (10, busy(90)),
+            (10, busy(7)),
+            (30, idle("g")),
+        ]);
         assert_eq!(seen(&used), (1, None, vec![(20, 90), (30, 7)]));
         let held = then([(10, idle("g")), (10, others()), (30, idle("g"))]);
         assert_eq!(seen(&held), (1, Some(20), vec![(20, 100)]));
     }
 
     #[test]
-    fn what_jobs_do_is_no_use_by_others_also_while_the_kubelet_has_not_named_or_no_longer_names_their_gpus() {
+    fn what_jobs_do_is_no_use_by_others_also_while_the_kubelet_has_not_named_or_no_longer_names_their_gpus()
+     {
         let nothing = (1, None, vec![]);
-        let job = then([(9, idle("g")), (4, others()), (50, a_jobs()), (5, others()), (30, idle("g"))]);
+        let job = then([
+            (9, idle("g")),
+            (4, others()),
+            (50, a_jobs()),
+            (5, others()),
+            (30, idle("g")),
+        ]);
         assert_eq!(seen(&job), nothing);
-        let unnamed = then([(9, idle("g")), (4, busy(100)), (50, a_jobs()), (5, busy(100)), (30, idle("g"))]);
+        let unnamed = then([
+            (9, idle("g")),
+            (4, busy(100)),
+            (50, a_jobs()),
+            (5, busy(100)),
+            (30, idle("g")),
+        ]);
         assert_eq!(seen(&unnamed), nothing);
         // Others who come right after a job are seen all the same.
         let after = then([(9, a_jobs()), (20, others()), (9, idle("g"))]);
@@ -311,7 +335,10 @@ mod tests {
 
     #[test]
     fn a_process_outside_of_pods_counts_at_once_also_on_a_gpu_that_a_job_holds() {
-        let beside = GpuSight { host_computes: true, ..a_jobs() };
+        let beside = GpuSight {
+            host_computes: true,
+            ..a_jobs()
+        };
         assert_eq!(seen(&then([(5, a_jobs()), (1, beside)])).1, Some(6));
     }
 
@@ -323,7 +350,10 @@ mod tests {
         assert_eq!(local.told(anchor()).unwrap().since_ms, ANCHOR + 1_000);
         local.observe(BootMillis(61_001), &[idle("g")]);
         let told = local.told(anchor()).unwrap();
-        assert_eq!((told.since_ms, told.held_ms, told.peaks), (ANCHOR + 61_001, None, vec![]));
+        assert_eq!(
+            (told.since_ms, told.held_ms, told.peaks),
+            (ANCHOR + 61_001, None, vec![])
+        );
     }
 
     #[test]
@@ -334,14 +364,23 @@ mod tests {
         let told = local.told(anchor());
         local.observe(BootMillis(2_000), &[idle("g")]);
         assert_eq!(local.told(Anchor::at(ANCHOR + 900, BootMillis(0))), told);
-        let set = local.told(Anchor::at(ANCHOR + 5_000, BootMillis(0))).unwrap();
+        let set = local
+            .told(Anchor::at(ANCHOR + 5_000, BootMillis(0)))
+            .unwrap();
         assert_eq!(set.since_ms, ANCHOR + 6_000);
     }
 
     #[test]
     fn it_is_told_as_the_operator_reads_it() {
-        let told = Told { since_ms: 5, held_ms: Some(7), peaks: vec![(6, 90)] };
-        assert_eq!(serde_json::to_string(&told).unwrap(), r#"{"sinceMs":5,"heldMs":7,"peaks":[[6,90]]}"#);
+        let told = Told {
+            since_ms: 5,
+            held_ms: Some(7),
+            peaks: vec![(6, 90)],
+        };
+        assert_eq!(
+            serde_json::to_string(&told).unwrap(),
+            r#"{"sinceMs":5,"heldMs":7,"peaks":[[6,90]]}"#
+        );
     }
 
     proptest! {

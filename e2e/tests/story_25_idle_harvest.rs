@@ -103,9 +103,10 @@ fn assert_told(tenant: &Tenant, job: &Job) -> Result<()> {
 /// The messages of the events of this reason in a namespace.
 async fn events(events: Api<Event>, reason: &str) -> Result<Vec<String>> {
     let all = events.list(&ListParams::default()).await?;
-    let of_reason = all.items.into_iter().filter(|event| {
-        event.reason.as_deref() == Some(reason)
-    });
+    let of_reason = all
+        .items
+        .into_iter()
+        .filter(|event| event.reason.as_deref() == Some(reason));
     Ok(of_reason.filter_map(|event| event.message).collect())
 }
 
@@ -188,8 +189,8 @@ fn an_idle_node_is_offered_after_its_window_and_a_local_pod_gets_its_gpus_back()
 }
 
 #[test]
-fn a_node_on_a_schedule_is_offered_in_its_windows_and_jobs_give_it_back_when_they_close() -> Result<()>
-{
+fn a_node_on_a_schedule_is_offered_in_its_windows_and_jobs_give_it_back_when_they_close()
+-> Result<()> {
     story(async |world, tenant| {
         let (host, _) = world.one_and_the_others()?;
         let node = &host.name;
@@ -198,7 +199,13 @@ fn a_node_on_a_schedule_is_offered_in_its_windows_and_jobs_give_it_back_when_the
         let in_twelve_hours = (seconds_of_the_day()? / 3600 + 12) % 24;
         let closed = scheduled(format!("0 {in_twelve_hours} * * *"), "1m".to_owned());
         offer::change(world, node, closed).await?;
-        offer::until(world, node, OfferReason::OutsideWindow, "no window of spec.windows is open").await?;
+        offer::until(
+            world,
+            node,
+            OfferReason::OutsideWindow,
+            "no window of spec.windows is open",
+        )
+        .await?;
         let manifest = job("nightly", 1)
             .on_node(node)
             .script(UNTIL_TOLD)
@@ -216,7 +223,12 @@ fn a_node_on_a_schedule_is_offered_in_its_windows_and_jobs_give_it_back_when_the
         offer::until(world, node, OfferReason::Available, "").await?;
         nightly.until_running().await?;
         let lasting = tenant
-            .submit(&job("lasting", 1).on_node(node).works_for(1).with("/spec/timeouts", "{run: 1h}")?)
+            .submit(
+                &job("lasting", 1)
+                    .on_node(node)
+                    .works_for(1)
+                    .with("/spec/timeouts", "{run: 1h}")?,
+            )
             .await?;
         let waits = lasting.until_it_waits().await?;
         ensure!(waits.contains("ClosesTooSoon"), "{waits}");
@@ -236,7 +248,8 @@ fn a_node_on_a_schedule_is_offered_in_its_windows_and_jobs_give_it_back_when_the
 }
 
 #[test]
-fn a_window_that_cannot_be_read_is_explained_and_neither_it_nor_maintenance_stops_a_job() -> Result<()> {
+fn a_window_that_cannot_be_read_is_explained_and_neither_it_nor_maintenance_stops_a_job()
+-> Result<()> {
     story(async |world, tenant| {
         let (host, _) = world.one_and_the_others()?;
         let node = &host.name;
@@ -247,9 +260,15 @@ fn a_window_that_cannot_be_read_is_explained_and_neither_it_nor_maintenance_stop
         stays.until_running().await?;
         let window = |cron: &str, zone: &str| json!({"mode": "Scheduled", "windows": [{"cron": cron, "duration": "1h", "timeZone": zone}]});
         for (spec, words) in [
-            (window("0 25 * * *", "UTC"), "spec.windows[0].cron: the hour \"25\" cannot be read"),
+            (
+                window("0 25 * * *", "UTC"),
+                "spec.windows[0].cron: the hour \"25\" cannot be read",
+            ),
             (window("0 20 * * FRI-MON", "UTC"), "write 0-7 or SUN-SAT"),
-            (window("0 20 * * *", "Europe/Berlim"), "spec.windows[0].timeZone: there is no time zone \"Europe/Berlim\""),
+            (
+                window("0 20 * * *", "Europe/Berlim"),
+                "spec.windows[0].timeZone: there is no time zone \"Europe/Berlim\"",
+            ),
         ] {
             offer::change(world, node, spec).await?;
             offer::until(world, node, OfferReason::InvalidWindow, words).await?;

@@ -214,11 +214,7 @@ fn processes(
     } else {
         None
     };
-    let lists = [
-        (Some(compute), true),
-        (graphics, false),
-        (mps, true),
-    ];
+    let lists = [(Some(compute), true), (graphics, false), (mps, true)];
     Ok(merge(lists.into_iter().flat_map(|(list, computes)| {
         let listed = list.into_iter().flatten();
         listed.map(move |process| (process, computes))

@@ -42,7 +42,9 @@ use self::{
 };
 use crate::{
     controllers::{
-        gpu_node::{local_use::asks_for_gpus, remembered_windows::RememberedWindows, signers::Signers},
+        gpu_node::{
+            local_use::asks_for_gpus, remembered_windows::RememberedWindows, signers::Signers,
+        },
         reclaim::Reclaims,
         stake_binding::observe::LastResolutions,
     },
@@ -172,7 +174,9 @@ impl Caches {
             Api::all(client.clone()),
             of_others,
             prune::other_pod,
-            triggers.clone().on_other_pod(gpu_nodes.clone(), last_held.clone())
+            triggers
+                .clone()
+                .on_other_pod(gpu_nodes.clone(), last_held.clone())
         );
         let compute_jobs = start!(
             "ComputeJob",
@@ -652,7 +656,8 @@ impl Triggers {
                     .as_ref()
                     .and_then(|spec| spec.holder_identity.as_deref());
                 let concerns = |node: &&str| {
-                    !is_reporting(&gpu_nodes, node) || (says_else && harvests_idle(&gpu_nodes, node))
+                    !is_reporting(&gpu_nodes, node)
+                        || (says_else && harvests_idle(&gpu_nodes, node))
                 };
                 if let Some(node) = holder.filter(concerns) {
                     self.gpu_nodes.one(None, node);

@@ -239,7 +239,10 @@ pub fn first_rejection(
     }
     // A job that may run for ever is placed all the same: it is queued again when the window closes.
     let closes_in = facts.closes_in.map(|left| left.unsigned_abs());
-    if closes_in.zip(request.run_limit).is_some_and(|(left, limit)| limit > left) {
+    if closes_in
+        .zip(request.run_limit)
+        .is_some_and(|(left, limit)| limit > left)
+    {
         return Some(Rejection::ClosesTooSoon);
     }
     if request.constraints.untolerated(&facts.taints).is_some()

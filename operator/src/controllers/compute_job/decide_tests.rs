@@ -1,4 +1,7 @@
-use gridstake_crds::{compute_job::ComputeJobCondition, condition};
+use gridstake_crds::{
+    compute_job::{ComputeJobCondition, Failures},
+    condition,
+};
 use proptest::prelude::*;
 
 use super::{
@@ -706,17 +709,34 @@ fn an_attempt_whose_gpus_are_taken_back_is_stopped_and_queued_again_without_cost
         placed(1, 1),
         at(20)
     );
-    let stops = decide(&job(spec, &ends), &seen(vec![ran(0, State::Running, 12, None)]), at(21));
+    let stops = decide(
+        &job(spec, &ends),
+        &seen(vec![ran(0, State::Running, 12, None)]),
+        at(21),
+    );
     assert_eq!(stops.writes, [Write::DeletePods(vec!["j-1-0".into()])]);
     // SIGTERM ends the program with an exit code of its own.
-    let ended = seen(vec![ran(0, failed(AttemptEndReason::ExitedNonZero), 12, Some(25))]);
+    let ended = seen(vec![ran(
+        0,
+        failed(AttemptEndReason::ExitedNonZero),
+        12,
+        Some(25),
+    )]);
     let last = decide(&job(spec, &ends), &ended, at(26));
-    let [attempt] = &status(&last).attempts[..] else { panic!("{last:?}") };
-    assert_eq!((attempt.end_reason, attempt.ended_at.0), (AttemptEndReason::Reclaimed, at(25)));
+    let [attempt] = &status(&last).attempts[..] else {
+        panic!("{last:?}")
+    };
+    assert_eq!(
+        (attempt.end_reason, attempt.ended_at.0),
+        (AttemptEndReason::Reclaimed, at(25))
+    );
     assert_eq!(attempt.suspects, [""; 0]);
     assert_eq!(status(&last).failures, Some(Failures::default()));
     assert_eq!(status(&last).end_reason, None);
-    assert_eq!(reason(&last, ComputeJobCondition::Running), ("False", "Queued"));
+    assert_eq!(
+        reason(&last, ComputeJobCondition::Running),
+        ("False", "Queued")
+    );
 }
 
 #[test]

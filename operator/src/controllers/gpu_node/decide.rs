@@ -373,7 +373,9 @@ fn why_not_offered(
             let verdict = seen.mode.verdict(&gpu_node.spec, now);
             return verdict.err().map(|(_, words)| words).unwrap_or_default();
         }
-        OfferReason::Unbonded | OfferReason::KeyNotCertified => return seen.guarantee.words(gpu_node),
+        OfferReason::Unbonded | OfferReason::KeyNotCertified => {
+            return seen.guarantee.words(gpu_node);
+        }
         OfferReason::InventoryNotPosted => {
             "the node shows a GPU that has not been stated on chain: a batch that states it follows; see status.devices and status.postedDevices"
         }

@@ -20,8 +20,7 @@ use super::{
     local_use::LocalUse,
     mode::ModeSight,
     observe::Observed,
-    offer_windows,
-    status,
+    offer_windows, status,
 };
 use crate::{
     controllers::stake_binding::{
@@ -312,37 +311,85 @@ fn a_node_on_a_schedule_is_offered_while_a_window_is_open_and_looked_at_when_tha
     let spec = |cron: &str| json!({"mode": "Scheduled", "windows": [{"cron": cron, "duration": "2h", "timeZone": "Europe/Berlin"}]});
     // It is 14:00 in Berlin.
     for (cron, reason, expected, again) in [
-        ("0 13 * * *", R::Available, "free GPUs may be given to jobs", Some(-3600)),
-        ("0 12 * * *", R::OutsideWindow, "no window of spec.windows is open", Some(-79_200)),
-        ("0 26 * * *", R::InvalidWindow, "spec.windows[0].cron: the hour \"26\"", None),
+        (
+            "0 13 * * *",
+            R::Available,
+            "free GPUs may be given to jobs",
+            Some(-3600),
+        ),
+        (
+            "0 12 * * *",
+            R::OutsideWindow,
+            "no window of spec.windows is open",
+            Some(-79_200),
+        ),
+        (
+            "0 26 * * *",
+            R::InvalidWindow,
+            "spec.windows[0].cron: the hour \"26\"",
+            None,
+        ),
     ] {
         let (gpu_node, seen) = with_mode(&spec(cron), LocalUse::default());
         let plan = decide(&gpu_node, &seen, now());
         assert_eq!(plan.offer.reason, reason, "{cron}");
         assert!(words(&plan, "Offered").starts_with(expected), "{plan:?}");
         // The heartbeat's silence would come first.
-        let later = Observed { heartbeat: None, ..seen };
-        assert_eq!(decide(&gpu_node, &later, now()).again_at, again.map(ago), "{cron}");
+        let later = Observed {
+            heartbeat: None,
+            ..seen
+        };
+        assert_eq!(
+            decide(&gpu_node, &later, now()).again_at,
+            again.map(ago),
+            "{cron}"
+        );
     }
 }
 
 #[test]
 fn a_node_for_idle_times_is_offered_once_it_has_been_idle_for_its_window() {
     use OfferReason as R;
-    let idle_for = |seconds: i64| LocalUse { idle_since: Some(ago(seconds)), ..LocalUse::default() };
-    let spec = json!({"mode": "IdleOnly", "idle": {"maxUtilizationPercent": 5, "windowSeconds": 60}});
+    let idle_for = |seconds: i64| LocalUse {
+        idle_since: Some(ago(seconds)),
+        ..LocalUse::default()
+    };
+    let spec =
+        json!({"mode": "IdleOnly", "idle": {"maxUtilizationPercent": 5, "windowSeconds": 60}});
     let by_default = json!({"mode": "IdleOnly"});
-    let held = LocalUse { holder: Some("team/p".to_owned()), ..idle_for(1000) };
+    let held = LocalUse {
+        holder: Some("team/p".to_owned()),
+        ..idle_for(1000)
+    };
     for (case, spec, local, reason) in [
         ("idle for the window", &spec, idle_for(60), R::Available),
         ("idle for less", &spec, idle_for(59), R::InLocalUse),
-        ("idle for the default", &by_default, idle_for(300), R::Available),
-        ("idle for less than the default", &by_default, idle_for(299), R::InLocalUse),
+        (
+            "idle for the default",
+            &by_default,
+            idle_for(300),
+            R::Available,
+        ),
+        (
+            "idle for less than the default",
+            &by_default,
+            idle_for(299),
+            R::InLocalUse,
+        ),
         ("held", &spec, held, R::InLocalUse),
-        ("an agent that does not tell", &spec, LocalUse::default(), R::InLocalUse),
+        (
+            "an agent that does not tell",
+            &spec,
+            LocalUse::default(),
+            R::InLocalUse,
+        ),
     ] {
         let (gpu_node, seen) = with_mode(spec, local);
-        assert_eq!(decide(&gpu_node, &seen, now()).offer.reason, reason, "{case}");
+        assert_eq!(
+            decide(&gpu_node, &seen, now()).offer.reason,
+            reason,
+            "{case}"
+        );
     }
     let (gpu_node, seen) = with_mode(&spec, idle_for(50));
     assert_eq!(decide(&gpu_node, &seen, now()).again_at, Some(ago(-10)));
@@ -598,6 +645,7 @@ fn the_next_look_is_exactly_when_time_alone_changes_the_answer() {
             Some(&sound_node()),
             Terms::default().is_silent(Some(ago(5)), deadline),
             &Guarantee::default(),
+            &ModeSight::default(),
             deadline
         ),
         Err(OfferReason::AgentSilent)

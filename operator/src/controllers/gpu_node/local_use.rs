@@ -45,10 +45,7 @@ pub fn idle_since(lease: &Lease, heard: Timestamp, rule: &IdleRule) -> Option<Ti
         .iter()
         .filter(|(_, percent)| *percent > rule.max_utilization_percent)
         .map(|(at, _)| *at);
-    let since = too_busy
-        .chain(told.held_ms)
-        .chain([told.since_ms])
-        .max()?;
+    let since = too_busy.chain(told.held_ms).chain([told.since_ms]).max()?;
     let idle_for = SignedDuration::from_millis(renewed.saturating_sub(since).max(0));
     heard.checked_sub(idle_for).ok()
 }
@@ -275,15 +272,28 @@ mod tests {
     fn the_gpus_are_idle_since_the_last_use_by_anybody_else_whatever_the_agents_clock_shows() {
         for (told, expected) in [
             (json!({"sinceMs": ms(1010)}), Some(at(10))),
-            (json!({"sinceMs": ms(1010), "heldMs": ms(1050)}), Some(at(50))),
-            (json!({"sinceMs": ms(1010), "heldMs": null, "peaks": [[ms(1020), 90], [ms(1040), 6], [ms(1095), 5]]}), Some(at(40))),
-            (json!({"sinceMs": ms(1010), "heldMs": ms(1030), "peaks": [[ms(1020), 90]]}), Some(at(30))),
+            (
+                json!({"sinceMs": ms(1010), "heldMs": ms(1050)}),
+                Some(at(50)),
+            ),
+            (
+                json!({"sinceMs": ms(1010), "heldMs": null, "peaks": [[ms(1020), 90], [ms(1040), 6], [ms(1095), 5]]}),
+                Some(at(40)),
+            ),
+            (
+                json!({"sinceMs": ms(1010), "heldMs": ms(1030), "peaks": [[ms(1020), 90]]}),
+                Some(at(30)),
+            ),
             // A clock that was set back between two statements.
             (json!({"sinceMs": ms(1200)}), Some(at(100))),
             (json!({"since": 5}), None),
             (json!("?"), None),
         ] {
-            assert_eq!(idle_since(&lease(&told.to_string()), at(100), &RULE), expected, "{told}");
+            assert_eq!(
+                idle_since(&lease(&told.to_string()), at(100), &RULE),
+                expected,
+                "{told}"
+            );
         }
         assert_eq!(idle_since(&Lease::default(), at(100), &RULE), None);
     }
@@ -301,7 +311,8 @@ mod tests {
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]}})
     }
 
-    const LACKS: &str = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) were unschedulable.";
+    const LACKS: &str =
+        "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) were unschedulable.";
 
     fn node(gpus: &str, spec: &Value) -> Node {
         serde_json::from_value(json!({
@@ -322,7 +333,10 @@ mod tests {
             {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": LACKS}]}});
         for (case, other) in [
             ("not looked at yet", json!({})),
-            ("a volume is missing", unschedulable("pod has unbound immediate PersistentVolumeClaims")),
+            (
+                "a volume is missing",
+                unschedulable("pod has unbound immediate PersistentVolumeClaims"),
+            ),
             ("too little memory", unschedulable("1 Insufficient memory.")),
             ("gated", gated),
             ("deleted", deleted),
@@ -342,29 +356,65 @@ mod tests {
         let awaited = |pods: &LocalPods, node: &Node| pods.on(node, None).awaited_by;
         let anywhere = waits(json!({}));
         assert_eq!(awaited(&anywhere, &plain).as_deref(), Some("team/p"));
-        assert_eq!(awaited(&anywhere, &node("1", &json!({}))), None, "too few GPUs");
-        assert_eq!(awaited(&anywhere, &node("2", &json!({"unschedulable": true}))), None);
-        let tainted = node("2", &json!({"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]}));
+        assert_eq!(
+            awaited(&anywhere, &node("1", &json!({}))),
+            None,
+            "too few GPUs"
+        );
+        assert_eq!(
+            awaited(&anywhere, &node("2", &json!({"unschedulable": true}))),
+            None
+        );
+        let tainted = node(
+            "2",
+            &json!({"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]}),
+        );
         assert_eq!(awaited(&anywhere, &tainted), None);
         let tolerates = waits(json!({"spec": {"tolerations": [{"operator": "Exists"}]}}));
         assert!(awaited(&tolerates, &tainted).is_some());
-        assert_eq!(awaited(&waits(json!({"spec": {"nodeSelector": {"zone": "b"}}})), &plain), None);
+        assert_eq!(
+            awaited(
+                &waits(json!({"spec": {"nodeSelector": {"zone": "b"}}})),
+                &plain
+            ),
+            None
+        );
     }
 
     #[test]
-    fn a_node_is_in_local_use_while_others_hold_or_await_its_gpus_and_until_they_have_been_idle_for_the_window() {
-        let idle = |second: i64| LocalUse { idle_since: Some(at(second)), ..LocalUse::default() };
+    fn a_node_is_in_local_use_while_others_hold_or_await_its_gpus_and_until_they_have_been_idle_for_the_window()
+     {
+        let idle = |second: i64| LocalUse {
+            idle_since: Some(at(second)),
+            ..LocalUse::default()
+        };
         assert_eq!(idle(40).words(&RULE, at(100)), None);
-        assert!(idle(41).words(&RULE, at(100)).unwrap().contains("last 60 seconds"));
+        assert!(
+            idle(41)
+                .words(&RULE, at(100))
+                .unwrap()
+                .contains("last 60 seconds")
+        );
         assert_eq!(idle(41).idle_from(&RULE), Some(at(101)));
-        assert!(LocalUse::default().words(&RULE, at(100)).unwrap().contains("does not tell"));
+        assert!(
+            LocalUse::default()
+                .words(&RULE, at(100))
+                .unwrap()
+                .contains("does not tell")
+        );
         let bound = json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Running"}});
         let ended = json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Failed"}});
         let here = node("2", &json!({}));
         let use_of = |pods: &[Pod]| LocalPods::read(pods).on(&here, Some(at(0)));
         let words = |pods: &[Pod]| use_of(pods).words(&RULE, at(100));
-        assert_eq!(words(&[pod("b", bound.clone()), pod("a", bound)]).unwrap(), "pod team/a holds GPUs of the node");
+        assert_eq!(
+            words(&[pod("b", bound.clone()), pod("a", bound)]).unwrap(),
+            "pod team/a holds GPUs of the node"
+        );
         assert_eq!(words(&[pod("a", ended)]), None);
-        assert_eq!(words(&[pod("a", unschedulable(LACKS))]).unwrap(), "pod team/a waits for GPUs and could run here");
+        assert_eq!(
+            words(&[pod("a", unschedulable(LACKS))]).unwrap(),
+            "pod team/a waits for GPUs and could run here"
+        );
     }
 }

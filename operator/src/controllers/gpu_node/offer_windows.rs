@@ -11,7 +11,7 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 /// How many windows in a row are followed to find out when the last of them closes.
-const MOST_IN_A_ROW: usize = 64;
+const MOST_IN_A_ROW: usize = 16;
 /// More than the clock of any time zone is ever set by.
 const CLOCK_CHANGE: SignedDuration = SignedDuration::from_hours(26);
 /// The zone of a window that names none.
@@ -251,9 +251,8 @@ impl Timetable {
         }
         let shown = TimeZone::UTC.to_datetime(found);
         let opens = match self.zone.to_ambiguous_timestamp(shown).offset() {
-            AmbiguousOffset::Unambiguous { offset } | AmbiguousOffset::Fold { before: offset, .. } => {
-                offset.to_timestamp(shown).ok()?
-            }
+            AmbiguousOffset::Unambiguous { offset }
+            | AmbiguousOffset::Fold { before: offset, .. } => offset.to_timestamp(shown).ok()?,
             // No clock shows this: it opens when the clock goes on.
             AmbiguousOffset::Gap { before, .. } => {
                 let past = before.to_timestamp(shown).ok()?;
@@ -285,7 +284,8 @@ mod tests {
     use super::*;
 
     fn window(cron: &str, duration: &str, zone: Option<&str>) -> OfferWindow {
-        serde_json::from_value(json!({"cron": cron, "duration": duration, "timeZone": zone})).unwrap()
+        serde_json::from_value(json!({"cron": cron, "duration": duration, "timeZone": zone}))
+            .unwrap()
     }
 
     fn at(text: &str) -> Timestamp {
@@ -312,10 +312,17 @@ mod tests {
             ("2026-06-06T03:59:59Z", (true, "2026-06-06T04:00:00Z")),
             ("2026-06-06T04:00:00Z", (false, "2026-06-08T18:00:00Z")),
         ] {
-            assert_eq!(seen(&nights, now), (expected.0, expected.1.to_owned()), "{now}");
+            assert_eq!(
+                seen(&nights, now),
+                (expected.0, expected.1.to_owned()),
+                "{now}"
+            );
         }
         let utc = [window("30 4 1 JAN *", "1m", None)];
-        assert_eq!(seen(&utc, "2027-01-01T04:30:30Z"), (true, "2027-01-01T04:31:00Z".to_owned()));
+        assert_eq!(
+            seen(&utc, "2027-01-01T04:30:30Z"),
+            (true, "2027-01-01T04:31:00Z".to_owned())
+        );
     }
 
     #[test]
@@ -329,49 +336,108 @@ mod tests {
         assert_eq!(standing.closes_at, Some(at("2026-06-06T02:00:00Z")));
         let always = [window("* * * * *", "1m", None)];
         let standing = super::standing(&always, at("2026-06-05T21:00:30Z")).unwrap();
-        assert!(standing.is_open && standing.closes_at.is_none(), "{standing:?}");
+        assert!(
+            standing.is_open && standing.closes_at.is_none(),
+            "{standing:?}"
+        );
     }
 
     #[test]
     fn an_hour_that_the_clock_leaves_out_opens_when_it_goes_on() {
         // On the 29th of March 2026 it is 03:00 after 01:59 in Berlin, at 01:00 UTC.
         let window = berlin("30 2 * * *", "2h");
-        assert_eq!(seen(&window, "2026-03-29T00:59:59Z"), (false, "2026-03-29T01:00:00Z".to_owned()));
-        assert_eq!(seen(&window, "2026-03-29T01:00:00Z"), (true, "2026-03-29T03:00:00Z".to_owned()));
-        assert_eq!(seen(&window, "2026-03-29T03:00:00Z"), (false, "2026-03-30T00:30:00Z".to_owned()));
+        assert_eq!(
+            seen(&window, "2026-03-29T00:59:59Z"),
+            (false, "2026-03-29T01:00:00Z".to_owned())
+        );
+        assert_eq!(
+            seen(&window, "2026-03-29T01:00:00Z"),
+            (true, "2026-03-29T03:00:00Z".to_owned())
+        );
+        assert_eq!(
+            seen(&window, "2026-03-29T03:00:00Z"),
+            (false, "2026-03-30T00:30:00Z".to_owned())
+        );
         // Over the change it stays open for its duration.
         let over = berlin("0 1 * * *", "2h");
-        assert_eq!(seen(&over, "2026-03-29T01:30:00Z"), (true, "2026-03-29T02:00:00Z".to_owned()));
+        assert_eq!(
+            seen(&over, "2026-03-29T01:30:00Z"),
+            (true, "2026-03-29T02:00:00Z".to_owned())
+        );
     }
 
     #[test]
     fn an_hour_that_the_clock_shows_twice_opens_once() {
         // On the 25th of October 2026 it is 02:00 again after 02:59 in Berlin, at 01:00 UTC.
         let window = berlin("30 2 * * *", "10m");
-        assert_eq!(seen(&window, "2026-10-25T00:30:00Z"), (true, "2026-10-25T00:40:00Z".to_owned()));
-        assert_eq!(seen(&window, "2026-10-25T00:40:00Z"), (false, "2026-10-26T01:30:00Z".to_owned()));
-        assert_eq!(seen(&window, "2026-10-25T01:30:00Z"), (false, "2026-10-26T01:30:00Z".to_owned()));
+        assert_eq!(
+            seen(&window, "2026-10-25T00:30:00Z"),
+            (true, "2026-10-25T00:40:00Z".to_owned())
+        );
+        assert_eq!(
+            seen(&window, "2026-10-25T00:40:00Z"),
+            (false, "2026-10-26T01:30:00Z".to_owned())
+        );
+        assert_eq!(
+            seen(&window, "2026-10-25T01:30:00Z"),
+            (false, "2026-10-26T01:30:00Z".to_owned())
+        );
         // What opens every hour opens in both.
         let hourly = berlin("30 * * * *", "10m");
-        assert_eq!(seen(&hourly, "2026-10-25T00:50:00Z"), (false, "2026-10-25T01:30:00Z".to_owned()));
+        assert_eq!(
+            seen(&hourly, "2026-10-25T00:50:00Z"),
+            (false, "2026-10-25T01:30:00Z".to_owned())
+        );
     }
 
     #[test]
     fn a_window_that_cannot_be_read_is_named_with_what_is_wrong_and_what_would_be_right() {
         let good = window("0 20 * * *", "1h", None);
         for (bad, expected) in [
-            (window("0 25 * * *", "1h", None), "spec.windows[1].cron: the hour \"25\" cannot be read: value must be in range 0..=23; found 25; write 0-23"),
-            (window("0 20 * * FRI-MON", "1h", None), "spec.windows[1].cron: the weekday \"FRI-MON\" cannot be read: range must be in ascending order; found 5-1; write 0-7 or SUN-SAT"),
-            (window("0 20 * FOO *", "1h", None), "the month \"FOO\" cannot be read: malformed expression; write 1-12 or JAN-DEC"),
-            (window("*/0 20 * * *", "1h", None), "the minute \"*/0\" cannot be read: step must be greater than 0"),
-            (window("0 20 0 * *", "1h", None), "the day of the month \"0\" cannot be read"),
-            (window("0 20 * *", "1h", None), "spec.windows[1].cron: 4 fields; write five"),
-            (window("0 20 * * * *", "1h", None), "spec.windows[1].cron: 6 fields; write five"),
-            (window("0 0 30 2 *", "1h", None), "spec.windows[1].cron: no day of the next four years is \"0 0 30 2 *\""),
-            (window("0 20 * * *", "1h", Some("Europe/Berlim")), "spec.windows[1].timeZone: there is no time zone \"Europe/Berlim\"; write a name of the IANA database"),
-            (window("0 * * * *", "1h", Some("Mars")), "spec.windows[1].timeZone: there is no time zone \"Mars\""),
+            (
+                window("0 25 * * *", "1h", None),
+                "spec.windows[1].cron: the hour \"25\" cannot be read: value must be in range 0..=23; found 25; write 0-23",
+            ),
+            (
+                window("0 20 * * FRI-MON", "1h", None),
+                "spec.windows[1].cron: the weekday \"FRI-MON\" cannot be read: range must be in ascending order; found 5-1; write 0-7 or SUN-SAT",
+            ),
+            (
+                window("0 20 * FOO *", "1h", None),
+                "the month \"FOO\" cannot be read: malformed expression; write 1-12 or JAN-DEC",
+            ),
+            (
+                window("*/0 20 * * *", "1h", None),
+                "the minute \"*/0\" cannot be read: step must be greater than 0",
+            ),
+            (
+                window("0 20 0 * *", "1h", None),
+                "the day of the month \"0\" cannot be read",
+            ),
+            (
+                window("0 20 * *", "1h", None),
+                "spec.windows[1].cron: 4 fields; write five",
+            ),
+            (
+                window("0 20 * * * *", "1h", None),
+                "spec.windows[1].cron: 6 fields; write five",
+            ),
+            (
+                window("0 0 30 2 *", "1h", None),
+                "spec.windows[1].cron: no day of the next four years is \"0 0 30 2 *\"",
+            ),
+            (
+                window("0 20 * * *", "1h", Some("Europe/Berlim")),
+                "spec.windows[1].timeZone: there is no time zone \"Europe/Berlim\"; write a name of the IANA database",
+            ),
+            (
+                window("0 * * * *", "1h", Some("Mars")),
+                "spec.windows[1].timeZone: there is no time zone \"Mars\"",
+            ),
         ] {
-            let fault = standing(&[good.clone(), bad], at("2026-06-05T12:00:00Z")).unwrap_err().to_string();
+            let fault = standing(&[good.clone(), bad], at("2026-06-05T12:00:00Z"))
+                .unwrap_err()
+                .to_string();
             assert!(fault.contains(expected) && !fault.contains('\n'), "{fault}");
         }
     }
@@ -397,7 +463,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
         #[test]
         fn nothing_changes_before_the_moment_that_is_told_and_something_does_then(

@@ -48,7 +48,10 @@ impl RememberedWindows {
         now: Timestamp,
     ) -> Result<Standing, WindowFault> {
         let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(answer) = answers.get(name).filter(|answer| answer.holds(windows, now)) {
+        if let Some(answer) = answers
+            .get(name)
+            .filter(|answer| answer.holds(windows, now))
+        {
             return answer.standing.clone();
         }
         if answers.len() >= KEPT {

@@ -211,7 +211,12 @@ impl<'a> Turn<'a> {
             .iter()
             .filter(|(_, room)| room.gives_way)
             .filter_map(|(name, _)| {
-                let go = cheapest(name, &self.soon(name), &self.staying_on(name), &pod.resources)?;
+                let go = cheapest(
+                    name,
+                    &self.soon(name),
+                    &self.staying_on(name),
+                    &pod.resources,
+                )?;
                 Some((cost(&go), *name, go))
             })
             .min_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));

@@ -102,9 +102,21 @@ fn the_fewest_attempts_go_and_of_as_many_those_that_have_worked_least() {
         ];
         sight([room("a", 4, 0, true)], held, vec![pod("p", wants)])
     };
-    assert_eq!(who_goes(&four([20, 10, 30], 1)), on("a", &[2]), "the youngest");
-    assert_eq!(who_goes(&four([1, 1, 3600], 2)), on("a", &[3]), "one rather than two");
-    assert_eq!(who_goes(&four([9, 9, 1], 3)), on("a", &[1, 3]), "the same each time");
+    assert_eq!(
+        who_goes(&four([20, 10, 30], 1)),
+        on("a", &[2]),
+        "the youngest"
+    );
+    assert_eq!(
+        who_goes(&four([1, 1, 3600], 2)),
+        on("a", &[3]),
+        "one rather than two"
+    );
+    assert_eq!(
+        who_goes(&four([9, 9, 1], 3)),
+        on("a", &[1, 3]),
+        "the same each time"
+    );
     assert_eq!(who_goes(&four([9, 9, 1], 4)), on("a", &[1, 2, 3]));
 }
 
@@ -112,16 +124,38 @@ fn the_fewest_attempts_go_and_of_as_many_those_that_have_worked_least() {
 fn nobody_goes_where_the_pod_fits_already_or_soon_will_or_never_would() {
     let held = || vec![tenancy(1, 10, &[("a", 2)])];
     let goes = |sight| who_goes(&sight);
-    assert_eq!(goes(sight([room("a", 4, 2, true)], held(), vec![pod("p", 2)])), []);
+    assert_eq!(
+        goes(sight([room("a", 4, 2, true)], held(), vec![pod("p", 2)])),
+        []
+    );
     let elsewhere = [room("a", 2, 0, true), room("b", 2, 2, false)];
-    assert_eq!(goes(sight(elsewhere, held(), vec![pod("p", 2)])), [], "another node has room");
+    assert_eq!(
+        goes(sight(elsewhere, held(), vec![pod("p", 2)])),
+        [],
+        "another node has room"
+    );
     let mut on_its_way = held();
     on_its_way[0].is_leaving = true;
     on_its_way.push(tenancy(2, 1, &[("a", 2)]));
-    assert_eq!(goes(sight([room("a", 4, 0, true)], on_its_way.clone(), vec![pod("p", 2)])), []);
+    assert_eq!(
+        goes(sight(
+            [room("a", 4, 0, true)],
+            on_its_way.clone(),
+            vec![pod("p", 2)]
+        )),
+        []
+    );
     let two = vec![pod("p", 2), pod("q", 2)];
-    assert_eq!(goes(sight([room("a", 4, 0, true)], on_its_way, two)), on("a", &[2]), "the second pod needs more");
-    assert_eq!(goes(sight([room("a", 2, 0, true)], held(), vec![pod("p", 4)])), [], "it would not fit");
+    assert_eq!(
+        goes(sight([room("a", 4, 0, true)], on_its_way, two)),
+        on("a", &[2]),
+        "the second pod needs more"
+    );
+    assert_eq!(
+        goes(sight([room("a", 2, 0, true)], held(), vec![pod("p", 4)])),
+        [],
+        "it would not fit"
+    );
     let local = sight([room("a", 4, 0, true)], held(), vec![pod("p", 3)]);
     assert_eq!(goes(local), [], "local pods hold the rest");
 }
@@ -129,10 +163,16 @@ fn nobody_goes_where_the_pod_fits_already_or_soon_will_or_never_would() {
 #[test]
 fn only_nodes_for_idle_times_give_way_and_only_to_pods_that_may_run_there() {
     let held = || vec![tenancy(1, 10, &[("a", 2)])];
-    assert_eq!(who_goes(&sight([room("a", 2, 0, false)], held(), vec![pod("p", 2)])), []);
+    assert_eq!(
+        who_goes(&sight([room("a", 2, 0, false)], held(), vec![pod("p", 2)])),
+        []
+    );
     let mut pinned = pod("p", 2);
     pinned.constraints.node_selector = [("host".to_owned(), "b".to_owned())].into();
-    assert_eq!(who_goes(&sight([room("a", 2, 0, true)], held(), vec![pinned])), []);
+    assert_eq!(
+        who_goes(&sight([room("a", 2, 0, true)], held(), vec![pinned])),
+        []
+    );
 }
 
 #[test]
@@ -143,7 +183,10 @@ fn that_node_is_cleared_on_which_it_costs_least_and_a_gang_counts_as_one() {
         tenancy(2, 5, &[("a", 1)]),
         tenancy(3, 500, &[("b", 2), ("c", 2)]),
     ];
-    assert_eq!(who_goes(&sight(rooms(), gang, vec![pod("p", 2)])), on("b", &[3]));
+    assert_eq!(
+        who_goes(&sight(rooms(), gang, vec![pod("p", 2)])),
+        on("b", &[3])
+    );
     // A gang that leaves makes room on its other nodes, too.
     let across = vec![tenancy(1, 5, &[("a", 2), ("b", 2)])];
     let two = vec![pod("p", 2), pod("q", 2)];
@@ -155,7 +198,10 @@ fn who_was_asked_is_asked_again_and_not_another() {
     let mut held = vec![tenancy(1, 100, &[("a", 1)]), tenancy(2, 100, &[("a", 1)])];
     held[1].was_asked = true;
     held.push(tenancy(3, 1, &[("a", 1)]));
-    assert_eq!(who_goes(&sight([room("a", 3, 0, true)], held, vec![pod("p", 1)])), on("a", &[2]));
+    assert_eq!(
+        who_goes(&sight([room("a", 3, 0, true)], held, vec![pod("p", 1)])),
+        on("a", &[2])
+    );
 }
 
 #[test]
@@ -163,20 +209,38 @@ fn the_pod_of_higher_priority_is_served_first_and_then_the_older() {
     let mut urgent = pod("z", 2);
     urgent.priority = 5;
     let held = vec![tenancy(1, 10, &[("a", 2)])];
-    let decided = decide(&sight([room("a", 2, 0, true)], held, vec![pod("a", 1), urgent]));
-    let [only] = &decided[..] else { panic!("{decided:?}") };
+    let decided = decide(&sight(
+        [room("a", 2, 0, true)],
+        held,
+        vec![pod("a", 1), urgent],
+    ));
+    let [only] = &decided[..] else {
+        panic!("{decided:?}")
+    };
     assert_eq!(only.why, Why::LocalPod("team/z".to_owned()));
-    assert!(!only.why.for_tenant("a").contains("team/z"), "a tenant need not know whose");
+    assert!(
+        !only.why.for_tenant("a").contains("team/z"),
+        "a tenant need not know whose"
+    );
 }
 
 #[test]
 fn when_the_windows_of_a_node_have_closed_everybody_goes() {
     let mut held = vec![tenancy(1, 10, &[("a", 1)]), tenancy(2, 10, &[("b", 1)])];
-    held.push(Tenancy { is_leaving: true, ..tenancy(3, 10, &[("a", 1)]) });
-    let mut closed = sight([room("a", 2, 0, false), room("b", 2, 1, false)], held, vec![]);
+    held.push(Tenancy {
+        is_leaving: true,
+        ..tenancy(3, 10, &[("a", 1)])
+    });
+    let mut closed = sight(
+        [room("a", 2, 0, false), room("b", 2, 1, false)],
+        held,
+        vec![],
+    );
     closed.closed = ["a".to_owned()].into();
     let decided = decide(&closed);
-    let [only] = &decided[..] else { panic!("{decided:?}") };
+    let [only] = &decided[..] else {
+        panic!("{decided:?}")
+    };
     assert_eq!((only.attempt, &only.why), (key(1), &Why::WindowClosed));
 }
 

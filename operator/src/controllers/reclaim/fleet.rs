@@ -22,7 +22,7 @@ use crate::{
         },
         placement::fleet,
     },
-    scheduler::JobUid,
+    scheduler::{JobUid, snapshot::NodeCapacity},
     snapshot::{pod_facts, reservations},
 };
 
@@ -64,35 +64,55 @@ pub fn observe(ctx: &Context, now: Timestamp) -> Seen {
     } else {
         local_pods(caches).waiting
     };
-    if closed.is_empty() && waiting.is_empty() {
+    // Windows are closed for hours, and then nobody is there to leave.
+    if waiting.is_empty() && !is_any_in_use(ctx, &closed) {
         return Seen {
             sight: None,
             changes_at,
         };
     }
-    let snapshot = fleet::now(ctx, &[], 0);
-    let rooms = snapshot
-        .nodes()
-        .iter()
-        .filter_map(|capacity| {
-            let name = &capacity.facts().name;
-            let room = Room {
-                node: caches.node(name)?,
-                free: capacity.free().clone(),
-                gives_way: give_way.contains(name),
-            };
-            Some((name.clone(), room))
-        })
-        .collect();
     Seen {
         sight: Some(Sight {
-            rooms,
+            rooms: if waiting.is_empty() {
+                BTreeMap::new()
+            } else {
+                rooms(ctx, &give_way)
+            },
             tenancies: tenancies(ctx, now),
             waiting,
             closed,
         }),
         changes_at,
     }
+}
+
+/// Whether an attempt in progress that has not begun to end is on one of `nodes`.
+fn is_any_in_use(ctx: &Context, nodes: &BTreeSet<String>) -> bool {
+    let jobs = ctx.caches.compute_jobs.state();
+    let mut placements = parsed(&jobs)
+        .filter_map(|job| job.status.as_ref())
+        .filter(|status| status.ending.is_none())
+        .filter_map(ComputeJobStatus::active_placement);
+    !nodes.is_empty()
+        && placements.any(|placement| {
+            let mut members = placement.nodes.iter();
+            members.any(|member| nodes.contains(&member.node))
+        })
+}
+
+/// The nodes and what is left of them; those in `give_way` give way to local pods.
+fn rooms(ctx: &Context, give_way: &BTreeSet<String>) -> BTreeMap<String, Room> {
+    let snapshot = fleet::now(ctx, &[], 0);
+    let room = |capacity: &NodeCapacity| {
+        let name = &capacity.facts().name;
+        let room = Room {
+            node: ctx.caches.node(name)?,
+            free: capacity.free().clone(),
+            gives_way: give_way.contains(name),
+        };
+        Some((name.clone(), room))
+    };
+    snapshot.nodes().iter().filter_map(room).collect()
 }
 
 /// Who holds what: by pods where there are any, by placements where not yet.

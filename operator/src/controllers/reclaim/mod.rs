@@ -59,11 +59,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
 /// Decides once, and tells when to do so again if nothing happens before.
 fn look(ctx: &Context, now: Timestamp) -> Option<Timestamp> {
     let seen = fleet::observe(ctx, now);
-    let reclaims = seen
-        .sight
-        .as_ref()
-        .map(decide::decide)
-        .unwrap_or_default();
+    let reclaims = seen.sight.as_ref().map(decide::decide).unwrap_or_default();
     let news = ctx.caches.reclaims().replace(&reclaims);
     for reclaim in &reclaims {
         ask(ctx, reclaim, news.contains(&reclaim.attempt));

@@ -76,7 +76,11 @@ fn every_filter_gives_its_own_reason() {
     };
     assert_eq!(closes(2, Some(3)), Some(Rejection::ClosesTooSoon));
     assert_eq!(closes(2, Some(2)), None);
-    assert_eq!(closes(2, None), None, "a job without a limit is queued again then");
+    assert_eq!(
+        closes(2, None),
+        None,
+        "a job without a limit is queued again then"
+    );
     assert_eq!(
         rejected(|n, _| n.taints = vec![taint("a")]),
         Some(Rejection::Tainted)
