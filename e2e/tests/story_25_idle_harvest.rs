@@ -218,7 +218,7 @@ fn a_node_on_a_schedule_is_offered_in_its_windows_and_jobs_give_it_back_when_the
         // It has opened with this minute and closes by itself.
         let now = seconds_of_the_day()?;
         let opened = format!("{} {} * * *", now / 60 % 60, now / 3600);
-        let soon = scheduled(opened, format!("{}s", now % 60 + 30));
+        let soon = scheduled(opened, format!("{}s", now % 60 + 45));
         offer::change(world, node, soon).await?;
         offer::until(world, node, OfferReason::Available, "").await?;
         nightly.until_running().await?;
