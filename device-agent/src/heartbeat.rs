@@ -87,6 +87,15 @@ pub struct Tidings {
     pub local_use: watch::Receiver<Option<Told>>,
 }
 
+impl Tidings {
+    /// With these `heads`; the other side says what was seen of use by others.
+    #[must_use]
+    pub fn with(heads: watch::Receiver<Heads>) -> (watch::Sender<Option<Told>>, Self) {
+        let (said, local_use) = watch::channel(None);
+        (said, Self { heads, local_use })
+    }
+}
+
 impl Heartbeat {
     /// The heartbeat of `node`, in `namespace`, with `tidings`, after what `asking` waits for.
     #[must_use]

@@ -108,12 +108,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
     }
 
     let mut tasks = JoinSet::new();
-    let serve = axum::serve(listener, http::routes(Arc::clone(&metrics)));
-    let stopped = stop.clone().cancelled_owned();
-    tasks.spawn(async move {
-        // It ends only when it is told to: an error of one connection is not one of the server.
-        let _ = serve.with_graceful_shutdown(stopped).await;
-    });
+    serve(listener, &metrics, &mut tasks, &stop);
     tasks.spawn(holders::follow(
         kubelet,
         answer,
@@ -138,11 +133,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
     let (meter, exchange) = Meter::new(settings, sources, &metrics);
     let trouble = exchange.trouble();
     let tenants = exchange.tenants();
-    let (local_use, local_use_seen) = watch::channel(None);
-    let tidings = Tidings {
-        heads: exchange.heads(),
-        local_use: local_use_seen,
-    };
+    let (local_use, tidings) = Tidings::with(exchange.heads());
     tasks.spawn(meter.run(stop.clone()));
     tasks.spawn(signing_key::provide(args.state_dir, key, stop.clone()));
     let (publish, heartbeat) = (outcomes(Task::Publish), outcomes(Task::Heartbeat));
@@ -186,6 +177,21 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         tracing::warn!("some parts did not end in time and are dropped");
     }
     Ok(ended?)
+}
+
+/// Answers on `listener` until `stop`.
+fn serve(
+    listener: TcpListener,
+    metrics: &Arc<Metrics>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) {
+    let serve = axum::serve(listener, http::routes(Arc::clone(metrics)));
+    let stopped = stop.clone().cancelled_owned();
+    tasks.spawn(async move {
+        // It ends only when it is told to: an error of one connection is not one of the server.
+        let _ = serve.with_graceful_shutdown(stopped).await;
+    });
 }
 
 /// Takes over the devices' faults as they were kept, and keeps what is sent.

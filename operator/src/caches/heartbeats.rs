@@ -33,6 +33,10 @@ impl Heartbeats {
     }
 
     /// Takes note of a lease as it is at `now`. True if it says something else about use by others than before.
+    #[allow(
+        clippy::must_use_candidate,
+        reason = "it is called for the note that it takes"
+    )]
     pub fn see(&self, lease: &Lease, now: Timestamp) -> bool {
         let Some((node, renewed)) = renewal(lease) else {
             return false;

@@ -8,6 +8,7 @@ use std::fmt;
 use gridstake_crds::closed_enum::ClosedEnum as _;
 use gridstake_crds::compute_job::TopologyPolicy;
 use gridstake_crds::gpu_node::OfferReason;
+use k8s_openapi::jiff::SignedDuration;
 use kube::core::SelectorExt as _;
 
 use super::gpu_model;
@@ -238,7 +239,7 @@ pub fn first_rejection(
         return Some(Rejection::NotOffered(reason));
     }
     // A job that may run for ever is placed all the same: it is queued again when the window closes.
-    let closes_in = facts.closes_in.map(|left| left.unsigned_abs());
+    let closes_in = facts.closes_in.map(SignedDuration::unsigned_abs);
     if closes_in
         .zip(request.run_limit)
         .is_some_and(|(left, limit)| limit > left)
