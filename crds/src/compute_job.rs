@@ -510,6 +510,9 @@ closed_enum! {
         AdmissionFailed,
         /// The pod was evicted or preempted.
         Evicted,
+        /// The provider took the GPUs back: for a local pod on an `IdleOnly` node, or at the end of an offer window. It costs
+        /// no retry.
+        Reclaimed,
         /// The node is gone or its kubelet does not answer.
         NodeLost,
         /// A GPU of the attempt was lost, or the kubelet gave it one that must not be used.

@@ -67,8 +67,9 @@ use crate::{amount::TokenAmount, closed_enum};
         .message("mode Scheduled needs at least one window: set spec.windows, such as [{cron: \"0 20 * * *\", duration: \"10h\", timeZone: \"Europe/Berlin\"}]"),
 )]
 pub struct GpuNodeSpec {
-    /// When the GPUs are offered: `Always`, `IdleOnly` (while no local pod wants them), `Scheduled` (in the windows
-    /// below) or `Drained` (never; running jobs finish).
+    /// When the GPUs are offered: `Always`, `IdleOnly` (while nobody else uses them; a local pod that needs them gets them
+    /// back from jobs), `Scheduled` (in the windows below; when they close, jobs give the GPUs back) or `Drained` (never;
+    /// running jobs finish).
     #[serde(default)]
     #[schemars(schema_with = "offer_mode")]
     pub mode: OfferMode,
@@ -79,7 +80,7 @@ pub struct GpuNodeSpec {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub windows: Vec<OfferWindow>,
 
-    /// For mode `IdleOnly`: when the node counts as idle.
+    /// For mode `IdleOnly`: when the node counts as idle. Default: 5 % for 300 seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<IdleRule>,
 
@@ -108,7 +109,8 @@ pub struct GpuNodeSpec {
     #[schemars(schema_with = "crate::schema::label_selector")]
     pub namespace_selector: Option<LabelSelector>,
 
-    /// Announced maintenance. In such a span the node is not offered, and its absence counts against nobody.
+    /// Announced maintenance. In such a span the node is not offered, and its absence counts against nobody. Jobs that run
+    /// there go on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -142,9 +144,9 @@ closed_enum! {
     pub enum OfferMode {
         /// At any time.
         Always,
-        /// While no local pod wants the GPUs.
+        /// While nobody else uses the GPUs. A local pod that needs them gets them back from jobs.
         IdleOnly,
-        /// In the windows of `spec.windows`.
+        /// In the windows of `spec.windows`. When the last one closes, jobs give the GPUs back.
         Scheduled,
         /// Never. Running jobs finish.
         Drained,
@@ -183,14 +185,15 @@ pub struct OfferWindow {
     pub time_zone: Option<String>,
 }
 
-/// When a node counts as idle.
+/// When a node counts as idle: no pod but those of jobs holds or awaits its GPUs, no process but theirs computes on them,
+/// and those that no job holds are hardly utilised.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct IdleRule {
     /// Utilisation in percent at or below which a GPU counts as idle.
     #[schemars(range(min = 0, max = 100))]
     pub max_utilization_percent: u8,
-    /// For how many seconds all GPUs must have been idle before the node is offered.
+    /// For how many seconds that must have been so before the node is offered.
     #[schemars(range(min = 10, max = 86400))]
     pub window_seconds: u32,
 }
@@ -626,11 +629,11 @@ closed_enum! {
         Maintenance,
         /// `spec.mode` is `Drained`.
         Drained,
-        /// `spec.mode` is one that this version does not offer yet.
-        ModeUnavailable,
+        /// `spec.mode` is `Scheduled` and a window of `spec.windows` cannot be read; the message names the field.
+        InvalidWindow,
         /// `spec.mode` is `Scheduled` and no window is open.
         OutsideWindow,
-        /// `spec.mode` is `IdleOnly` and the node is in local use.
+        /// `spec.mode` is `IdleOnly` and the node is in local use, or was within the idle window.
         InLocalUse,
         /// No StakeBinding gives the node the stake that the lane asks for.
         Unbonded,
@@ -722,6 +725,15 @@ impl Agent {
         self.message
             .as_deref()
             .is_some_and(|message| message.contains(XIDS_NOT_HEARD))
+    }
+}
+
+impl Default for IdleRule {
+    fn default() -> Self {
+        Self {
+            max_utilization_percent: 5,
+            window_seconds: 300,
+        }
     }
 }
 

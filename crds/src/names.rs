@@ -61,6 +61,12 @@ pub const ANNOTATION_EVIDENCE_HEADS: &str = "gridstake.dev/evidence-heads";
 /// Annotation of an Incident: the evidence, as the very text that hashes to `spec.evidenceHash`.
 pub const ANNOTATION_EVIDENCE: &str = "gridstake.dev/evidence";
 
+/// Annotation on an agent's heartbeat Lease: what it has seen of use of the GPUs by others than Gridstake's jobs, as JSON.
+/// All times are Unix milliseconds by the clock of the Lease's `renewTime`: `sinceMs`, since when it has watched without a gap;
+/// `heldMs`, when a pod or process of others was last seen on a GPU; `peaks`, pairs of time and percent: after that time no
+/// GPU that no job holds was utilised as much again.
+pub const ANNOTATION_LOCAL_USE: &str = "gridstake.dev/local-use";
+
 /// The name of the ConfigMap that says which job numbers of a lane are given out.
 #[must_use]
 pub fn lane_numbers(lane: u32) -> String {

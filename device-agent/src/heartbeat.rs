@@ -2,12 +2,13 @@
 //! silent and one whose agent is gone are different things.
 //!
 //! A renewal is one merge patch, the cheapest write there is; only where the Lease is missing is it created. It carries
-//! the heads of the open evidence chains, so that evidence is never older than a renewal. Before it is given, all faults that
+//! the heads of the open evidence chains, so that evidence is never older than a renewal, and what was seen of use by others than
+//! jobs. Before it is given, all faults that
 //! were seen until its time are told; where they cannot be, it is not given.
 
 use std::time::Duration;
 
-use gridstake_crds::names::{ANNOTATION_EVIDENCE_HEADS, heartbeat_lease};
+use gridstake_crds::names::{ANNOTATION_EVIDENCE_HEADS, ANNOTATION_LOCAL_USE, heartbeat_lease};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
@@ -24,7 +25,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff::Backoff, metering::exchange::Heads, outcome::Outcomes, telling::Asking};
+use crate::{
+    backoff::Backoff, local_use::Told, metering::exchange::Heads, outcome::Outcomes,
+    telling::Asking,
+};
 
 /// Time between two renewals.
 pub const RENEW_EVERY: Duration = Duration::from_secs(10);
@@ -71,25 +75,42 @@ pub struct Heartbeat {
     api: Api<Lease>,
     node: String,
     name: String,
-    heads: watch::Receiver<Heads>,
+    tidings: Tidings,
     asking: Asking,
 }
 
+/// What a renewal tells beside the time.
+pub struct Tidings {
+    /// The heads of the open evidence chains.
+    pub heads: watch::Receiver<Heads>,
+    /// Use by others than jobs, once something was seen.
+    pub local_use: watch::Receiver<Option<Told>>,
+}
+
+impl Tidings {
+    /// With these `heads`; the other side says what was seen of use by others.
+    #[must_use]
+    pub fn with(heads: watch::Receiver<Heads>) -> (watch::Sender<Option<Told>>, Self) {
+        let (said, local_use) = watch::channel(None);
+        (said, Self { heads, local_use })
+    }
+}
+
 impl Heartbeat {
-    /// The heartbeat of `node`, in `namespace`, with the heads of its open evidence chains, after what `asking` waits for.
+    /// The heartbeat of `node`, in `namespace`, with `tidings`, after what `asking` waits for.
     #[must_use]
     pub fn new(
         client: Client,
         namespace: &str,
         node: &str,
-        heads: watch::Receiver<Heads>,
+        tidings: Tidings,
         asking: Asking,
     ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             node: node.to_owned(),
             name: heartbeat_lease(node),
-            heads,
+            tidings,
             asking,
         }
     }
@@ -147,7 +168,13 @@ impl Heartbeat {
                 source: Box::new(source),
             }
         };
-        let renewal = lease(&self.name, &self.node, &self.heads.borrow(), now);
+        let renewal = lease(
+            &self.name,
+            &self.node,
+            &self.tidings.heads.borrow(),
+            self.tidings.local_use.borrow().as_ref(),
+            now,
+        );
         let patch = Patch::Merge(&renewal);
         match self
             .api
@@ -173,13 +200,23 @@ impl Heartbeat {
 }
 
 /// The Lease as a renewal at `now` wants it: everything the operator reads, so that a renewal also mends it.
-fn lease(name: &str, node: &str, heads: &Heads, now: Timestamp) -> Lease {
+fn lease(name: &str, node: &str, heads: &Heads, local_use: Option<&Told>, now: Timestamp) -> Lease {
     // Names and numbers: they can be told as JSON.
     let heads = serde_json::to_string(heads).unwrap_or_default();
+    // Empty where nothing was seen yet: what an agent before this one said must not stand.
+    let local_use = local_use
+        .and_then(|told| serde_json::to_string(told).ok())
+        .unwrap_or_default();
     Lease {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
-            annotations: Some([(ANNOTATION_EVIDENCE_HEADS.to_owned(), heads)].into()),
+            annotations: Some(
+                [
+                    (ANNOTATION_EVIDENCE_HEADS.to_owned(), heads),
+                    (ANNOTATION_LOCAL_USE.to_owned(), local_use),
+                ]
+                .into(),
+            ),
             labels: Some(
                 [
                     ("app.kubernetes.io/component", "device-agent"),
@@ -218,7 +255,7 @@ mod tests {
         };
         let heads = Heads::from([("u-1-0-0".to_owned(), head)]);
         let now: Timestamp = "2027-01-31T22:00:00Z".parse().unwrap();
-        let body = serde_json::to_value(lease("agent-a", "a", &heads, now)).unwrap();
+        let body = serde_json::to_value(lease("agent-a", "a", &heads, None, now)).unwrap();
         assert_eq!(body["spec"]["holderIdentity"], "a");
         assert_eq!(body["spec"]["renewTime"], "2027-01-31T22:00:00.000000Z");
         assert_eq!(
@@ -228,6 +265,10 @@ mod tests {
         assert_eq!(
             body["metadata"]["annotations"]["gridstake.dev/evidence-heads"],
             r#"{"u-1-0-0":{"head":"0xab","toMs":5}}"#
+        );
+        assert_eq!(
+            body["metadata"]["annotations"]["gridstake.dev/local-use"],
+            ""
         );
         assert!(
             body["spec"].get("acquireTime").is_none(),

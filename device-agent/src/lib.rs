@@ -10,7 +10,7 @@
 //!                                       heartbeat             Lease agent-<node>, every 10 s
 //! ```
 //!
-//! Pure, tested without a node: [`nvml::inventory`], [`health`], [`attribution`], [`report`], [`device_id`], [`process::cgroup`],
+//! Pure, tested without a node: [`nvml::inventory`], [`health`], [`attribution`], [`local_use`], [`report`], [`device_id`], [`process::cgroup`],
 //! [`backoff`]. Edges: [`nvml::thread`], [`pod_resources`], [`process::table`], [`publish`], [`heartbeat`], [`http`].
 //!
 //! Nothing that may mend itself ends the process: no library, no driver, no GPU, a failing call, a silent kubelet or API
@@ -26,6 +26,7 @@ pub mod heartbeat;
 pub mod holders;
 pub mod http;
 pub mod kept;
+pub mod local_use;
 pub mod metering;
 pub mod metrics;
 pub mod nvml;

@@ -17,6 +17,7 @@ use crate::{
     clock::{Anchor, BootMillis},
     health::{State, keep::STORE_EVERY},
     holders::KubeletAnswer,
+    local_use::{LocalUse, Tenants, Told, sights},
     metering::trouble::Trouble,
     metrics::{Metrics, View, unix_seconds},
     nvml::{
@@ -63,6 +64,10 @@ pub struct Observer {
     pub wanted: watch::Sender<Option<GpuNodeStatus>>,
     /// What of the devices' faults should be kept.
     pub faults: watch::Sender<Arc<State>>,
+    /// The pods of jobs on this node; `None` while the API server has not told them.
+    pub tenants: watch::Receiver<Option<Tenants>>,
+    /// What the heartbeat should tell of use by others.
+    pub local_use: watch::Sender<Option<Told>>,
     /// The heartbeat's questions.
     pub reporting: Reporting,
 }
@@ -79,6 +84,10 @@ struct Turn {
     kept_at: Instant,
     /// Whether there is a fault that was not there.
     is_news: bool,
+    /// Whether NVML has shown something since use by others was looked at.
+    is_fresh: bool,
+    /// Use by others than jobs.
+    local: LocalUse,
 }
 
 /// The NVML thread has ended although nobody asked it to: a fault of this program.
@@ -107,6 +116,8 @@ impl Observer {
             question: None,
             kept_at: Instant::now(),
             is_news: false,
+            is_fresh: false,
+            local: LocalUse::default(),
         };
         loop {
             tokio::select! {
@@ -147,6 +158,7 @@ impl Observer {
             let answered = self.answered(&mut turn);
             self.settle(&mut turn, answered.is_some());
             self.attribute(&mut pids);
+            self.watch_others(&mut turn);
             // Before NVML has shown anything there is nothing to tell, not even that there are no GPUs.
             if !self.view().seen {
                 self.pass_on(answered);
@@ -183,6 +195,7 @@ impl Observer {
             inventory.observe(&observation);
             turn.is_news |= health.observe(inventory.devices(), BootMillis::now(), Anchor::now());
             turn.looked_at = observation.began_at;
+            turn.is_fresh = observation.trouble.is_none();
             view.seen = true;
         }
     }
@@ -278,6 +291,26 @@ impl Observer {
             processes,
         );
         *pids = now;
+    }
+
+    /// Looks at use by others than jobs, once for each sample, and says what is to be told of it. While it is not known who
+    /// holds the GPUs, nobody watches.
+    fn watch_others(&self, turn: &mut Turn) {
+        if !std::mem::take(&mut turn.is_fresh) || self.kubelet.borrow().assignments.is_none() {
+            return;
+        }
+        if let Some(tenants) = &*self.tenants.borrow() {
+            let view = self.view();
+            let sights = sights(view.inventory.devices(), &view.attribution, tenants);
+            drop(view);
+            turn.local.observe(turn.looked_at, &sights);
+        }
+        let told = turn.local.told(Anchor::now());
+        self.local_use.send_if_modified(|known| {
+            let new = *known != told;
+            *known = told;
+            new
+        });
     }
 
     /// Logs the agent's state when it changes.

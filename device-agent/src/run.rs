@@ -21,7 +21,7 @@ use crate::{
     cli::Args,
     clock::{Anchor, BootMillis, boot_id},
     health::{Health, State, keep},
-    heartbeat::Heartbeat,
+    heartbeat::{Heartbeat, Tidings},
     holders::{self, KubeletAnswer},
     http,
     metering::meter::{self, Meter},
@@ -108,12 +108,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
     }
 
     let mut tasks = JoinSet::new();
-    let serve = axum::serve(listener, http::routes(Arc::clone(&metrics)));
-    let stopped = stop.clone().cancelled_owned();
-    tasks.spawn(async move {
-        // It ends only when it is told to: an error of one connection is not one of the server.
-        let _ = serve.with_graceful_shutdown(stopped).await;
-    });
+    serve(listener, &metrics, &mut tasks, &stop);
     tasks.spawn(holders::follow(
         kubelet,
         answer,
@@ -137,6 +132,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
     };
     let (meter, exchange) = Meter::new(settings, sources, &metrics);
     let trouble = exchange.trouble();
+    let tenants = exchange.tenants();
+    let (local_use, tidings) = Tidings::with(exchange.heads());
     tasks.spawn(meter.run(stop.clone()));
     tasks.spawn(signing_key::provide(args.state_dir, key, stop.clone()));
     let (publish, heartbeat) = (outcomes(Task::Publish), outcomes(Task::Heartbeat));
@@ -148,7 +145,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
             client = connect() => client,
         };
         let publisher = Publisher::new(client.clone(), &node);
-        let lease = Heartbeat::new(client.clone(), &namespace, &node, exchange.heads(), asking);
+        let lease = Heartbeat::new(client.clone(), &namespace, &node, tidings, asking);
         tokio::join!(
             exchange.run(client, &namespace, &node, &counting, stopping.clone()),
             lease.run(heartbeat, stopping.clone()),
@@ -167,6 +164,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         metering: trouble,
         wanted,
         faults,
+        tenants,
+        local_use,
         reporting,
     };
     let ended = observer.run(before_seen, stop.clone()).await;
@@ -178,6 +177,21 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), Error> {
         tracing::warn!("some parts did not end in time and are dropped");
     }
     Ok(ended?)
+}
+
+/// Answers on `listener` until `stop`.
+fn serve(
+    listener: TcpListener,
+    metrics: &Arc<Metrics>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) {
+    let serve = axum::serve(listener, http::routes(Arc::clone(metrics)));
+    let stopped = stop.clone().cancelled_owned();
+    tasks.spawn(async move {
+        // It ends only when it is told to: an error of one connection is not one of the server.
+        let _ = serve.with_graceful_shutdown(stopped).await;
+    });
 }
 
 /// Takes over the devices' faults as they were kept, and keeps what is sent.

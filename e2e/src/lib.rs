@@ -24,6 +24,7 @@ pub mod job;
 pub mod job_manifest;
 pub mod market;
 pub mod node_power;
+pub mod offer;
 pub mod operator_process;
 pub mod payer;
 pub mod pod_history;

@@ -2,7 +2,7 @@
 //!
 //! Placement and the GpuNodes' `free` both come from here, so they cannot count differently.
 
-use std::collections::BTreeSet;
+use std::{cell::LazyCell, collections::BTreeSet};
 
 use gridstake_crds::{ComputeJob, GpuNode};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
@@ -11,7 +11,11 @@ use kube::ResourceExt as _;
 use crate::{
     caches::{Caches, parsed},
     chain::Chains,
-    controllers::{gpu_node, job_request::job_request, stake_binding::bond::Bond},
+    controllers::{
+        gpu_node::{self, mode::ModeSight},
+        job_request::job_request,
+        stake_binding::bond::Bond,
+    },
     error::chain,
     scheduler::{
         JobUid, MemberKey, NodeFacts, NodeStanding, PodFacts, Reservation, Snapshot,
@@ -35,8 +39,12 @@ pub fn snapshot(
     now: Timestamp,
 ) -> Snapshot {
     let gpu_nodes = caches.gpu_nodes.state();
+    let local = LazyCell::new(|| gpu_node::observe::local_pods(caches));
     let nodes = parsed(&gpu_nodes)
-        .filter_map(|gpu_node| facts_of(caches, chains, gpu_node, now))
+        .filter_map(|gpu_node| {
+            let mode = gpu_node::observe::mode(caches, gpu_node, || &*local, now);
+            facts_of(caches, chains, gpu_node, &mode, now)
+        })
         .collect();
     let pods = pod_facts(caches, |_| true);
     let reservations = reservations(caches, assumed, &pods, |_| true);
@@ -64,10 +72,11 @@ pub fn gpu_counts(
     caches: &Caches,
     chains: &Chains,
     gpu_node: &GpuNode,
+    mode: &ModeSight,
     now: Timestamp,
 ) -> GpuCounts {
     let name = gpu_node.name_any();
-    let Some(facts) = facts_of(caches, chains, gpu_node, now) else {
+    let Some(facts) = facts_of(caches, chains, gpu_node, mode, now) else {
         return GpuCounts::default();
     };
     let capacity = facts.capacity().gpus;
@@ -96,6 +105,7 @@ fn facts_of(
     caches: &Caches,
     chains: &Chains,
     gpu_node: &GpuNode,
+    mode: &ModeSight,
     now: Timestamp,
 ) -> Option<NodeFacts> {
     let name = gpu_node.name_any();
@@ -105,7 +115,8 @@ fn facts_of(
         .is_silent(caches.last_heartbeat(&name), now);
     let guarantee = gpu_node::observe::guarantee(caches, chains, gpu_node, now);
     let standing = NodeStanding {
-        offer: gpu_node::decide::offer(gpu_node, node.as_deref(), silent, &guarantee, now),
+        offer: gpu_node::decide::offer(gpu_node, node.as_deref(), silent, &guarantee, mode, now),
+        closes_in: mode.closes_at().map(|at| at.duration_since(now)),
         bonded: guarantee.backing.in_force().is_some(),
         provider: guarantee.backing.provider,
         chain: guarantee.backing.chain.as_deref().map(str::to_owned),
@@ -128,7 +139,9 @@ fn facts_of(
     }
 }
 
-fn pod_facts(caches: &Caches, relevant: impl Fn(&Pod) -> bool) -> Vec<PodFacts> {
+/// What the caches show of all `relevant` pods, jobs' and others'.
+#[must_use]
+pub fn pod_facts(caches: &Caches, relevant: impl Fn(&Pod) -> bool) -> Vec<PodFacts> {
     let job_pods = caches.job_pods.state();
     let other_pods = caches.other_pods.state();
     job_pods
@@ -153,7 +166,8 @@ fn pod_facts(caches: &Caches, relevant: impl Fn(&Pod) -> bool) -> Vec<PodFacts> 
 
 /// Promises that count: of every active placement in the caches and of `assumed`, those on a `relevant` node whose pod
 /// does not speak for itself yet.
-fn reservations(
+#[must_use]
+pub fn reservations(
     caches: &Caches,
     assumed: &[Reservation],
     pods: &[PodFacts],

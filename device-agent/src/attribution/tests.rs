@@ -34,6 +34,7 @@ fn device(uuid: &str, index: u32, pids: &[u32]) -> Slot {
         .map(|pid| GpuProcess {
             pid: *pid,
             memory_bytes: Some(64),
+            computes: true,
         })
         .collect();
     Slot {

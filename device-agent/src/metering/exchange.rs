@@ -14,6 +14,7 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
+    local_use::Tenants,
     metrics::Metrics,
     outcome::{Outcomes, Task},
 };
@@ -38,6 +39,7 @@ pub struct Exchange {
     pub(super) wanted: watch::Receiver<BTreeMap<String, Wanted>>,
     pub(super) delivered: watch::Sender<Delivered>,
     pub(super) heads: watch::Receiver<Heads>,
+    pub(super) tenants: watch::Sender<Option<Tenants>>,
     pub(super) trouble: watch::Sender<Trouble>,
 }
 
@@ -46,6 +48,12 @@ impl Exchange {
     #[must_use]
     pub fn heads(&self) -> watch::Receiver<Heads> {
         self.heads.clone()
+    }
+
+    /// The pods of jobs on this node; `None` while the API server has not told them.
+    #[must_use]
+    pub fn tenants(&self) -> watch::Receiver<Option<Tenants>> {
+        self.tenants.subscribe()
     }
 
     /// What hinders metering.

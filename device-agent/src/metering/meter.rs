@@ -17,7 +17,7 @@ use super::{
     lease::Lease,
     records::Records,
     share::overallocated,
-    sight::{Sight, facts, given, holders, names},
+    sight::{Sight, facts, given, holders, names, tenants},
     spool,
     step::{Rules, Seen, State, step},
     trouble::Trouble,
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     clock::{Anchor, BootMillis, boot_id},
     holders::KubeletAnswer,
+    local_use::Tenants,
     metrics::Metrics,
     nvml::{Observation, describe::DeviceFacts},
     outcome::{Outcomes, Task, chain},
@@ -75,6 +76,7 @@ pub struct Meter {
     /// What it should hold.
     wanted: watch::Sender<BTreeMap<String, Wanted>>,
     heads: watch::Sender<Heads>,
+    tenants: watch::Sender<Option<Tenants>>,
     trouble: watch::Sender<Trouble>,
     scanning: Outcomes,
     spooling: Outcomes,
@@ -105,12 +107,14 @@ impl Meter {
         let (delivered, delivered_seen) = watch::channel(Delivered::new());
         let (heads, heads_seen) = watch::channel(Heads::new());
         let trouble = watch::Sender::new(Trouble::default());
+        let tenants = watch::Sender::new(None);
         let exchange = Exchange {
             state_dir: settings.state_dir.clone(),
             records,
             wanted: wanted_seen,
             delivered,
             heads: heads_seen,
+            tenants: tenants.clone(),
             trouble: trouble.clone(),
         };
         let meter = Self {
@@ -120,6 +124,7 @@ impl Meter {
             delivered: delivered_seen,
             wanted,
             heads,
+            tenants,
             trouble,
             scanning: Outcomes::new(Task::Processes, metrics),
             spooling: Outcomes::new(Task::Spool, metrics),
@@ -199,8 +204,11 @@ impl Meter {
         let records = self.records.borrow_and_update();
         let kubelet = self.sources.kubelet.borrow_and_update().clone();
         let names = names(&memory.state, records.as_ref());
+        let records_are_known = records.is_some();
         if names.is_empty() {
             memory.sight.close();
+            let nobody = records_are_known.then(Tenants::default);
+            say(&self.tenants, nobody);
             return false;
         }
         let assignments = kubelet.assignments.as_deref().map(Vec::as_slice);
@@ -220,6 +228,8 @@ impl Meter {
         self.scanning.success();
         self.trouble
             .send_if_modified(|trouble| trouble.set(|t| &mut t.processes, None));
+        let tenants = records_are_known.then(|| tenants(&memory.state, &names, &pods.uids));
+        say(&self.tenants, tenants);
         let observation = self.sources.latest.borrow_and_update().clone();
         let slots = observation
             .as_ref()
@@ -340,12 +350,17 @@ impl Meter {
                 (record.to_owned(), head)
             })
             .collect();
-        self.heads.send_if_modified(|known| {
-            let new = *known != heads;
-            *known = heads;
-            new
-        });
+        say(&self.heads, heads);
     }
+}
+
+/// Says `now`, if that is news.
+fn say<T: PartialEq>(sender: &watch::Sender<T>, now: T) {
+    sender.send_if_modified(|known| {
+        let new = *known != now;
+        *known = now;
+        new
+    });
 }
 
 /// Notes that for `millis` more than one whole of a GPU was held. The metric must stay 0, also where it has a series.

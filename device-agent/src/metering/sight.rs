@@ -16,6 +16,7 @@ use super::{
 use crate::{
     clock::BootMillis,
     holders::KubeletAnswer,
+    local_use::Tenants,
     nvml::{Slot, describe::DeviceFacts},
     pod_resources::Assignment,
     process::{
@@ -191,6 +192,24 @@ pub(super) fn names(state: &State, records: Option<&Records>) -> BTreeSet<PodNam
         .map(|record| (record.namespace.clone(), record.pod.clone()))
         .chain(of_leases.map(|lease| (lease.namespace.clone(), lease.pod.clone())))
         .collect()
+}
+
+/// The pods `names` of jobs, with the UIDs that are known of them.
+#[must_use]
+pub(super) fn tenants(
+    state: &State,
+    names: &BTreeSet<PodName>,
+    uids: &HashMap<PodName, Vec<String>>,
+) -> Tenants {
+    let of_names = names.iter().filter_map(|name| uids.get(name)).flatten();
+    let runs = state.leases.values().filter_map(|lease| lease.run.as_ref());
+    Tenants {
+        pods: names.clone(),
+        uids: of_names
+            .chain(runs.map(|run| &run.pod_uid))
+            .cloned()
+            .collect(),
+    }
 }
 
 /// Why the node's pods cannot be looked at.

@@ -53,6 +53,7 @@ fn full() -> Sample {
         processes: Some(vec![GpuProcess {
             pid: 7,
             memory_bytes: Some(64),
+            computes: true,
         }]),
         failures: Vec::new(),
     }

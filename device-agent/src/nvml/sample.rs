@@ -66,6 +66,8 @@ pub struct GpuProcess {
     pub pid: u32,
     /// Memory of the device that it holds, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Whether it has a compute context, and not one for graphics alone.
+    pub computes: bool,
 }
 
 /// Which optional lists of processes the driver's library has.
@@ -212,12 +214,11 @@ fn processes(
     } else {
         None
     };
-    Ok(merge(
-        [Some(compute), graphics, mps]
-            .into_iter()
-            .flatten()
-            .flatten(),
-    ))
+    let lists = [(Some(compute), true), (graphics, false), (mps, true)];
+    Ok(merge(lists.into_iter().flat_map(|(list, computes)| {
+        let listed = list.into_iter().flatten();
+        listed.map(move |process| (process, computes))
+    })))
 }
 
 /// The list is read in two steps, its length and then itself; when processes start in between it does not fit.
@@ -229,14 +230,15 @@ fn retried<T>(body: impl Fn() -> Result<T, NvmlError>) -> Result<T, NvmlError> {
 }
 
 /// One entry for each process: with MIG, or with compute and graphics contexts, NVML lists a process more than once.
-fn merge(listed: impl Iterator<Item = ProcessInfo>) -> Vec<GpuProcess> {
+fn merge(listed: impl Iterator<Item = (ProcessInfo, bool)>) -> Vec<GpuProcess> {
     let mut processes: Vec<GpuProcess> = listed
-        .map(|process| GpuProcess {
+        .map(|(process, computes)| GpuProcess {
             pid: process.pid,
             memory_bytes: match process.used_gpu_memory {
                 UsedGpuMemory::Used(bytes) => Some(bytes),
                 UsedGpuMemory::Unavailable => None,
             },
+            computes,
         })
         .collect();
     processes.sort_unstable_by_key(|process| process.pid);
@@ -245,6 +247,7 @@ fn merge(listed: impl Iterator<Item = ProcessInfo>) -> Vec<GpuProcess> {
         if same {
             // The lists repeat the same memory, they do not divide it.
             kept.memory_bytes = kept.memory_bytes.max(next.memory_bytes);
+            kept.computes |= next.computes;
         }
         same
     });
@@ -268,9 +271,9 @@ mod tests {
     fn a_process_in_two_lists_counts_once() {
         let merged = merge(
             [
-                listed(9, UsedGpuMemory::Used(5)),
-                listed(7, UsedGpuMemory::Unavailable),
-                listed(9, UsedGpuMemory::Used(6)),
+                (listed(9, UsedGpuMemory::Used(5)), true),
+                (listed(7, UsedGpuMemory::Unavailable), false),
+                (listed(9, UsedGpuMemory::Used(6)), false),
             ]
             .into_iter(),
         );
@@ -279,11 +282,13 @@ mod tests {
             [
                 GpuProcess {
                     pid: 7,
-                    memory_bytes: None
+                    memory_bytes: None,
+                    computes: false,
                 },
                 GpuProcess {
                     pid: 9,
-                    memory_bytes: Some(6)
+                    memory_bytes: Some(6),
+                    computes: true,
                 },
             ]
         );

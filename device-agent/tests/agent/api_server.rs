@@ -17,7 +17,7 @@ use gridstake_crds::{
     gpu_node::{Agent, AgentState, Device, DeviceFault, DeviceFaultKind, DeviceHealth},
 };
 use gridstake_device_agent::{
-    heartbeat::Heartbeat,
+    heartbeat::{Heartbeat, Tidings},
     metering::exchange::Heads,
     metrics::Metrics,
     outcome::{Outcomes, Task},
@@ -214,7 +214,13 @@ async fn the_lease_is_created_once_and_then_renewed_with_one_request() {
         let (_heads, heads) = watch::channel(Heads::new());
         // Nobody is there who would have to tell anything.
         let (asking, ..) = telling::channel();
-        let heartbeat = Heartbeat::new(client.clone(), "gridstake-system", "node-a", heads, asking);
+        let heartbeat = Heartbeat::new(
+            client.clone(),
+            "gridstake-system",
+            "node-a",
+            Tidings::with(heads).1,
+            asking,
+        );
         let stop = CancellationToken::new();
         let outcomes = Outcomes::new(Task::Heartbeat, &metrics);
         let running = tokio::spawn(heartbeat.run(outcomes, stop.clone()));
@@ -284,7 +290,13 @@ impl Telling {
         let outcomes = Outcomes::new(Task::Publish, metrics);
         tasks.spawn(publisher.run(wanted, before, telling, outcomes, stop.clone()));
         let (_, heads) = watch::channel(Heads::new());
-        let heartbeat = Heartbeat::new(client, "gridstake-system", "node-a", heads, asking);
+        let heartbeat = Heartbeat::new(
+            client,
+            "gridstake-system",
+            "node-a",
+            Tidings::with(heads).1,
+            asking,
+        );
         tasks.spawn(heartbeat.run(Outcomes::new(Task::Heartbeat, metrics), stop.clone()));
         tasks.spawn(async move {
             while reporting.asked.changed().await.is_ok() {

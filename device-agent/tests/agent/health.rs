@@ -317,6 +317,8 @@ impl Observed {
             metering,
             wanted,
             faults,
+            tenants: watch::channel(None).1,
+            local_use: watch::Sender::new(None),
             reporting,
         };
         let stop = CancellationToken::new();

@@ -9,16 +9,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use gridstake_crds::names::ANNOTATION_LOCAL_USE;
 use k8s_openapi::{
     api::coordination::v1::Lease,
     jiff::{SignedDuration, Timestamp},
 };
+use kube::ResourceExt as _;
 
 /// Arrival times of heartbeats, by node.
 #[derive(Clone, Debug, Default)]
 pub struct Heartbeats(Arc<Mutex<HashMap<String, Beat>>>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Beat {
     /// What the agent wrote.
     renewed: Timestamp,
@@ -26,6 +28,8 @@ struct Beat {
     arrived: Timestamp,
     /// The last silence of [`GAP`] or more before it: from the heartbeat before, to the one that ended it.
     gap: Option<(Timestamp, Timestamp)>,
+    /// What it says of use by others than jobs.
+    local_use: Option<String>,
 }
 
 /// Two heartbeats missed: below any silence for which a node is given up.
@@ -36,28 +40,38 @@ impl Heartbeats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of a lease as it is at `now`.
-    pub fn see(&self, lease: &Lease, now: Timestamp) {
+    /// Takes note of a lease as it is at `now`. True if it says something else about use by others than before.
+    #[allow(
+        clippy::must_use_candidate,
+        reason = "it is called for the note that it takes"
+    )]
+    pub fn see(&self, lease: &Lease, now: Timestamp) -> bool {
         let Some((node, renewed)) = renewal(lease) else {
-            return;
+            return false;
         };
-        self.beats()
-            .entry(node.to_owned())
-            .and_modify(|beat| {
-                if beat.renewed != renewed {
-                    let is_gap = now.duration_since(beat.arrived) >= GAP;
-                    *beat = Beat {
-                        renewed,
-                        arrived: now,
-                        gap: is_gap.then_some((beat.arrived, now)).or(beat.gap),
-                    };
-                }
-            })
-            .or_insert(Beat {
+        let says = lease.annotations().get(ANNOTATION_LOCAL_USE);
+        let mut beats = self.beats();
+        let Some(beat) = beats.get_mut(node) else {
+            let first = Beat {
                 renewed,
                 arrived: renewed.min(now),
                 gap: None,
-            });
+                local_use: says.cloned(),
+            };
+            beats.insert(node.to_owned(), first);
+            return true;
+        };
+        if beat.renewed != renewed {
+            if now.duration_since(beat.arrived) >= GAP {
+                beat.gap = Some((beat.arrived, now));
+            }
+            (beat.renewed, beat.arrived) = (renewed, now);
+        }
+        let says_else = beat.local_use.as_ref() != says;
+        if says_else {
+            beat.local_use = says.cloned();
+        }
+        says_else
     }
 
     /// Takes note of all leases that exist at `now`, and forgets the others.

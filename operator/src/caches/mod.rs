@@ -6,6 +6,7 @@
 pub mod census;
 pub mod failures;
 pub mod heartbeats;
+mod last_held;
 pub mod prune;
 mod record_index;
 pub mod triggers;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use gridstake_crds::{
     ComputeJob, GpuNode, Incident, StakeBinding, UsageRecord,
-    gpu_node::GpuNodeCondition,
+    gpu_node::{GpuNodeCondition, OfferMode},
     names::{LABEL_JOB, LABEL_JOB_UID},
 };
 use k8s_openapi::{
@@ -37,13 +38,20 @@ use tokio::task::JoinSet;
 use self::{
     failures::{Failure, Failures},
     heartbeats::Heartbeats,
+    last_held::LastHeld,
     record_index::RecordIndex,
     triggers::{Pulse, TriggerHub},
     unfit_gpus::UnfitGpus,
     watch::{Seen, everything, watch},
 };
 use crate::{
-    controllers::{gpu_node::signers::Signers, stake_binding::observe::LastResolutions},
+    controllers::{
+        gpu_node::{
+            local_use::asks_for_gpus, remembered_windows::RememberedWindows, signers::Signers,
+        },
+        reclaim::Reclaims,
+        stake_binding::observe::LastResolutions,
+    },
     failover,
     health::Health,
     metrics::Metrics,
@@ -84,6 +92,9 @@ pub struct Caches {
     failover: failover::Terms,
     last_resolutions: LastResolutions,
     signers: Signers,
+    windows: RememberedWindows,
+    last_held: LastHeld,
+    reclaims: Reclaims,
     record_index: RecordIndex,
     failures: Failures,
     namespace: String,
@@ -119,6 +130,7 @@ impl Caches {
         let triggers = Triggers::default();
         let record_index = RecordIndex::default();
         let failures = Failures::default();
+        let last_held = LastHeld::default();
         // Two watches instead of one on all pods: of strangers' pods, ended ones never enter memory.
         let of_jobs = everything().labels(LABEL_JOB);
         let of_others = everything()
@@ -156,19 +168,21 @@ impl Caches {
             prune::job_pod,
             triggers.clone().on_job_pod(namespace, record_index.clone())
         );
-        let other_pods = start!(
-            "other Pod",
-            Api::all(client.clone()),
-            of_others,
-            prune::other_pod,
-            triggers.clone().on_other_pod()
-        );
         let gpu_nodes = start!(
             "GpuNode",
             Api::all(client.clone()),
             all(),
             prune::metadata,
             triggers.clone().on_gpu_node(job_pods.clone())
+        );
+        let other_pods = start!(
+            "other Pod",
+            Api::all(client.clone()),
+            of_others,
+            prune::other_pod,
+            triggers
+                .clone()
+                .on_other_pod(gpu_nodes.clone(), last_held.clone())
         );
         let compute_jobs = start!(
             "ComputeJob",
@@ -242,6 +256,9 @@ impl Caches {
             failover,
             last_resolutions: LastResolutions::default(),
             signers: Signers::default(),
+            windows: RememberedWindows::default(),
+            last_held,
+            reclaims: Reclaims::default(),
             record_index,
             failures,
             namespace: namespace.to_owned(),
@@ -326,6 +343,24 @@ impl Caches {
     #[must_use]
     pub fn signers(&self) -> &Signers {
         &self.signers
+    }
+
+    /// Where the windows of mode `Scheduled` stand, as they were last found.
+    #[must_use]
+    pub fn windows(&self) -> &RememberedWindows {
+        &self.windows
+    }
+
+    /// When a pod of others was last seen to give GPUs of `node` back.
+    #[must_use]
+    pub fn last_held(&self, node: &str) -> Option<Timestamp> {
+        self.last_held.on(node)
+    }
+
+    /// Which attempts are to give their GPUs back, as last decided.
+    #[must_use]
+    pub fn reclaims(&self) -> &Reclaims {
+        &self.reclaims
     }
 
     /// UsageRecords to look at: changed in any way, or whose pod or job changed.
@@ -546,10 +581,25 @@ impl Triggers {
         }
     }
 
-    fn on_other_pod(self) -> impl Fn(Seen<'_, Pod>) + Send {
+    fn on_other_pod(
+        self,
+        gpu_nodes: Store<Guarded<GpuNode>>,
+        last_held: LastHeld,
+    ) -> impl Fn(Seen<'_, Pod>) + Send {
         move |seen| {
+            if let Seen::Deleted(pod) = seen {
+                last_held.ended(pod, Timestamp::now());
+            }
             match seen {
-                Seen::Applied(pod) | Seen::Deleted(pod) => self.on_pod_of(pod),
+                Seen::Applied(pod) | Seen::Deleted(pod) => {
+                    self.on_pod_of(pod);
+                    // It may have begun or ceased to wait for the GPUs of any of them.
+                    if asks_for_gpus(pod) {
+                        for node in parsed(&gpu_nodes.state()).filter(|node| is_idle_only(node)) {
+                            self.gpu_nodes.one(None, &node.name_any());
+                        }
+                    }
+                }
                 Seen::Everything(_) => self.gpu_nodes.all(),
             }
             self.capacity.beat();
@@ -649,7 +699,8 @@ impl Triggers {
         }
     }
 
-    /// A heartbeat matters only to a node that is not known to report: a silent one is found by a timer.
+    /// A heartbeat matters only to a node that is not known to report (a silent one is found by a timer), and to one whose offer
+    /// depends on what it says about use by others.
     fn on_heartbeat(
         self,
         heartbeats: Heartbeats,
@@ -657,12 +708,16 @@ impl Triggers {
     ) -> impl Fn(Seen<'_, Lease>) + Send {
         move |seen| match seen {
             Seen::Applied(lease) => {
-                heartbeats.see(lease, Timestamp::now());
+                let says_else = heartbeats.see(lease, Timestamp::now());
                 let holder = lease
                     .spec
                     .as_ref()
                     .and_then(|spec| spec.holder_identity.as_deref());
-                if let Some(node) = holder.filter(|node| !is_reporting(&gpu_nodes, node)) {
+                let concerns = |node: &&str| {
+                    !is_reporting(&gpu_nodes, node)
+                        || (says_else && harvests_idle(&gpu_nodes, node))
+                };
+                if let Some(node) = holder.filter(concerns) {
                     self.gpu_nodes.one(None, node);
                     self.capacity.beat();
                 }
@@ -691,6 +746,15 @@ impl Triggers {
             self.queue.beat();
         }
     }
+}
+
+fn is_idle_only(gpu_node: &GpuNode) -> bool {
+    gpu_node.spec.mode == OfferMode::IdleOnly
+}
+
+fn harvests_idle(gpu_nodes: &Store<Guarded<GpuNode>>, node: &str) -> bool {
+    let found = gpu_nodes.get(&ObjectRef::new(node));
+    found.is_some_and(|node| node.0.as_ref().is_ok_and(is_idle_only))
 }
 
 fn is_reporting(gpu_nodes: &Store<Guarded<GpuNode>>, node: &str) -> bool {

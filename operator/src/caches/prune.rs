@@ -8,6 +8,8 @@ use k8s_openapi::api::{
 };
 use kube::{ResourceExt, core::DeserializeGuard};
 
+use crate::controllers::gpu_node::local_use::WaitingPod;
+
 /// Written by `kubectl apply` and as large as the object itself.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -38,20 +40,27 @@ pub fn job_pod(pod: &mut Pod) {
     }
 }
 
-/// Keeps what a foreign pod takes, and where.
+/// Keeps what a foreign pod takes, and where; of one that waits for GPUs also why, and where it may go.
 pub fn other_pod(pod: &mut Pod) {
+    let waits = WaitingPod::read(pod).is_some();
+    let tolerations = pod.spec.as_mut().and_then(|spec| spec.tolerations.take());
     pod_spec(pod);
     pod.labels_mut().clear();
     pod.owner_references_mut().clear();
     pod.finalizers_mut().clear();
     if let Some(spec) = &mut pod.spec {
-        // Only a member of a job counts where it is pinned.
-        spec.affinity = None;
+        if waits {
+            spec.tolerations = tolerations;
+        } else {
+            // Only a member of a job counts where it is pinned.
+            spec.affinity = None;
+        }
     }
     if let Some(status) = &mut pod.status {
         *status = PodStatus {
             phase: status.phase.take(),
             nominated_node_name: status.nominated_node_name.take(),
+            conditions: status.conditions.take().filter(|_| waits),
             container_statuses: status.container_statuses.take().map(resources_only),
             init_container_statuses: status.init_container_statuses.take().map(resources_only),
             ..PodStatus::default()
@@ -172,6 +181,24 @@ mod tests {
         );
         assert_eq!(pruned.spec.as_ref().unwrap().containers[0].env, None);
         assert_eq!(pruned.status, whole.status);
+    }
+
+    #[test]
+    fn a_pruned_pod_that_waits_for_gpus_waits_as_before() {
+        let mut whole = pod();
+        whole.metadata.owner_references = None;
+        whole.metadata.labels = None;
+        let spec = whole.spec.as_mut().unwrap();
+        spec.tolerations = serde_json::from_value(json!([{"operator": "Exists"}])).unwrap();
+        whole.status = serde_json::from_value(json!({"phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."}]}))
+        .unwrap();
+        let mut pruned = whole.clone();
+        other_pod(&mut pruned);
+        let waits = WaitingPod::read(&whole);
+        assert!(waits.is_some());
+        assert_eq!(WaitingPod::read(&pruned), waits);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod gpu_node;
 pub mod incident;
 pub mod job_request;
 pub mod placement;
+pub mod reclaim;
 pub mod stake_binding;
 pub mod usage_record;
 
@@ -27,6 +28,7 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     controllers.spawn(compute_job::run(context.clone(), stop.clone()));
     controllers.spawn(usage_record::run(context.clone(), stop.clone()));
     controllers.spawn(placement::run(context.clone(), stop.clone()));
+    controllers.spawn(reclaim::run(context.clone(), stop.clone()));
     // Each lane has loops of its own, so that one that waits for its chain holds up no other.
     for lane in context.lanes.iter() {
         let (chain, lane) = (lane.chain().clone(), lane.clone());

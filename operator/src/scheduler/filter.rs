@@ -8,6 +8,7 @@ use std::fmt;
 use gridstake_crds::closed_enum::ClosedEnum as _;
 use gridstake_crds::compute_job::TopologyPolicy;
 use gridstake_crds::gpu_node::OfferReason;
+use k8s_openapi::jiff::SignedDuration;
 use kube::core::SelectorExt as _;
 
 use super::gpu_model;
@@ -41,6 +42,8 @@ pub enum Rejection {
     PriceTooHigh,
     /// Its GPUs are withheld.
     NotOffered(OfferReason),
+    /// Its provider takes it back before the job's `timeouts.run` would be over.
+    ClosesTooSoon,
     /// It is cordoned or has a taint that the template does not tolerate.
     Tainted,
     /// It has too little stake for a job that asks for a bond.
@@ -83,6 +86,7 @@ impl Rejection {
             Self::OtherChain => "OtherChain",
             Self::PriceTooHigh => "PriceTooHigh",
             Self::NotOffered(_) => "NotOffered",
+            Self::ClosesTooSoon => "ClosesTooSoon",
             Self::Tainted => "Tainted",
             Self::Unbonded => "Unbonded",
             Self::ReputationTooLow => "ReputationTooLow",
@@ -233,6 +237,14 @@ pub fn first_rejection(
     }
     if let Err(reason) = facts.offer {
         return Some(Rejection::NotOffered(reason));
+    }
+    // A job that may run for ever is placed all the same: it is queued again when the window closes.
+    let closes_in = facts.closes_in.map(SignedDuration::unsigned_abs);
+    if closes_in
+        .zip(request.run_limit)
+        .is_some_and(|(left, limit)| limit > left)
+    {
+        return Some(Rejection::ClosesTooSoon);
     }
     if request.constraints.untolerated(&facts.taints).is_some()
         || (facts.cordoned && !request.constraints.tolerates_cordon())

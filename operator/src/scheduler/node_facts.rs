@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use gridstake_crds::TokenAmount;
 use gridstake_crds::gpu_node::{Device, DeviceHealth, GpuNode, OfferReason};
 use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::jiff::SignedDuration;
 use kube::core::{ParseExpressionError, Selector};
 
 use super::request::ComputeCapability;
@@ -60,6 +61,8 @@ pub struct NodeFacts {
     pub devices: Vec<DeviceFacts>,
     /// Whether jobs may be placed here, and if not, why.
     pub offer: Result<(), OfferReason>,
+    /// When its provider takes it back from jobs, counted from the moment of the snapshot, if that is known.
+    pub closes_in: Option<SignedDuration>,
     /// What one GPU costs for one second.
     pub price: TokenAmount,
     /// The region that its provider declares.
@@ -83,6 +86,8 @@ pub struct NodeFacts {
 pub struct NodeStanding {
     /// Whether jobs may be placed here, and if not, why.
     pub offer: Result<(), OfferReason>,
+    /// When its provider takes it back from jobs, counted from now, if that is known.
+    pub closes_in: Option<SignedDuration>,
     /// Whether it has the stake that the lane asks for.
     pub bonded: bool,
     /// The account number of the provider whose node it is, if it is bound.
@@ -142,6 +147,7 @@ impl NodeFacts {
                 .map(|status| status.devices.iter().map(DeviceFacts::from).collect())
                 .unwrap_or_default(),
             offer: standing.offer,
+            closes_in: standing.closes_in,
             price: gpu_node
                 .spec
                 .pricing
@@ -219,6 +225,7 @@ mod tests {
 
     const STANDING: NodeStanding = NodeStanding {
         offer: Ok(()),
+        closes_in: None,
         bonded: true,
         provider: Some(7),
         chain: None,

@@ -135,6 +135,8 @@ pub struct Request {
     pub resources: Resources,
     /// The pod template's hard rules about nodes.
     pub constraints: NodeConstraints,
+    /// For how long it may run (`timeouts.run`). `None`: for ever.
+    pub run_limit: Option<std::time::Duration>,
     /// The highest acceptable price of one GPU for one second.
     pub max_price: Option<TokenAmount>,
     /// Regions of which any will do, regardless of case. Empty: any.
@@ -217,6 +219,7 @@ impl Request {
             members: spec.members,
             resources: pod_requests(pod, None).map_err(RequestError::Resources)?,
             constraints: NodeConstraints::from_pod_spec(pod),
+            run_limit: spec.run_timeout(),
             max_price: spec
                 .pricing
                 .as_ref()

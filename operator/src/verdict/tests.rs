@@ -419,6 +419,7 @@ fn what_did_not_fail_has_no_verdict() {
         R::Succeeded,
         R::Suspended,
         R::EscrowExhausted,
+        R::Reclaimed,
         R::Deleted,
         R::RunTimeout,
     ] {

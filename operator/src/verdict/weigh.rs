@@ -63,7 +63,12 @@ pub fn weigh(end: &AttemptEnd, members: &[MemberEnd], places: &[Place], now: Tim
         places,
     };
     let (verdict, reason) = match (end.reason, end.hint) {
-        (R::Succeeded | R::Suspended | R::EscrowExhausted | R::Deleted | R::RunTimeout, _) => {
+        (R::Succeeded
+            | R::Suspended
+            | R::EscrowExhausted
+            | R::Reclaimed
+            | R::Deleted
+            | R::RunTimeout, _) => {
             return Weighed::Nothing;
         }
         (R::PlacementLost, _) | (R::AdmissionFailed, Some(V::PlaceTaken)) => {

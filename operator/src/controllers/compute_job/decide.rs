@@ -76,6 +76,8 @@ pub struct Observed {
     pub funds: Funds,
     /// What is known of the places of the members of the attempt in progress.
     pub places: Vec<Place>,
+    /// Why the provider wants the GPUs of the attempt in progress back, if it does.
+    pub reclaimed: Option<String>,
 }
 
 /// A change to be made in the cluster.
@@ -435,6 +437,9 @@ impl Turn<'_> {
         if let Some(message) = self.why_nobody_pays(placement) {
             let words = Words::of(message);
             return ending(AttemptEndReason::EscrowExhausted, words, &nobody);
+        }
+        if let Some(message) = self.seen.reclaimed.clone() {
+            return ending(AttemptEndReason::Reclaimed, Words::of(message), &nobody);
         }
         let being_deleted = |m: &Member| !has_ended(m) && m.terminating;
         if members.iter().any(being_deleted) {

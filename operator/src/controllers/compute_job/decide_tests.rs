@@ -1,4 +1,7 @@
-use gridstake_crds::{compute_job::ComputeJobCondition, condition};
+use gridstake_crds::{
+    compute_job::{ComputeJobCondition, Failures},
+    condition,
+};
 use proptest::prelude::*;
 
 use super::{
@@ -123,6 +126,7 @@ fn asked(validation: Validation, admission: Admission) -> Observed {
         payer: WhoPays::Nobody,
         funds: Funds::Suffice,
         places: Vec::new(),
+        reclaimed: None,
     }
 }
 
@@ -701,6 +705,64 @@ fn a_place_on_another_chain_than_the_payers_is_given_up_before_anything_runs_the
         )
     );
     assert_eq!(status(&elsewhere).end_reason, None, "the job goes on");
+}
+
+#[test]
+fn an_attempt_whose_gpus_are_taken_back_is_stopped_and_queued_again_without_costing_a_retry() {
+    let wanted = |pods: Vec<Member>| Observed {
+        reclaimed: Some("a local pod needs them".into()),
+        ..seen(pods)
+    };
+    let spec = ", retry: {infrastructure: 0, user: 0}";
+    let runs = wanted(vec![ran(0, State::Running, 12, None)]);
+    let first = decide(&job(spec, &placed(1, 1)), &runs, at(20));
+    assert_eq!(first.writes, [], "the intent is written down first");
+    let ending = status(&first).ending.clone().unwrap();
+    assert_eq!(ending.reason, AttemptEndReason::Reclaimed);
+
+    let ends = format!(
+        "{}, ending: {{attempt: 1, reason: Reclaimed, since: '{}', message: a local pod needs them}}",
+        placed(1, 1),
+        at(20)
+    );
+    let stops = decide(
+        &job(spec, &ends),
+        &seen(vec![ran(0, State::Running, 12, None)]),
+        at(21),
+    );
+    assert_eq!(stops.writes, [Write::DeletePods(vec!["j-1-0".into()])]);
+    // SIGTERM ends the program with an exit code of its own.
+    let ended = seen(vec![ran(
+        0,
+        failed(AttemptEndReason::ExitedNonZero),
+        12,
+        Some(25),
+    )]);
+    let last = decide(&job(spec, &ends), &ended, at(26));
+    let [attempt] = &status(&last).attempts[..] else {
+        panic!("{last:?}")
+    };
+    assert_eq!(
+        (attempt.end_reason, attempt.ended_at.0),
+        (AttemptEndReason::Reclaimed, at(25))
+    );
+    assert_eq!(attempt.suspects, [""; 0]);
+    assert_eq!(status(&last).failures, Some(Failures::default()));
+    assert_eq!(status(&last).end_reason, None);
+    assert_eq!(
+        reason(&last, ComputeJobCondition::Running),
+        ("False", "Queued")
+    );
+}
+
+#[test]
+fn a_program_that_has_ended_gives_nothing_back() {
+    let seen = Observed {
+        reclaimed: Some("too late".into()),
+        ..seen(vec![ran(0, succeeded(), 12, Some(20))])
+    };
+    let plan = decide(&job("", &placed(1, 1)), &seen, at(21));
+    assert_eq!(status(&plan).end_reason, Some(JobEndReason::Succeeded));
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::{
     controllers::{
         job_request::job_request,
         placement::{decide::next_attempt, fleet},
+        reclaim::decide::AttemptKey,
     },
     error::chain,
     failover::{self, NodeState},
@@ -57,6 +58,7 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
         payer: payer::who_pays(ctx, &namespace, now),
         funds,
         places: places(ctx, job, now),
+        reclaimed: reclaimed(ctx, job),
     };
     let ended = job.status.as_ref().is_some_and(ComputeJobStatus::has_ended);
     if job.metadata.deletion_timestamp.is_some() || ended || active {
@@ -80,6 +82,16 @@ fn places(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Vec<Place> {
         let uid = job.metadata.uid.as_deref().unwrap_or_default();
         verdict::places(&ctx.caches, uid, placement.attempt, &placement.nodes, now)
     })
+}
+
+/// Why the provider wants the GPUs of the attempt in progress back, if it does.
+fn reclaimed(ctx: &Context, job: &ComputeJob) -> Option<String> {
+    let placement = job.status.as_ref()?.active_placement()?;
+    let attempt = AttemptKey {
+        job: job.uid()?.parse().ok()?,
+        attempt: placement.attempt,
+    };
+    ctx.caches.reclaims().of(attempt)
 }
 
 fn books(ctx: &Context, job: &ComputeJob) -> Books {

@@ -64,6 +64,9 @@ const BAD_NEWS: [ComputeJobCondition; 3] = [
 /// The event of a job that will be stopped within a fifth of a settlement interval for want of money.
 const ESCROW_LOW: &str = "EscrowLow";
 
+/// The event of a job whose provider takes its GPUs back.
+const RECLAIMED: &str = "Reclaimed";
+
 /// What became of the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -154,6 +157,17 @@ async fn tell(
     after: &ComputeJobStatus,
     facts: &[Fact],
 ) {
+    let begins_to_end = after.ending.as_ref().filter(|_| before.ending.is_none());
+    if let Some(ending) = begins_to_end.filter(|e| e.reason == AttemptEndReason::Reclaimed) {
+        let note = format!(
+            "attempt {} is being stopped: {}",
+            ending.attempt,
+            ending.message.as_deref().unwrap_or_default()
+        );
+        ctx.events
+            .publish(job, EventType::Warning, RECLAIMED, "Stop", &note)
+            .await;
+    }
     for attempt in after
         .attempts
         .iter()

@@ -4,8 +4,8 @@ use gridstake_crds::{
     GpuNode, GpuNodeStatus,
     condition::{Fact, Status},
     gpu_node::{
-        AgentState, Device, DeviceHealth, GpuNodeCondition, GpuNodeReason, Offer, OfferMode,
-        OfferReason, OfferState, Quarantine, QuarantineReason, WHOLE_NODE,
+        AgentState, Device, DeviceHealth, GpuNodeCondition, GpuNodeReason, Offer, OfferReason,
+        OfferState, Quarantine, QuarantineReason, WHOLE_NODE,
     },
     names::GPU_RESOURCE,
 };
@@ -14,6 +14,7 @@ use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use super::{
     guarantee::Guarantee,
     inventory::{self, Inventory},
+    mode::ModeSight,
     observe::Observed,
     quarantine::{self, NodeGpus},
 };
@@ -54,10 +55,10 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
     let silent = seen.failover.is_silent(seen.heartbeat, now);
     let quarantine = quarantine::quarantine(&seen.failures, &gpus(gpu_node, node), now);
     let whole = quarantine.iter().find(|q| q.subject == WHOLE_NODE);
-    let verdict = offer(gpu_node, node, silent, &seen.guarantee, now)
+    let verdict = offer(gpu_node, node, silent, &seen.guarantee, &seen.mode, now)
         .and_then(|()| whole.map_or(Ok(()), |_| Err(OfferReason::Quarantined)));
     let reason = verdict.err().unwrap_or(OfferReason::Available);
-    let words = why_not_offered(gpu_node, &seen.guarantee, reason);
+    let words = why_not_offered(gpu_node, seen, reason, now);
     let (state, ready) = match verdict {
         Ok(()) => (OfferState::Offered, GpuNodeReason::Ready),
         Err(_) => (OfferState::Withheld, GpuNodeReason::NotOffered),
@@ -92,12 +93,14 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
 
 /// Whether jobs may be placed on the node at `now`; if not, the first reason in the order of [`OfferReason`].
 ///
-/// `silent`: the agent has not been heard of for too long; `guarantee` is what the chain has to say.
+/// `silent`: the agent has not been heard of for too long; `guarantee` is what the chain has to say, `mode` what the provider's
+/// mode looks at.
 pub fn offer(
     gpu_node: &GpuNode,
     node: Option<&Node>,
     silent: bool,
     guarantee: &Guarantee,
+    mode: &ModeSight,
     now: Timestamp,
 ) -> Result<(), OfferReason> {
     let node = node.ok_or(OfferReason::NodeMissing)?;
@@ -131,11 +134,8 @@ pub fn offer(
     if is_in_maintenance(&gpu_node.spec.maintenance, now) {
         return Err(OfferReason::Maintenance);
     }
-    match gpu_node.spec.mode {
-        OfferMode::Always => {}
-        OfferMode::Drained => return Err(OfferReason::Drained),
-        OfferMode::IdleOnly | OfferMode::Scheduled => return Err(OfferReason::ModeUnavailable),
-    }
+    mode.verdict(&gpu_node.spec, now)
+        .map_err(|(reason, _)| reason)?;
     guarantee.holds()?;
     let quarantines = status.map(|s| s.quarantine.as_slice()).unwrap_or_default();
     let is_whole = |q: &&Quarantine| q.subject == WHOLE_NODE && q.until.0 > now;
@@ -216,6 +216,7 @@ fn next_change(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Option<Ti
         .into_iter()
         .chain(edges)
         .chain(seen.guarantee.ends_at(gpu_node))
+        .chain(seen.mode.changes_at(&gpu_node.spec))
         .filter(|moment| *moment > now)
         .min()
 }
@@ -406,7 +407,12 @@ fn names(devices: &[&Device]) -> String {
 }
 
 /// The words for an offer's reason.
-fn why_not_offered(gpu_node: &GpuNode, guarantee: &Guarantee, reason: OfferReason) -> String {
+fn why_not_offered(
+    gpu_node: &GpuNode,
+    seen: &Observed,
+    reason: OfferReason,
+    now: Timestamp,
+) -> String {
     let words = match reason {
         OfferReason::Available => "free GPUs may be given to jobs",
         OfferReason::NodeMissing => "there is no Node of this name",
@@ -426,16 +432,16 @@ fn why_not_offered(gpu_node: &GpuNode, guarantee: &Guarantee, reason: OfferReaso
         OfferReason::Maintenance => {
             "an announced maintenance span is running; see spec.maintenance"
         }
-        OfferReason::Drained => "spec.mode is Drained",
-        OfferReason::ModeUnavailable => {
-            return format!(
-                "spec.mode {} is not offered by this version; Always is",
-                gpu_node.spec.mode
-            );
+        OfferReason::Drained
+        | OfferReason::InvalidWindow
+        | OfferReason::OutsideWindow
+        | OfferReason::InLocalUse => {
+            let verdict = seen.mode.verdict(&gpu_node.spec, now);
+            return verdict.err().map(|(_, words)| words).unwrap_or_default();
         }
-        OfferReason::OutsideWindow => "no window of spec.windows is open",
-        OfferReason::InLocalUse => "the node is in local use",
-        OfferReason::Unbonded | OfferReason::KeyNotCertified => return guarantee.words(gpu_node),
+        OfferReason::Unbonded | OfferReason::KeyNotCertified => {
+            return seen.guarantee.words(gpu_node);
+        }
         OfferReason::InventoryNotPosted => {
             "the node shows a GPU that has not been stated on chain: a batch that states it follows; see status.devices and status.postedDevices"
         }

@@ -17,8 +17,10 @@ use serde_json::{Value, json};
 use super::{
     decide::{Plan, decide, offer},
     guarantee::{CertificateFault, Guarantee},
+    local_use::LocalUse,
+    mode::ModeSight,
     observe::Observed,
-    status,
+    offer_windows, status,
 };
 use crate::{
     controllers::stake_binding::{
@@ -88,6 +90,7 @@ fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
         },
         guarantee: Guarantee::default(),
         stated: None,
+        mode: ModeSight::default(),
     }
 }
 
@@ -126,6 +129,7 @@ fn expect(
         node.as_ref(),
         Terms::default().is_silent(heartbeat, now()),
         &Guarantee::default(),
+        &ModeSight::default(),
         now(),
     );
     assert_eq!(
@@ -277,12 +281,6 @@ fn a_node_is_offered_only_when_its_provider_wants_it() {
             R::Available,
         ),
         ("drained", json!({"mode": "Drained"}), R::Drained),
-        ("idle only", json!({"mode": "IdleOnly"}), R::ModeUnavailable),
-        (
-            "scheduled",
-            json!({"mode": "Scheduled"}),
-            R::ModeUnavailable,
-        ),
     ] {
         expect(
             case,
@@ -292,6 +290,110 @@ fn a_node_is_offered_only_when_its_provider_wants_it() {
             expected,
         );
     }
+}
+
+/// What the mode of `spec` looks at.
+fn with_mode(spec: &Value, local: LocalUse) -> (GpuNode, Observed) {
+    let gpu_node = gpu_node(spec, &two_devices());
+    let windows = &gpu_node.spec.windows;
+    let seen = Observed {
+        mode: ModeSight {
+            windows: (!windows.is_empty()).then(|| offer_windows::standing(windows, now())),
+            local,
+        },
+        ..all_well()
+    };
+    (gpu_node, seen)
+}
+
+#[test]
+fn a_node_on_a_schedule_is_offered_while_a_window_is_open_and_looked_at_when_that_changes() {
+    use OfferReason as R;
+    let spec = |cron: &str| json!({"mode": "Scheduled", "windows": [{"cron": cron, "duration": "2h", "timeZone": "Europe/Berlin"}]});
+    // It is 14:00 in Berlin.
+    for (cron, reason, expected, again) in [
+        (
+            "0 13 * * *",
+            R::Available,
+            "free GPUs may be given to jobs",
+            Some(-3600),
+        ),
+        (
+            "0 12 * * *",
+            R::OutsideWindow,
+            "no window of spec.windows is open",
+            Some(-79_200),
+        ),
+        (
+            "0 26 * * *",
+            R::InvalidWindow,
+            "spec.windows[0].cron: the hour \"26\"",
+            None,
+        ),
+    ] {
+        let (gpu_node, seen) = with_mode(&spec(cron), LocalUse::default());
+        let plan = decide(&gpu_node, &seen, now());
+        assert_eq!(plan.offer.reason, reason, "{cron}");
+        assert!(words(&plan, "Offered").starts_with(expected), "{plan:?}");
+        // The heartbeat's silence would come first.
+        let later = Observed {
+            heartbeat: None,
+            ..seen
+        };
+        assert_eq!(
+            decide(&gpu_node, &later, now()).again_at,
+            again.map(ago),
+            "{cron}"
+        );
+    }
+}
+
+#[test]
+fn a_node_for_idle_times_is_offered_once_it_has_been_idle_for_its_window() {
+    use OfferReason as R;
+    let idle_for = |seconds: i64| LocalUse {
+        idle_since: Some(ago(seconds)),
+        ..LocalUse::default()
+    };
+    let spec =
+        json!({"mode": "IdleOnly", "idle": {"maxUtilizationPercent": 5, "windowSeconds": 60}});
+    let by_default = json!({"mode": "IdleOnly"});
+    let held = LocalUse {
+        holder: Some("team/p".to_owned()),
+        ..idle_for(1000)
+    };
+    for (case, spec, local, reason) in [
+        ("idle for the window", &spec, idle_for(60), R::Available),
+        ("idle for less", &spec, idle_for(59), R::InLocalUse),
+        (
+            "idle for the default",
+            &by_default,
+            idle_for(300),
+            R::Available,
+        ),
+        (
+            "idle for less than the default",
+            &by_default,
+            idle_for(299),
+            R::InLocalUse,
+        ),
+        ("held", &spec, held, R::InLocalUse),
+        (
+            "an agent that does not tell",
+            &spec,
+            LocalUse::default(),
+            R::InLocalUse,
+        ),
+    ] {
+        let (gpu_node, seen) = with_mode(spec, local);
+        assert_eq!(
+            decide(&gpu_node, &seen, now()).offer.reason,
+            reason,
+            "{case}"
+        );
+    }
+    let (gpu_node, seen) = with_mode(&spec, idle_for(50));
+    assert_eq!(decide(&gpu_node, &seen, now()).again_at, Some(ago(-10)));
 }
 
 #[test]
@@ -544,6 +646,7 @@ fn the_next_look_is_exactly_when_time_alone_changes_the_answer() {
             Some(&sound_node()),
             Terms::default().is_silent(Some(ago(5)), deadline),
             &Guarantee::default(),
+            &ModeSight::default(),
             deadline
         ),
         Err(OfferReason::AgentSilent)

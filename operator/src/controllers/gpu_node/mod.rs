@@ -4,8 +4,12 @@ pub mod act;
 pub mod decide;
 pub mod guarantee;
 pub mod inventory;
+pub mod local_use;
+pub mod mode;
 pub mod observe;
+pub mod offer_windows;
 pub mod quarantine;
+pub mod remembered_windows;
 pub mod signers;
 pub mod status;
 

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use gridstake_crds::GpuNode;
+use gridstake_crds::{GpuNode, gpu_node::OfferMode};
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::ResourceExt as _;
 
 use super::{
     guarantee::{Guarantee, Vault, certificate},
+    local_use::{LocalPods, idle_since},
+    mode::ModeSight,
     quarantine,
 };
 use crate::{
@@ -42,6 +44,8 @@ pub struct Observed {
     pub failures: Vec<Failure>,
     /// What is stated on the chain of that stake.
     pub stated: Option<Statements>,
+    /// What the node's mode looks at.
+    pub mode: ModeSight,
 }
 
 /// Looks around `gpu_node` at `now`.
@@ -54,6 +58,7 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
     let lane = chain.and_then(|chain| context.lanes.on(chain));
     let heartbeat = caches.last_heartbeat(&name);
     let terms = caches.failover();
+    let mode = mode(caches, gpu_node, || local_pods(caches), now);
     Observed {
         failover: *terms,
         amnesty: terms.is_silent(heartbeat, now) && failover::amnesty_now(caches, now).is_some(),
@@ -63,8 +68,52 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
             .checked_sub(quarantine::MEMORY)
             .map_or_else(|_| Vec::new(), |since| caches.failures_on(&name, since)),
         heartbeat,
-        gpus: gpu_counts(caches, chains, gpu_node, now),
+        gpus: gpu_counts(caches, chains, gpu_node, &mode, now),
         guarantee,
+        mode,
+    }
+}
+
+/// The pods of others that hold or await GPUs.
+#[must_use]
+pub fn local_pods(caches: &Caches) -> LocalPods {
+    let pods = caches.other_pods.state();
+    LocalPods::read(pods.iter().map(|pod| &**pod))
+}
+
+/// What the mode of `gpu_node` looks at, as things stand at `now`. `pods` is asked where it matters.
+#[must_use]
+pub fn mode<P: std::borrow::Borrow<LocalPods>>(
+    caches: &Caches,
+    gpu_node: &GpuNode,
+    pods: impl FnOnce() -> P,
+    now: Timestamp,
+) -> ModeSight {
+    let name = gpu_node.name_any();
+    match gpu_node.spec.mode {
+        OfferMode::Always | OfferMode::Drained => ModeSight::default(),
+        OfferMode::Scheduled => {
+            let windows = &gpu_node.spec.windows;
+            ModeSight {
+                windows: Some(caches.windows().standing(&name, windows, now)),
+                ..ModeSight::default()
+            }
+        }
+        OfferMode::IdleOnly => {
+            let rule = gpu_node.spec.idle.clone().unwrap_or_default();
+            let lease = caches.heartbeat_lease(&name);
+            let idle = lease
+                .zip(caches.last_heartbeat(&name))
+                .and_then(|(lease, heard)| idle_since(&lease, heard, &rule))
+                .map(|idle| idle.max(caches.last_held(&name).unwrap_or(idle)));
+            let local = caches
+                .node(&name)
+                .map(|node| pods().borrow().on(&node, idle));
+            ModeSight {
+                local: local.unwrap_or_default(),
+                ..ModeSight::default()
+            }
+        }
     }
 }
 

@@ -113,6 +113,23 @@ fn every_filter_gives_its_own_reason() {
 }
 
 #[test]
+fn a_job_that_could_outlast_the_nodes_window_is_not_placed_there() {
+    let closes = |hours: i64, limit: Option<u64>| {
+        rejected(|n, r| {
+            n.closes_in = Some(k8s_openapi::jiff::SignedDuration::from_hours(hours));
+            r.run_limit = limit.map(|hours| std::time::Duration::from_secs(hours * 3600));
+        })
+    };
+    assert_eq!(closes(2, Some(3)), Some(Rejection::ClosesTooSoon));
+    assert_eq!(closes(2, Some(2)), None);
+    assert_eq!(
+        closes(2, None),
+        None,
+        "a job without a limit is queued again then"
+    );
+}
+
+#[test]
 fn the_first_filter_that_fails_is_the_reason() {
     assert_eq!(
         rejected(|n, r| {

@@ -210,6 +210,7 @@ impl World<'_> {
             books: Books::default(),
             payer: WhoPays::Nobody,
             funds: Funds::Suffice,
+            reclaimed: None,
             places: members.map(|member| self.place(member, second)).collect(),
         }
     }

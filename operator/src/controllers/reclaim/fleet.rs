@@ -1,0 +1,182 @@
+//! What the loop decides on. Reads the caches; decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gridstake_crds::{
+    ComputeJob,
+    compute_job::{ComputeJobCondition, ComputeJobStatus},
+    condition,
+    gpu_node::OfferMode,
+};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+
+use super::decide::{AttemptKey, Room, Sight, Tenancy};
+use crate::{
+    Context,
+    caches::parsed,
+    controllers::{
+        gpu_node::{
+            local_use::LocalPods,
+            observe::{local_pods, mode},
+        },
+        placement::fleet,
+    },
+    scheduler::{JobUid, snapshot::NodeCapacity},
+    snapshot::{pod_facts, reservations},
+};
+
+/// What is seen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// What is to be decided on; `None` where nobody wants anything back.
+    pub sight: Option<Sight>,
+    /// When a window closes or opens next.
+    pub changes_at: Option<Timestamp>,
+}
+
+/// Looks at the fleet at `now`.
+#[must_use]
+pub fn observe(ctx: &Context, now: Timestamp) -> Seen {
+    let caches = &ctx.caches;
+    let gpu_nodes = caches.gpu_nodes.state();
+    let mut closed = BTreeSet::new();
+    let mut give_way = BTreeSet::new();
+    let mut changes_at: Option<Timestamp> = None;
+    for gpu_node in parsed(&gpu_nodes) {
+        match gpu_node.spec.mode {
+            OfferMode::Scheduled => {
+                let mode = mode(caches, gpu_node, LocalPods::default, now);
+                if mode.is_closed() {
+                    closed.insert(gpu_node.name_any());
+                }
+                let change = mode.changes_at(&gpu_node.spec);
+                changes_at = changes_at.into_iter().chain(change).min();
+            }
+            OfferMode::IdleOnly => {
+                give_way.insert(gpu_node.name_any());
+            }
+            OfferMode::Always | OfferMode::Drained => {}
+        }
+    }
+    let waiting = if give_way.is_empty() {
+        Vec::new()
+    } else {
+        local_pods(caches).waiting
+    };
+    // Windows are closed for hours, and then nobody is there to leave.
+    if waiting.is_empty() && !is_any_in_use(ctx, &closed) {
+        return Seen {
+            sight: None,
+            changes_at,
+        };
+    }
+    Seen {
+        sight: Some(Sight {
+            rooms: if waiting.is_empty() {
+                BTreeMap::new()
+            } else {
+                rooms(ctx, &give_way)
+            },
+            tenancies: tenancies(ctx, now),
+            waiting,
+            closed,
+        }),
+        changes_at,
+    }
+}
+
+/// Whether an attempt in progress that has not begun to end is on one of `nodes`.
+fn is_any_in_use(ctx: &Context, nodes: &BTreeSet<String>) -> bool {
+    let jobs = ctx.caches.compute_jobs.state();
+    let mut placements = parsed(&jobs)
+        .filter_map(|job| job.status.as_ref())
+        .filter(|status| status.ending.is_none())
+        .filter_map(ComputeJobStatus::active_placement);
+    !nodes.is_empty()
+        && placements.any(|placement| {
+            let mut members = placement.nodes.iter();
+            members.any(|member| nodes.contains(&member.node))
+        })
+}
+
+/// The nodes and what is left of them; those in `give_way` give way to local pods.
+fn rooms(ctx: &Context, give_way: &BTreeSet<String>) -> BTreeMap<String, Room> {
+    let snapshot = fleet::now(ctx, &[], 0);
+    let room = |capacity: &NodeCapacity| {
+        let name = &capacity.facts().name;
+        let room = Room {
+            node: ctx.caches.node(name)?,
+            free: capacity.free().clone(),
+            gives_way: give_way.contains(name),
+        };
+        Some((name.clone(), room))
+    };
+    snapshot.nodes().iter().filter_map(room).collect()
+}
+
+/// Who holds what: by pods where there are any, by placements where not yet.
+fn tenancies(ctx: &Context, now: Timestamp) -> Vec<Tenancy> {
+    let caches = &ctx.caches;
+    let jobs = caches.compute_jobs.state();
+    let by_uid: BTreeMap<JobUid, &ComputeJob> = parsed(&jobs)
+        .filter_map(|job| Some((job.uid()?.parse().ok()?, job)))
+        .collect();
+    let mut all: BTreeMap<AttemptKey, Tenancy> = BTreeMap::new();
+    let pods = pod_facts(caches, |_| true);
+    let promised = reservations(caches, &[], &pods, |_| true);
+    let held = pods
+        .iter()
+        .filter(|pod| !pod.ended)
+        .filter_map(|pod| Some((pod.member?, pod.node.as_ref()?, &pod.resources)));
+    let promised = promised
+        .iter()
+        .map(|promise| (promise.member, &promise.node, &promise.resources));
+    for (member, node, resources) in held.chain(promised) {
+        let attempt = AttemptKey {
+            job: member.job_uid,
+            attempt: member.attempt,
+        };
+        let tenancy = all.entry(attempt).or_insert_with(|| Tenancy {
+            attempt,
+            is_leaving: by_uid
+                .get(&attempt.job)
+                .is_none_or(|job| is_leaving(job, attempt.attempt)),
+            was_asked: caches.reclaims().of(attempt).is_some(),
+            gpu_seconds: 0,
+            on: BTreeMap::new(),
+        });
+        tenancy.on.entry(node.clone()).or_default().add(resources);
+    }
+    for tenancy in all.values_mut() {
+        let gpus: u64 = tenancy.on.values().map(|resources| resources.gpus).sum();
+        let ran = by_uid
+            .get(&tenancy.attempt.job)
+            .map_or(0, |job| seconds_run(job.status.as_ref(), now));
+        tenancy.gpu_seconds = gpus.saturating_mul(ran);
+    }
+    all.into_values().collect()
+}
+
+/// Whether the end of `attempt` is decided, or has come.
+fn is_leaving(job: &ComputeJob, attempt: u32) -> bool {
+    let status = job.status.as_ref();
+    let is_active = status
+        .and_then(ComputeJobStatus::active_placement)
+        .is_some_and(|placement| placement.attempt == attempt);
+    let ends = status
+        .and_then(|status| status.ending.as_ref())
+        .is_some_and(|ending| ending.attempt == attempt);
+    !is_active || ends || job.metadata.deletion_timestamp.is_some()
+}
+
+/// For how long all members of the attempt in progress have run.
+fn seconds_run(status: Option<&ComputeJobStatus>, now: Timestamp) -> u64 {
+    let conditions = status.map(|status| status.conditions.as_slice());
+    condition::find(conditions.unwrap_or_default(), ComputeJobCondition::Running)
+        .filter(|running| running.status == "True")
+        .map_or(0, |running| {
+            let ran = now.duration_since(running.last_transition_time.0);
+            u64::try_from(ran.as_secs()).unwrap_or(0)
+        })
+}
