@@ -34,6 +34,12 @@ use crate::{
 /// How often what is known is kept although nothing was stated: what a killed agent loses sight of.
 const STORE_EVERY: Duration = Duration::from_secs(10);
 
+/// How often it is looked while a container is about to start: one that runs for less than a sample must be seen too.
+const LOOK_FOR_START: Duration = Duration::from_millis(100);
+
+/// How often on end: a container that does not start then is seen with the samples.
+const LOOKS_FOR_START: u32 = 300;
+
 /// How many samples may be late before the time between two tells nothing.
 const LATE_SAMPLES: u32 = 5;
 
@@ -94,6 +100,8 @@ struct Memory {
     is_stored: bool,
     /// When it was last looked.
     stepped_at: BootMillis,
+    /// How often on end it was looked for the start of a container that was about to; 0 while none is.
+    looks_for_start: u32,
 }
 
 impl Meter {
@@ -136,6 +144,10 @@ impl Meter {
         loop {
             let mut fresh = false;
             let mut anew = false;
+            let patience = match memory.looks_for_start {
+                1..=LOOKS_FOR_START => patience.min(LOOK_FOR_START),
+                _ => patience,
+            };
             tokio::select! {
                 () = stop.cancelled() => {
                     self.store(&mut memory).await;
@@ -192,6 +204,7 @@ impl Meter {
             sight: Sight::new(&self.settings.proc_root, &self.settings.pod_logs),
             stored_at: Instant::now(),
             stepped_at: BootMillis::now(),
+            looks_for_start: 0,
         }
     }
 
@@ -201,6 +214,7 @@ impl Meter {
         let names = names(&memory.state, records.as_ref());
         if names.is_empty() {
             memory.sight.close();
+            memory.looks_for_start = 0;
             return false;
         }
         let assignments = kubelet.assignments.as_deref().map(Vec::as_slice);
@@ -216,6 +230,11 @@ impl Meter {
                     .send_if_modified(|trouble| trouble.set(|t| &mut t.processes, said));
                 return false;
             }
+        };
+        memory.looks_for_start = if pods.starts {
+            memory.looks_for_start.saturating_add(1)
+        } else {
+            0
         };
         self.scanning.success();
         self.trouble

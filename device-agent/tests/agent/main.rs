@@ -9,8 +9,11 @@
 )]
 
 mod api_server;
+mod cluster;
 mod health;
 mod kubelet;
+mod load;
+mod machine;
 mod metering;
 mod node;
 mod nvml;
