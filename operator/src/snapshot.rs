@@ -11,7 +11,10 @@ use kube::ResourceExt as _;
 use crate::{
     caches::{Caches, parsed},
     chain::Chains,
-    controllers::{gpu_node, job_request::job_request, stake_binding::bond::Bond},
+    controllers::{
+        gpu_node, gpu_node::inventory::claimed_twice, job_request::job_request,
+        stake_binding::bond::Bond,
+    },
     error::chain,
     scheduler::{
         JobUid, MemberKey, NodeFacts, NodeStanding, PodFacts, Reservation, Snapshot,
@@ -35,8 +38,10 @@ pub fn snapshot(
     now: Timestamp,
 ) -> Snapshot {
     let gpu_nodes = caches.gpu_nodes.state();
+    let twice = claimed_twice(parsed(&gpu_nodes));
+    let disputed: BTreeSet<&String> = twice.values().flatten().collect();
     let nodes = parsed(&gpu_nodes)
-        .filter_map(|gpu_node| facts_of(caches, chains, gpu_node, now))
+        .filter_map(|gpu_node| facts_of(caches, chains, gpu_node, &disputed, now))
         .collect();
     let pods = pod_facts(caches, |_| true);
     let reservations = reservations(caches, assumed, &pods, |_| true);
@@ -67,7 +72,8 @@ pub fn gpu_counts(
     now: Timestamp,
 ) -> GpuCounts {
     let name = gpu_node.name_any();
-    let Some(facts) = facts_of(caches, chains, gpu_node, now) else {
+    // Whether they are offered does not change how many there are.
+    let Some(facts) = facts_of(caches, chains, gpu_node, &BTreeSet::new(), now) else {
         return GpuCounts::default();
     };
     let capacity = facts.capacity().gpus;
@@ -96,6 +102,7 @@ fn facts_of(
     caches: &Caches,
     chains: &Chains,
     gpu_node: &GpuNode,
+    disputed: &BTreeSet<&String>,
     now: Timestamp,
 ) -> Option<NodeFacts> {
     let name = gpu_node.name_any();
@@ -105,7 +112,8 @@ fn facts_of(
         .is_silent(caches.last_heartbeat(&name), now);
     let guarantee = gpu_node::observe::guarantee(caches, chains, gpu_node, now);
     let standing = NodeStanding {
-        offer: gpu_node::decide::offer(gpu_node, node.as_deref(), silent, &guarantee, now),
+        offer: gpu_node::decide::offer(gpu_node, node.as_deref(), silent, &guarantee, now)
+            .and(gpu_node::decide::undisputed(disputed.contains(&name))),
         bonded: guarantee.backing.in_force().is_some(),
         provider: guarantee.backing.provider,
         chain: guarantee.backing.chain.as_deref().map(str::to_owned),

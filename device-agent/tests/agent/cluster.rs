@@ -64,7 +64,7 @@ pub struct ApiServer {
     pub queries: Arc<Mutex<Vec<String>>>,
     pub is_away: Arc<AtomicBool>,
     pub refusals: Arc<Notify>,
-    /// Told of each change of evidence.
+    /// Told of each write.
     stated: watch::Sender<()>,
     pub kill: Arc<Mutex<Option<Kill>>>,
 }
@@ -168,6 +168,18 @@ impl ApiServer {
         found.unwrap_or_else(|_| panic!("{name} has {:#?}", self.evidence(name)))
     }
 
+    /// Waits until what it took is as `condition` says.
+    pub async fn until_so(&self, condition: impl Fn(&Self) -> bool) {
+        let mut stated = self.stated.subscribe();
+        let so = async {
+            while !condition(self) {
+                stated.changed().await.unwrap();
+            }
+        };
+        let came = timeout(PATIENCE, so).await.is_ok();
+        assert!(came, "{:#?}", self.others.lock().unwrap());
+    }
+
     /// All that was ever taken as the evidence of `name`, in the order in which it came.
     pub fn history(&self, name: &str) -> Vec<Evidence> {
         let patches = self.patches.lock().unwrap();
@@ -187,6 +199,31 @@ impl ApiServer {
             .find(|(path, _)| path.ends_with("/gpunodes/node-a"));
         let message = node.and_then(|(_, node)| node["status"]["agent"]["message"].as_str());
         message.unwrap_or_default().to_owned()
+    }
+
+    fn device(&self, index: u32) -> Value {
+        let others = self.others.lock().unwrap();
+        let node = others
+            .iter()
+            .find(|(path, _)| path.ends_with("/gpunodes/node-a"));
+        let devices = node.and_then(|(_, node)| node["status"]["devices"].as_array());
+        let mut devices = devices.into_iter().flatten();
+        let found = devices.find(|device| device["index"] == index);
+        found.cloned().unwrap_or_default()
+    }
+
+    /// How often the GpuNode says that a GPU had this Xid.
+    pub fn xids_of(&self, gpu: u32, xid: u32) -> u64 {
+        let device = self.device(gpu);
+        let faults = device["faults"].as_array().cloned().unwrap_or_default();
+        let of_xid = faults.iter().filter(|fault| fault["xid"] == xid);
+        of_xid.filter_map(|fault| fault["count"].as_u64()).sum()
+    }
+
+    /// What the GpuNode says of a GPU's health.
+    pub fn health_of(&self, gpu: u32) -> String {
+        let device = self.device(gpu);
+        device["health"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Whether the agent ends now, with its `write` taken or not.
@@ -256,6 +293,8 @@ impl ApiServer {
                 None => not_found(),
             },
         };
+        drop(others);
+        self.stated.send_replace(());
         if is_renewal && answer.status().is_success() {
             let said = &body["metadata"]["annotations"][ANNOTATION_EVIDENCE_HEADS];
             let said = said.as_str().unwrap_or("{}");

@@ -222,16 +222,16 @@ fn seconds_of_run(number: u32) -> String {
 
 /// What the evidence covers, in milliseconds: its spans and the gaps that are named.
 fn in_evidence(evidence: &Evidence) -> u64 {
-    let spans: u64 = evidence.checkpoints.iter().map(|c| c.to_ms - c.from_ms).sum();
+    let spans: u64 = evidence
+        .checkpoints
+        .iter()
+        .map(|c| c.to_ms - c.from_ms)
+        .sum();
     let gaps: u64 = evidence.gaps.iter().map(|g| g.to_ms - g.from_ms).sum();
     spans + gaps
 }
 
-fn watch_end(
-    process: Running,
-    pod: Pod,
-    ended: tokio::sync::mpsc::UnboundedSender<Ended>,
-) {
+fn watch_end(process: Running, pod: Pod, ended: tokio::sync::mpsc::UnboundedSender<Ended>) {
     let started = process.started();
     let pid = Pid::from_raw(process.pid().try_into().unwrap()).unwrap();
     let fd = pidfd_open(pid, PidfdFlags::empty()).unwrap();

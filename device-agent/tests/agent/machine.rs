@@ -14,8 +14,9 @@ use std::{
 
 use gridstake_device_agent::clock::BootMillis;
 use gridstake_simulated_gpus_state::{Process, ProcessKind};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -301,12 +302,14 @@ impl Agent {
 
     /// Waits until somebody has killed it.
     pub async fn is_killed(&mut self) {
-        let killed = async {
-            while self.process.try_wait().unwrap().is_none() {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(PATIENCE, killed).await.expect("the agent is killed");
+        let pid = Pid::from_raw(self.pid().try_into().unwrap()).unwrap();
+        let ended = spawn_blocking(move || {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            waitid(WaitId::Pid(pid), options).unwrap();
+        });
+        let ended = timeout(PATIENCE, ended).await;
+        ended.expect("the agent is killed").unwrap();
+        self.process.wait().unwrap();
     }
 }
 

@@ -18,6 +18,7 @@ mod metering;
 mod node;
 mod nvml;
 mod process;
+mod whole;
 
 use std::time::Duration;
 

@@ -39,7 +39,10 @@ use self::{
     watch::{Seen, everything, watch},
 };
 use crate::{
-    controllers::{gpu_node::signers::Signers, stake_binding::observe::LastResolutions},
+    controllers::{
+        gpu_node::signers::Signers, stake_binding::observe::LastResolutions,
+        usage_record::stated::Stated,
+    },
     failover,
     health::Health,
     metrics::Metrics,
@@ -80,6 +83,7 @@ pub struct Caches {
     failover: failover::Terms,
     last_resolutions: LastResolutions,
     signers: Signers,
+    stated: Stated,
     record_index: RecordIndex,
     namespace: String,
     triggers: Triggers,
@@ -234,6 +238,7 @@ impl Caches {
             failover,
             last_resolutions: LastResolutions::default(),
             signers: Signers::default(),
+            stated: Stated::default(),
             record_index,
             namespace: namespace.to_owned(),
             triggers,
@@ -311,6 +316,12 @@ impl Caches {
     #[must_use]
     pub fn last_resolutions(&self) -> &LastResolutions {
         &self.last_resolutions
+    }
+
+    /// What agents have stated about open slices.
+    #[must_use]
+    pub fn stated(&self) -> &Stated {
+        &self.stated
     }
 
     /// Who signed the agents' certificates that were looked at lately.

@@ -1,5 +1,7 @@
 //! What is to be said about a GpuNode. Pure: no client, no clock.
 
+use std::collections::BTreeSet;
+
 use gridstake_crds::{
     GpuNode, GpuNodeStatus,
     condition::{Fact, Status},
@@ -49,9 +51,13 @@ pub struct Plan {
 pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
     let node = seen.node.as_deref();
     let silent = seen.failover.is_silent(seen.heartbeat, now);
-    let verdict = offer(gpu_node, node, silent, &seen.guarantee, now);
+    let verdict = offer(gpu_node, node, silent, &seen.guarantee, now)
+        .and(undisputed(!seen.rivals.is_empty()));
     let reason = verdict.err().unwrap_or(OfferReason::Available);
-    let words = why_not_offered(gpu_node, &seen.guarantee, reason);
+    let words = match reason {
+        OfferReason::GpuClaimedTwice => claimed_twice(&seen.rivals),
+        _ => why_not_offered(gpu_node, &seen.guarantee, reason),
+    };
     let (state, ready) = match verdict {
         Ok(()) => (OfferState::Offered, GpuNodeReason::Ready),
         Err(_) => (OfferState::Withheld, GpuNodeReason::NotOffered),
@@ -137,6 +143,27 @@ pub fn offer(
         }
         _ => Ok(()),
     }
+}
+
+/// A node that shows a GPU which another one shows too is not offered: the kubelet, not the operator, chooses which of its
+/// GPUs a pod gets.
+///
+/// # Errors
+/// When it has rivals.
+pub const fn undisputed(has_rivals: bool) -> Result<(), OfferReason> {
+    if has_rivals {
+        Err(OfferReason::GpuClaimedTwice)
+    } else {
+        Ok(())
+    }
+}
+
+fn claimed_twice(rivals: &BTreeSet<String>) -> String {
+    let named: Vec<&str> = rivals.iter().take(NAMED).map(String::as_str).collect();
+    format!(
+        "a GPU of the node is shown by {} too: none of them is offered until only one shows it; compare status.devices",
+        named.join(", ")
+    )
 }
 
 /// The first moment after `now` at which the answer may differ though no object has changed.
@@ -373,6 +400,7 @@ fn why_not_offered(gpu_node: &GpuNode, guarantee: &Guarantee, reason: OfferReaso
         OfferReason::InventoryNotPosted => {
             "the node shows a GPU that has not been stated on chain: a batch that states it follows; see status.devices and status.postedDevices"
         }
+        OfferReason::GpuClaimedTwice => "another node shows one of its GPUs too",
         OfferReason::Quarantined => "too many failures lately",
     };
     words.to_owned()

@@ -1,15 +1,18 @@
 //! What a GpuNode is judged by. Reads the caches and what is known of the chain; decides nothing.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use gridstake_crds::GpuNode;
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::ResourceExt as _;
 
-use super::guarantee::{Guarantee, Vault, certificate};
+use super::{
+    guarantee::{Guarantee, Vault, certificate},
+    inventory,
+};
 use crate::{
     Context,
-    caches::Caches,
+    caches::{Caches, parsed},
     chain::{Chain, Chains},
     controllers::stake_binding::{
         bond,
@@ -35,6 +38,8 @@ pub struct Observed {
     pub gpus: GpuCounts,
     /// The stake behind the node, and its agent's key.
     pub guarantee: Guarantee,
+    /// The other nodes that show one of its GPUs.
+    pub rivals: BTreeSet<String>,
     /// What is stated on the chain of that stake.
     pub stated: Option<Statements>,
 }
@@ -56,6 +61,7 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
         node: caches.node(&name),
         heartbeat,
         gpus: gpu_counts(caches, chains, gpu_node, now),
+        rivals: inventory::rivals(gpu_node, parsed(&caches.gpu_nodes.state())),
         guarantee,
     }
 }
