@@ -1,16 +1,23 @@
 //! The exits of processes, at the moment at which they happen: a pidfd is readable once its process has ended.
 
-use std::{collections::HashSet, os::fd::OwnedFd};
+use std::{collections::HashSet, os::fd::OwnedFd, thread};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use tokio::{io::unix::AsyncFd, sync::mpsc, task::JoinSet};
+use tokio::{
+    io::unix::AsyncFd,
+    runtime::{Builder, Handle},
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 
 use super::ProcessId;
 use crate::clock::BootMillis;
 
 /// Waits for the ends of some processes. Each is dated when it happens, also while whoever asks for it is busy, as with a disk
-/// that takes its time.
+/// that takes its time or with all processes of the node: a thread does nothing else.
 pub struct Exits {
+    /// `None` where the system gives no thread: then they are waited for among everything else.
+    thread: Option<Waiter>,
     waiting: JoinSet<()>,
     watched: HashSet<ProcessId>,
     tell: mpsc::UnboundedSender<(ProcessId, BootMillis)>,
@@ -21,11 +28,39 @@ impl Default for Exits {
     fn default() -> Self {
         let (tell, told) = mpsc::unbounded_channel();
         Self {
+            thread: Waiter::start(),
             waiting: JoinSet::new(),
             watched: HashSet::new(),
             tell,
             told,
         }
+    }
+}
+
+/// A thread that waits. It ends with its owner.
+struct Waiter {
+    handle: Handle,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Waiter {
+    /// It needs a few calls deep of stack, and no more.
+    const STACK_BYTES: usize = 256 << 10;
+
+    fn start() -> Option<Self> {
+        let runtime = Builder::new_current_thread().enable_io().build().ok()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let wait = move || {
+            // An error says that the owner is gone, which is what is waited for.
+            let _ = runtime.block_on(stopped);
+        };
+        let named = thread::Builder::new().name("exits".to_owned());
+        named.stack_size(Self::STACK_BYTES).spawn(wait).ok()?;
+        Some(Self {
+            handle,
+            _stop: stop,
+        })
     }
 }
 
@@ -36,19 +71,27 @@ impl Exits {
         if self.watched.contains(&process) {
             return false;
         }
-        let Some(fd) = open(process.pid) else {
+        let handle = self.thread.as_ref().map(|thread| thread.handle.clone());
+        let inside = handle.as_ref().map(Handle::enter);
+        let opened = open(process.pid);
+        drop(inside);
+        let Some(fd) = opened else {
             return false;
         };
         self.watched.insert(process);
         // Those that have ended leave nothing behind.
         while self.waiting.try_join_next().is_some() {}
         let tell = self.tell.clone();
-        self.waiting.spawn(async move {
+        let wait = async move {
             // An error is as good a reason to look again as an end.
             let _ = fd.readable().await;
             // Nobody may be asking any more.
             let _ = tell.send((process, BootMillis::now()));
-        });
+        };
+        match handle {
+            Some(handle) => self.waiting.spawn_on(wait, &handle),
+            None => self.waiting.spawn(wait),
+        };
         true
     }
 

@@ -266,7 +266,7 @@ impl ApiServer {
         (JSON, record.to_string()).into_response()
     }
 
-    fn take_other(&self, method: &Method, path: &str, body: Value) -> Response {
+    fn take_other(&self, method: &Method, path: &str, body: &Value) -> Response {
         let is_renewal = path.contains("/leases") && *method != Method::GET;
         if is_renewal && self.kills(Write::Renewal, false) {
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
@@ -328,7 +328,7 @@ async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
     let bytes: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let body: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
     if !path.contains("/usagerecords") {
-        return server.take_other(&parts.method, path, body);
+        return server.take_other(&parts.method, path, &body);
     }
     if parts.method == Method::PATCH {
         return server.take_evidence(path.split('/').nth_back(1).unwrap(), &body);

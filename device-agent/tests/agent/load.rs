@@ -108,9 +108,10 @@ async fn what_it_costs(machine: &mut Machine, agent: &Agent, duration: Duration)
         }
     }
     let (last, passed) = (usage(agent.pid()), began.elapsed());
-    let per_second = rustix::param::clock_ticks_per_second() as f64;
-    let cpu = (last.cpu_ticks - first.cpu_ticks) as f64 / per_second;
-    let mib = |kib: u64| kib as f64 / 1024.0;
+    let ticks = last.cpu_ticks - first.cpu_ticks;
+    let cpu = Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
+    let cpu = cpu.as_secs_f64();
+    let mib = |kib: u64| f64::from(u32::try_from(kib).unwrap()) / 1024.0;
     println!(
         "{GPUS} GPUs, {} processes, {HOST_PROCESSES} others, 1 sample a second, {:.0} s",
         GPUS * PROCESSES,
@@ -153,7 +154,7 @@ async fn how_exact_it_is(machine: &mut Machine, agent: &Agent) {
     let (ended, mut endings) = tokio::sync::mpsc::unbounded_channel::<Ended>();
     let (pulled_pods, mut to_start) = tokio::sync::mpsc::unbounded_channel::<(Pod, u32)>();
     let (mut started, mut free) = (0, (0..GPUS).collect::<Vec<_>>());
-    let (mut errors, mut unseen, mut stated, mut ran) = (Vec::new(), 0, 0, 0);
+    let (mut errors, mut unseen, mut told, mut ran) = (Vec::new(), 0, 0, 0);
     let mut checked = 0;
     while checked < BILLED {
         while let Some(gpu) = free.pop().filter(|_| started < BILLED) {
@@ -190,7 +191,7 @@ async fn how_exact_it_is(machine: &mut Machine, agent: &Agent) {
             Ok(evidence) => {
                 let billed = in_evidence(&evidence);
                 errors.push(billed.abs_diff(millis));
-                stated += billed;
+                told += billed;
             }
             Err(_) => unseen += 1,
         }
@@ -205,7 +206,7 @@ async fn how_exact_it_is(machine: &mut Machine, agent: &Agent) {
         errors.get(last * permille / 1000).copied().unwrap_or(0)
     };
     println!("{BILLED} processes of 0.2 to 6 s, one after the other on each of {GPUS} GPUs");
-    println!("  they ran for {ran} ms by the kernel; {stated} ms are stated");
+    println!("  they ran for {ran} ms by the kernel; {told} ms are stated");
     println!(
         "  error of one: median {} ms, p99 {} ms, at most {} ms (at most 20); {unseen} were not seen at all",
         at(500),

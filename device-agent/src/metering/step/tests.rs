@@ -26,6 +26,10 @@ const BOOT_MS: u64 = 1_800_000_000_000;
 const EVERY: u64 = 300_000;
 
 /// A node with one pod and all that an agent sees of it.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is something that may go wrong by itself"
+)]
 struct Node {
     state: State,
     records: Records,
