@@ -641,6 +641,8 @@ closed_enum! {
         KeyNotCertified,
         /// The node shows a GPU that has not been stated on chain; a batch that states it is on its way.
         InventoryNotPosted,
+        /// The node shows a GPU that another node shows too: neither is offered until only one does.
+        GpuClaimedTwice,
         /// Too many failures lately.
         Quarantined,
     }

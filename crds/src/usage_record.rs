@@ -140,6 +140,10 @@ pub struct UsageRecordStatus {
     /// What the node's agent saw. Written by the device agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
+    /// The first statement of the evidence that cannot be true, if one was found. Written by the operator; it stands whatever the
+    /// agent states after it. What that statement and those after it cover is not billed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedEvidence>,
     /// What is billed. Written once by the operator; from then on it cannot be changed or removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<Sealed>,
@@ -304,6 +308,53 @@ closed_enum! {
         DeviceSilent,
         /// The agent's spool was full or lost.
         SpoolLost,
+    }
+}
+
+/// A statement that cannot be true, and what stands nevertheless.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedEvidence {
+    /// Why.
+    pub reason: EvidenceFault,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its number within the epoch.
+    pub seq: u64,
+    /// Until when the statements before it reach, in Unix milliseconds. Absent if there are none: then nothing is billed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_ms: Option<u64>,
+    /// The head of the chain before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::hash")]
+    pub accepted_head: Option<String>,
+    /// The statement as it was signed; and, where the key has signed two of which only one can be true, the other one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub statements: Vec<Checkpoint>,
+}
+
+closed_enum! {
+    /// Why a statement of an agent is refused. No honest agent brings one about, whatever happens to it.
+    pub enum EvidenceFault {
+        /// Another key signed it, or none.
+        BadSignature,
+        /// It does not follow from the one before: statements were left out, or it covers another one.
+        BrokenChain,
+        /// The key signed it for something else (another record, pod, set of devices or content), or it is an old one once more:
+        /// its epoch and number do not come after those before it.
+        Replay,
+        /// Its span overlaps the one before, or ends before it begins.
+        Overlap,
+        /// A device was busy for a minute and more, and its energy counter rose less than that of any device at work.
+        UseWithoutEnergy,
+        /// It covers more time than has passed since the record was made.
+        MoreThanTime,
+        /// The key has signed two statements with one number of which only one can be true: both are in `statements`.
+        Equivocation,
+        /// A device is one that only another node shows.
+        ForeignDevice,
     }
 }
 
@@ -486,8 +537,10 @@ closed_enum! {
         EvidenceHasGaps,
         /// There is no evidence.
         EvidenceMissing,
-        /// A signature or a hash of the chain is wrong; the message names the checkpoint.
+        /// The evidence is not about the member's pod, or cannot be read; the message says which.
         EvidenceInvalid,
+        /// A statement cannot be true; see `status.refused`. What comes before it is billed, and nothing after it.
+        EvidenceRefused,
         /// The agent's key is not certified by the provider, or its certificate has ended.
         KeyNotCertified,
         /// The slice has ended. It is sealed once the lane's log has been compared with the chain: until then it is not

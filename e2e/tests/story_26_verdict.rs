@@ -102,7 +102,9 @@ fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_
 
         moved.release().await?;
         moved.until_complete().await?;
-        incidents.delete(&name, &kube::api::DeleteParams::default()).await?;
+        incidents
+            .delete(&name, &kube::api::DeleteParams::default())
+            .await?;
         watch_until_gone(&incidents, &name).await
     })
 }

@@ -6,6 +6,7 @@
 //! | [`archive`] | a final batch as a file that an auditor can read |
 //! | [`billing`] | what of a lease is billed, slice by slice; emissions |
 //! | [`checkpoint`] | an agent's signed, hash-chained statements and their verification |
+//! | [`refusal`] | what cannot be true of an agent's statements, and which of them stand |
 //! | [`receipt`] | what stands under a batch's usage root for one record |
 //! | [`earnings`] | what each provider got in a week, from the chain's batches |
 //! | [`merkle`] | roots and proofs as OpenZeppelin's `MerkleProof` verifies them |
@@ -25,6 +26,7 @@ pub mod checkpoint;
 pub mod earnings;
 pub mod merkle;
 pub mod receipt;
+pub mod refusal;
 pub mod signature;
 pub mod statement;
 pub mod typed;

@@ -12,7 +12,7 @@ use crate::{
     caches::{Caches, parsed},
     chain::Chains,
     controllers::{
-        gpu_node::{self, mode::ModeSight},
+        gpu_node::{self, inventory::claimed_twice, mode::ModeSight},
         job_request::job_request,
         stake_binding::bond::Bond,
     },
@@ -40,10 +40,12 @@ pub fn snapshot(
 ) -> Snapshot {
     let gpu_nodes = caches.gpu_nodes.state();
     let local = LazyCell::new(|| gpu_node::observe::local_pods(caches));
+    let twice = claimed_twice(parsed(&gpu_nodes));
+    let disputed: BTreeSet<&String> = twice.values().flatten().collect();
     let nodes = parsed(&gpu_nodes)
         .filter_map(|gpu_node| {
             let mode = gpu_node::observe::mode(caches, gpu_node, || &*local, now);
-            facts_of(caches, chains, gpu_node, &mode, now)
+            facts_of(caches, chains, gpu_node, &mode, &disputed, now)
         })
         .collect();
     let pods = pod_facts(caches, |_| true);
@@ -76,7 +78,8 @@ pub fn gpu_counts(
     now: Timestamp,
 ) -> GpuCounts {
     let name = gpu_node.name_any();
-    let Some(facts) = facts_of(caches, chains, gpu_node, mode, now) else {
+    // Whether they are offered does not change how many there are.
+    let Some(facts) = facts_of(caches, chains, gpu_node, mode, &BTreeSet::new(), now) else {
         return GpuCounts::default();
     };
     let capacity = facts.capacity().gpus;
@@ -106,6 +109,7 @@ fn facts_of(
     chains: &Chains,
     gpu_node: &GpuNode,
     mode: &ModeSight,
+    disputed: &BTreeSet<&String>,
     now: Timestamp,
 ) -> Option<NodeFacts> {
     let name = gpu_node.name_any();
@@ -115,7 +119,8 @@ fn facts_of(
         .is_silent(caches.last_heartbeat(&name), now);
     let guarantee = gpu_node::observe::guarantee(caches, chains, gpu_node, now);
     let standing = NodeStanding {
-        offer: gpu_node::decide::offer(gpu_node, node.as_deref(), silent, &guarantee, mode, now),
+        offer: gpu_node::decide::offer(gpu_node, node.as_deref(), silent, &guarantee, mode, now)
+            .and(gpu_node::decide::undisputed(disputed.contains(&name))),
         closes_in: mode.closes_at().map(|at| at.duration_since(now)),
         bonded: guarantee.backing.in_force().is_some(),
         provider: guarantee.backing.provider,

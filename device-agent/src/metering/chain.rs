@@ -12,7 +12,7 @@ use gridstake_ledger::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::integrals::sum;
+use super::integrals::{busy_of_both, sum};
 use crate::signing_key::SigningKey;
 
 /// The schema's bound.
@@ -101,7 +101,10 @@ fn fold(chain: &mut Vec<Checkpoint>) -> usize {
 #[must_use]
 pub fn both(a: Counters, b: Counters) -> Counters {
     Counters {
-        busy_millis: sum(a.busy_millis, b.busy_millis),
+        busy_millis: busy_of_both(
+            (a.busy_millis, a.energy_millijoules),
+            (b.busy_millis, b.energy_millijoules),
+        ),
         memory_mib_seconds: sum(a.memory_mib_seconds, b.memory_mib_seconds),
         energy_millijoules: sum(a.energy_millijoules, b.energy_millijoules),
         peak_processes: a.peak_processes.max(b.peak_processes),

@@ -73,9 +73,13 @@ impl Metered {
 
     /// Adds a reading for the pod `uid`; how many foreign processes it shows.
     pub fn measure(&mut self, reading: &Reading<'_>, uid: &str, longest: u64) -> Option<u32> {
-        let before = self.last.replace(LastReading {
+        let before = self.last;
+        self.last = Some(LastReading {
             at: reading.at,
-            energy_millijoules: reading.energy_millijoules,
+            // A call that failed costs no energy: the next one that does not tells of all since.
+            energy_millijoules: reading
+                .energy_millijoules
+                .or_else(|| before?.energy_millijoules),
         });
         let millis = before.map_or(0, |before| reading.at.since(before.at));
         let own = reading.users.as_ref().map(|users| {

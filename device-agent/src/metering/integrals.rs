@@ -1,5 +1,8 @@
 //! Measurements as integrals over samples, in whole numbers: nothing is rounded before it is stated. A value that a
 //! device does not tell stays absent. Pure.
+//!
+//! Where energy is told, use is that of the time for which energy is known too: so no span shows use without the energy that
+//! it took, for which a liar would be told by ([`gridstake_ledger::refusal::use_without_energy`]).
 
 use gridstake_ledger::checkpoint::Counters;
 use serde::{Deserialize, Serialize};
@@ -45,7 +48,9 @@ impl Integrals {
     pub fn add(&mut self, more: Increment) {
         let times = |value: u64| value.saturating_mul(more.millis);
         if more.millis > 0 {
-            self.busy = sum(self.busy, more.percent.map(|percent| times(percent.into())));
+            let busy = more.percent.map(|percent| times(percent.into()));
+            let energy = (self.energy, more.energy_millijoules);
+            self.busy = busy_of_both((self.busy, energy.0), (busy, energy.1));
             self.memory = sum(
                 self.memory,
                 more.memory_bytes.map(|bytes| times(bytes / KIB)),
@@ -74,7 +79,7 @@ impl Integrals {
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
-            busy: sum(self.busy, other.busy),
+            busy: busy_of_both((self.busy, self.energy), (other.busy, other.energy)),
             memory: sum(self.memory, other.memory),
             energy: sum(self.energy, other.energy),
             peak: self.peak.max(other.peak),
@@ -103,9 +108,44 @@ pub(super) fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     }
 }
 
+/// The use of two spans together, each with its energy: if only one tells of energy, that one's.
+pub(super) fn busy_of_both(
+    (a, a_energy): (Option<u64>, Option<u64>),
+    (b, b_energy): (Option<u64>, Option<u64>),
+) -> Option<u64> {
+    match (a_energy, b_energy) {
+        (Some(_), None) => a,
+        (None, Some(_)) => b,
+        (Some(_), Some(_)) | (None, None) => sum(a, b),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_energy_is_told_use_is_that_of_the_time_for_which_it_is_known() {
+        let second = |energy| Increment {
+            millis: 1000,
+            percent: Some(100),
+            energy_millijoules: energy,
+            ..Increment::default()
+        };
+        let mut span = Integrals::default();
+        for energy in [None, None, Some(70_000), None, Some(70_000)] {
+            span.add(second(energy));
+        }
+        let told = span.counters();
+        assert_eq!(told.busy_millis, Some(2_000));
+        assert_eq!(told.energy_millijoules, Some(140_000));
+        let mut untold = Integrals::default();
+        (0..9).for_each(|_| untold.add(second(None)));
+        assert_eq!(untold.counters().busy_millis, Some(9_000));
+        for both in [span.and(untold), untold.and(span)] {
+            assert_eq!(both.counters().busy_millis, Some(2_000));
+        }
+    }
 
     #[test]
     fn a_span_at_half_load_is_half_busy() {

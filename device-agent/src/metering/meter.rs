@@ -35,6 +35,12 @@ use crate::{
 /// How often what is known is kept although nothing was stated: what a killed agent loses sight of.
 const STORE_EVERY: Duration = Duration::from_secs(10);
 
+/// How often it is looked while a container is about to start: one that runs for less than a sample must be seen too.
+const LOOK_FOR_START: Duration = Duration::from_millis(100);
+
+/// How often on end: a container that does not start then is seen with the samples.
+const LOOKS_FOR_START: u32 = 300;
+
 /// How many samples may be late before the time between two tells nothing.
 const LATE_SAMPLES: u32 = 5;
 
@@ -96,6 +102,8 @@ struct Memory {
     is_stored: bool,
     /// When it was last looked.
     stepped_at: BootMillis,
+    /// How often on end it was looked for the start of a container that was about to; 0 while none is.
+    looks_for_start: u32,
 }
 
 impl Meter {
@@ -141,6 +149,10 @@ impl Meter {
         loop {
             let mut fresh = false;
             let mut anew = false;
+            let patience = match memory.looks_for_start {
+                1..=LOOKS_FOR_START => patience.min(LOOK_FOR_START),
+                _ => patience,
+            };
             tokio::select! {
                 () = stop.cancelled() => {
                     self.store(&mut memory).await;
@@ -197,6 +209,7 @@ impl Meter {
             sight: Sight::new(&self.settings.proc_root, &self.settings.pod_logs),
             stored_at: Instant::now(),
             stepped_at: BootMillis::now(),
+            looks_for_start: 0,
         }
     }
 
@@ -209,6 +222,7 @@ impl Meter {
             memory.sight.close();
             let nobody = records_are_known.then(Tenants::default);
             say(&self.tenants, nobody);
+            memory.looks_for_start = 0;
             return false;
         }
         let assignments = kubelet.assignments.as_deref().map(Vec::as_slice);
@@ -224,6 +238,11 @@ impl Meter {
                     .send_if_modified(|trouble| trouble.set(|t| &mut t.processes, said));
                 return false;
             }
+        };
+        memory.looks_for_start = if pods.starts {
+            memory.looks_for_start.saturating_add(1)
+        } else {
+            0
         };
         self.scanning.success();
         self.trouble

@@ -22,7 +22,7 @@ use crate::{
     process::{
         ProcessId,
         exits::Exits,
-        pod_names::{PodName, pod_uids},
+        pod_names::{PodName, has_container, pod_uids},
         pods::PodProcesses,
     },
 };
@@ -34,6 +34,8 @@ pub struct Pods {
     pub seen: HashMap<PodName, PodSeen>,
     /// The UIDs of these and of all that hold a device.
     pub uids: HashMap<PodName, Vec<String>>,
+    /// Whether a container is about to start in one of them, of which no process was seen yet.
+    pub starts: bool,
 }
 
 /// Looks at the node's pods.
@@ -44,6 +46,8 @@ pub struct Sight {
     /// The pods of the processes whose exit is waited for.
     pod_of: HashMap<ProcessId, String>,
     last_exits: HashMap<String, BootMillis>,
+    /// Those that procfs did not show any more, at the last look, though their exits were not told yet.
+    missed: BTreeSet<ProcessId>,
 }
 
 impl Sight {
@@ -56,6 +60,7 @@ impl Sight {
             exits: Exits::default(),
             pod_of: HashMap::new(),
             last_exits: HashMap::new(),
+            missed: BTreeSet::new(),
         }
     }
 
@@ -64,8 +69,29 @@ impl Sight {
         let Some((process, at)) = self.exits.next().await else {
             return std::future::pending().await;
         };
+        self.take_exit(process, at);
+    }
+
+    fn take_exit(&mut self, process: ProcessId, at: BootMillis) {
         if let Some(uid) = self.pod_of.remove(&process) {
-            self.last_exits.insert(uid, at);
+            let last = self.last_exits.entry(uid).or_insert(at);
+            *last = at.max(*last);
+        }
+    }
+
+    /// Lets those count as alive for one more look whose exits are about to be told: of several that end together the first
+    /// told is not the last, and without any an end is dated to when a process was last seen.
+    fn wait_for_exits(&mut self, alive: &mut BTreeMap<String, Vec<ProcessId>>) {
+        let before = std::mem::take(&mut self.missed);
+        for (process, uid) in &self.pod_of {
+            let shown = alive.get(uid).is_some_and(|all| all.contains(process));
+            if shown || !self.exits.awaits(process) || before.contains(process) {
+                continue;
+            }
+            self.missed.insert(*process);
+            let all = alive.entry(uid.clone()).or_default();
+            all.push(*process);
+            all.sort_unstable();
         }
     }
 
@@ -109,6 +135,10 @@ impl Sight {
         };
         let wanted: BTreeSet<String> = names.iter().flat_map(candidates).cloned().collect();
         let mut alive = self.processes.scan(&wanted).map_err(LookError::Processes)?;
+        while let Some((process, at)) = self.exits.next_now() {
+            self.take_exit(process, at);
+        }
+        self.wait_for_exits(&mut alive);
         self.last_exits.retain(|uid, _| wanted.contains(uid));
         self.pod_of.retain(|_, uid| wanted.contains(uid));
         for (uid, processes) in &alive {
@@ -118,6 +148,11 @@ impl Sight {
                 }
             }
         }
+        let awaited = |name: &&PodName| !known.contains_key(*name);
+        let starts = names.iter().filter(awaited).any(|name| {
+            let mut uids = candidates(name).into_iter();
+            uids.any(|uid| has_container(&self.logs, name, uid))
+        });
         let mut seen = HashMap::new();
         for name in names {
             // Of namesakes that both still run the younger is meant.
@@ -136,7 +171,7 @@ impl Sight {
                 seen.insert(name.clone(), pod);
             }
         }
-        Ok(Pods { seen, uids })
+        Ok(Pods { seen, uids, starts })
     }
 
     /// What the GPUs show now. One that shows nothing is left out.

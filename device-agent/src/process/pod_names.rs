@@ -39,6 +39,13 @@ pub fn pod_uids(
     Ok(found)
 }
 
+/// Whether a container of a pod is about to start or has: the kubelet makes its folder of logs once the image is there.
+#[must_use]
+pub fn has_container(logs: &Path, (namespace, name): &PodName, uid: &str) -> bool {
+    let folder = logs.join(format!("{namespace}_{name}_{uid}"));
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +68,11 @@ mod tests {
         uids.sort_unstable();
         assert_eq!(uids, ["u1", "u2"]);
         assert!(found.is_empty());
+
+        assert!(!has_container(logs.path(), &pod, "u1"));
+        fs::create_dir(logs.path().join("lab_train-1-0_u1/main")).unwrap();
+        assert!(has_container(logs.path(), &pod, "u1"));
+        assert!(!has_container(logs.path(), &pod, "u2"));
+        assert!(!has_container(logs.path(), &pod, "gone"));
     }
 }

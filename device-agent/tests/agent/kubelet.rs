@@ -1,6 +1,9 @@
 //! The agent's client of PodResources against a gRPC server on a unix socket.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use gridstake_device_agent::{
     holders::{KubeletAnswer, follow},
@@ -26,8 +29,11 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use crate::PATIENCE;
 
-/// A kubelet that gave one device to a pod.
-struct Kubelet(&'static str);
+/// The devices that a kubelet gave out, each to a pod in `lab`: `(pod, device id)`.
+pub type Given = Arc<Mutex<Vec<(String, String)>>>;
+
+/// A kubelet that gave out devices.
+struct Kubelet(Given);
 
 fn devices(id: &str) -> v1::ContainerDevices {
     v1::ContainerDevices {
@@ -43,17 +49,18 @@ impl PodResourcesLister for Kubelet {
         &self,
         _: Request<v1::ListPodResourcesRequest>,
     ) -> Result<Response<v1::ListPodResourcesResponse>, Status> {
-        let container = v1::ContainerResources {
-            name: "main".to_owned(),
-            devices: vec![devices(self.0)],
-            ..v1::ContainerResources::default()
+        let given = self.0.lock().unwrap();
+        let pod = |(pod, device): &(String, String)| v1::PodResources {
+            name: pod.clone(),
+            namespace: "lab".to_owned(),
+            containers: vec![v1::ContainerResources {
+                name: "main".to_owned(),
+                devices: vec![devices(device)],
+                ..v1::ContainerResources::default()
+            }],
         };
         Ok(Response::new(v1::ListPodResourcesResponse {
-            pod_resources: vec![v1::PodResources {
-                name: "train-1-0".to_owned(),
-                namespace: "lab".to_owned(),
-                containers: vec![container],
-            }],
+            pod_resources: given.iter().map(pod).collect(),
         }))
     }
 
@@ -74,11 +81,17 @@ impl PodResourcesLister for Kubelet {
 
 /// Serves until `stop`, which also ends the connections.
 fn serve(socket: &Path, device: &'static str, stop: &CancellationToken) -> JoinHandle<()> {
+    let given = vec![("train-1-0".to_owned(), device.to_owned())];
+    serve_all(socket, Arc::new(Mutex::new(given)), stop)
+}
+
+/// Serves what is given out until `stop`.
+pub fn serve_all(socket: &Path, given: Given, stop: &CancellationToken) -> JoinHandle<()> {
     let stopped = stop.clone().cancelled_owned();
     let listener = UnixListenerStream::new(UnixListener::bind(socket).unwrap());
     tokio::spawn(async move {
         Server::builder()
-            .add_service(PodResourcesListerServer::new(Kubelet(device)))
+            .add_service(PodResourcesListerServer::new(Kubelet(given)))
             .serve_with_incoming_shutdown(listener, stopped)
             .await
             .unwrap();

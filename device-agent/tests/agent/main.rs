@@ -9,12 +9,16 @@
 )]
 
 mod api_server;
+mod cluster;
 mod health;
 mod kubelet;
+mod load;
+mod machine;
 mod metering;
 mod node;
 mod nvml;
 mod process;
+mod whole;
 
 use std::time::Duration;
 

@@ -1,26 +1,14 @@
 //! Metering of real processes, with NVML's double, a state directory and an API server.
 
 use std::{
-    collections::BTreeMap,
-    convert::Infallible,
     fs,
     os::unix::fs::symlink,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use axum::{
-    Router,
-    body::{Body, Bytes},
-    extract::{Request, State},
-    http::{Method, StatusCode},
-    response::{IntoResponse, Response},
-};
 use gridstake_crds::usage_record::{Evidence, GapReason};
 use gridstake_device_agent::{
     clock::BootMillis,
@@ -40,161 +28,20 @@ use gridstake_device_agent::{
 };
 use gridstake_ledger::checkpoint::{Device, Subject, devices_hash};
 use gridstake_simulated_gpus_state::{CallFault, DriverKind, Process, ProcessKind, ReturnCode};
-use kube::{Client, Config};
+use kube::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, broadcast, watch},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     PATIENCE,
+    cluster::ApiServer,
     node::{Node, uuid},
 };
 
 const POD_UID: &str = "1f6ab7ae-3c5e-4a51-9b0c-7f7d2c6a9e10";
 const RECORD: &str = "uid-1-0-0";
-
-/// Holds UsageRecords.
-#[derive(Clone)]
-struct ApiServer {
-    records: Arc<Mutex<BTreeMap<String, Value>>>,
-    events: broadcast::Sender<String>,
-    /// The bodies of all patches that it took.
-    patches: Arc<Mutex<Vec<Value>>>,
-    /// The queries of all lists and watches.
-    queries: Arc<Mutex<Vec<String>>>,
-    is_away: Arc<AtomicBool>,
-    refusals: Arc<Notify>,
-}
-
-impl ApiServer {
-    fn new() -> Self {
-        Self {
-            records: Arc::default(),
-            events: broadcast::channel(64).0,
-            patches: Arc::default(),
-            queries: Arc::default(),
-            is_away: Arc::default(),
-            refusals: Arc::default(),
-        }
-    }
-
-    async fn start(&self) -> Client {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let routes = Router::new().fallback(answer).with_state(self.clone());
-        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        let mut config = Config::new(format!("http://{address}").parse().unwrap());
-        config.default_retry = false;
-        Client::try_from(config).unwrap()
-    }
-
-    fn open(&self, slice: u32, from_ms: Option<u64>) {
-        let name = format!("uid-1-0-{slice}");
-        let record = json!({
-            "apiVersion": "gridstake.dev/v1alpha1",
-            "kind": "UsageRecord",
-            "metadata": { "name": name, "resourceVersion": "1" },
-            "spec": {
-                "job": { "namespace": "lab", "name": "train", "uid": "uid" },
-                "attempt": 1, "member": 0, "slice": slice, "podName": "train-1-0",
-                "nodeName": "node-a", "gpuCount": 1, "fromMs": from_ms,
-            },
-        });
-        self.tell("ADDED", &record);
-        self.records.lock().unwrap().insert(name, record);
-    }
-
-    fn seal(&self, name: &str) {
-        self.seal_as(name, &json!({ "cause": "IntervalElapsed" }));
-    }
-
-    fn seal_as(&self, name: &str, sealed: &Value) {
-        let mut records = self.records.lock().unwrap();
-        let record = records.get_mut(name).unwrap();
-        record["status"]["sealed"] = sealed.clone();
-        self.tell("MODIFIED", record);
-    }
-
-    /// A backup is restored from when `name` was open and no later slice was there.
-    fn restore(&self, name: &str) {
-        let mut records = self.records.lock().unwrap();
-        records.retain(|record, _| record == name);
-        let record = records.get_mut(name).unwrap();
-        record.as_object_mut().unwrap().remove("status");
-    }
-
-    fn tell(&self, kind: &str, record: &Value) {
-        // Nobody may be watching yet.
-        let _ = self
-            .events
-            .send(format!("{}\n", json!({ "type": kind, "object": record })));
-    }
-
-    fn evidence(&self, name: &str) -> Option<Evidence> {
-        let records = self.records.lock().unwrap();
-        let evidence = records.get(name)?["status"]["evidence"].clone();
-        serde_json::from_value(evidence).ok()
-    }
-
-    async fn until(&self, name: &str, what: impl Fn(&Evidence) -> bool) -> Evidence {
-        let held = async {
-            loop {
-                if let Some(evidence) = self.evidence(name).filter(&what) {
-                    return evidence;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        let found = timeout(PATIENCE, held).await;
-        found.unwrap_or_else(|_| panic!("{name} has {:#?}", self.evidence(name)))
-    }
-}
-
-async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let query = parts.uri.query().unwrap_or_default().to_owned();
-    let json_type = [("content-type", "application/json")];
-    if server.is_away.load(Ordering::SeqCst) {
-        server.refusals.notify_one();
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    }
-    if parts.method == Method::PATCH {
-        let bytes: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-        let patch: Value = serde_json::from_slice(&bytes).unwrap();
-        let name = parts.uri.path().split('/').nth_back(1).unwrap().to_owned();
-        let mut records = server.records.lock().unwrap();
-        let Some(record) = records.get_mut(&name) else {
-            let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404 });
-            return (StatusCode::NOT_FOUND, json_type, status.to_string()).into_response();
-        };
-        record["status"]["evidence"] = patch["status"]["evidence"].clone();
-        server.tell("MODIFIED", record);
-        server.patches.lock().unwrap().push(patch);
-        return (json_type, record.to_string()).into_response();
-    }
-    server.queries.lock().unwrap().push(query.clone());
-    if query.contains("watch=") {
-        let events = futures::stream::unfold(server.events.subscribe(), async |mut events| {
-            let line = events.recv().await.ok()?;
-            Some((Ok::<_, Infallible>(line), events))
-        });
-        return (json_type, Body::from_stream(events)).into_response();
-    }
-    let items: Vec<Value> = server.records.lock().unwrap().values().cloned().collect();
-    let list = json!({
-        "apiVersion": "gridstake.dev/v1alpha1",
-        "kind": "UsageRecordList",
-        "metadata": { "resourceVersion": "1" },
-        "items": items,
-    });
-    (json_type, list.to_string()).into_response()
-}
 
 /// A node's folders, and a process that stands for a container's.
 struct Host {
@@ -432,7 +279,7 @@ fn lists(seen: Option<&Observation>, pid: u32) -> bool {
     running.any(|process| process.pid == pid)
 }
 
-fn start_ticks(pid: u32) -> u64 {
+pub fn start_ticks(pid: u32) -> u64 {
     let processes = &mut ProcessTable::new(Path::new("/proc"));
     processes.look_up([pid])[&pid].start_ticks
 }

@@ -51,6 +51,7 @@ use crate::{
         },
         reclaim::Reclaims,
         stake_binding::observe::LastResolutions,
+        usage_record::stated::Stated,
     },
     failover,
     health::Health,
@@ -95,6 +96,7 @@ pub struct Caches {
     windows: RememberedWindows,
     last_held: LastHeld,
     reclaims: Reclaims,
+    stated: Stated,
     record_index: RecordIndex,
     failures: Failures,
     namespace: String,
@@ -259,6 +261,7 @@ impl Caches {
             windows: RememberedWindows::default(),
             last_held,
             reclaims: Reclaims::default(),
+            stated: Stated::default(),
             record_index,
             failures,
             namespace: namespace.to_owned(),
@@ -337,6 +340,12 @@ impl Caches {
     #[must_use]
     pub fn last_resolutions(&self) -> &LastResolutions {
         &self.last_resolutions
+    }
+
+    /// What agents have stated about open slices.
+    #[must_use]
+    pub fn stated(&self) -> &Stated {
+        &self.stated
     }
 
     /// Who signed the agents' certificates that were looked at lately.

@@ -63,12 +63,15 @@ pub fn weigh(end: &AttemptEnd, members: &[MemberEnd], places: &[Place], now: Tim
         places,
     };
     let (verdict, reason) = match (end.reason, end.hint) {
-        (R::Succeeded
+        (
+            R::Succeeded
             | R::Suspended
             | R::EscrowExhausted
             | R::Reclaimed
             | R::Deleted
-            | R::RunTimeout, _) => {
+            | R::RunTimeout,
+            _,
+        ) => {
             return Weighed::Nothing;
         }
         (R::PlacementLost, _) | (R::AdmissionFailed, Some(V::PlaceTaken)) => {

@@ -107,6 +107,10 @@ fn kinds() -> Vec<(&'static str, Vec<List>)> {
                     "Gaps in the evidence",
                     "`status.evidence.gaps[].reason`",
                 ),
+                list::<record::EvidenceFault>(
+                    "Why a statement is refused",
+                    "`status.refused.reason`",
+                ),
                 list::<record::SealCause>("Why a slice ended", "`status.sealed.cause`"),
                 list::<record::RecordState>("States of the payment", "`status.settlement.state`"),
                 list::<record::SkipReason>(

@@ -29,7 +29,7 @@ impl Lease {
         let address = key.address().to_string();
         let before = published.filter(|evidence| evidence.pod_uid == run.pod_uid);
         let is_ours = before.is_some_and(|before| self.is_ours(before, key));
-        let last = |chain: &[Checkpoint]| chain.last().map(|last| last.to_ms);
+        let last = |chain: &[Checkpoint]| chain.last().map(|last| (last.epoch, last.seq));
         let (Some(_), Some(slice)) = (&self.run, &self.slice) else {
             return Ok(false);
         };
@@ -98,6 +98,9 @@ impl Lease {
             .drain(..)
             .map(|due| due.counters)
             .reduce(chain::both);
+        // A number that was used once is not used again, whoever signed it.
+        let last_epoch = before.checkpoints.last().map(|last| last.epoch);
+        self.epoch = self.epoch.max(last_epoch.unwrap_or(0));
         let (from, reason) = match before.checkpoints.last() {
             Some(last) if is_ours => {
                 slice.checkpoints.clone_from(&before.checkpoints);

@@ -1,14 +1,18 @@
 use std::sync::Arc;
 
 use gridstake_crds::usage_record::{Counters, EvidenceGap, GapReason};
-use gridstake_ledger::checkpoint::{Device, Subject, devices_hash};
+use gridstake_ledger::{
+    checkpoint::{self, Device, Signed, Subject, devices_hash},
+    refusal::{self, Refusal},
+    signature,
+};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
     metering::{
-        chain::{CHECKPOINTS_MAX, GAPS_MAX, is_whole},
+        chain::{CHECKPOINTS_MAX, GAPS_MAX, is_whole, measured},
         device::User,
         records::Record,
     },
@@ -22,6 +26,10 @@ const BOOT_MS: u64 = 1_800_000_000_000;
 const EVERY: u64 = 300_000;
 
 /// A node with one pod and all that an agent sees of it.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is something that may go wrong by itself"
+)]
 struct Node {
     state: State,
     records: Records,
@@ -32,6 +40,13 @@ struct Node {
     now: u64,
     energy: u64,
     users: Vec<Option<&'static str>>,
+    percent: u32,
+    energy_fails: bool,
+    utilisation_fails: bool,
+    /// The API server has not told its records.
+    unasked: bool,
+    /// What must hold at all times is not looked at for a while: signatures cost.
+    unchecked: bool,
     anchor: Anchor,
     key: Option<SigningKey>,
     _folder: TempDir,
@@ -84,6 +99,11 @@ impl Node {
             now: 100_000,
             energy: 0,
             users: vec![Some(POD_UID)],
+            percent: 50,
+            energy_fails: false,
+            utilisation_fails: false,
+            unasked: false,
+            unchecked: false,
             anchor: Anchor::at(BOOT_MS, BootMillis(0)),
             key: Some(key),
             _folder: folder,
@@ -109,9 +129,9 @@ impl Node {
         let reading = Reading {
             gpu: GPU,
             at,
-            percent: Some(50),
+            percent: Some(self.percent).filter(|_| !self.utilisation_fails),
             memory_bytes: Some(8 << 30),
-            energy_millijoules: Some(self.energy),
+            energy_millijoules: Some(self.energy).filter(|_| !self.energy_fails),
             users: Some(
                 self.users
                     .iter()
@@ -128,7 +148,7 @@ impl Node {
         let seen = Seen {
             at,
             anchor: self.anchor,
-            records: Some(&self.records),
+            records: Some(&self.records).filter(|_| !self.unasked),
             pods: &HashMap::from([(name, pod)]),
             given: &given.into_iter().collect(),
             readings: &[reading],
@@ -139,7 +159,7 @@ impl Node {
             longest_reading: 5_000,
         };
         let stated = step(&mut self.state, &seen, rules).unwrap();
-        if self.key.is_some() {
+        if self.key.is_some() && !self.unchecked {
             self.check();
         }
         stated
@@ -157,6 +177,11 @@ impl Node {
         for _ in 0..seconds {
             self.after(1000);
         }
+    }
+
+    /// The wall clock.
+    fn wall(&self) -> u64 {
+        self.anchor.unix_ms(BootMillis(self.now))
     }
 
     /// The agent is killed and comes back with what it had kept.
@@ -598,7 +623,11 @@ fn an_energy_counter_that_begins_anew_loses_one_interval_and_wraps_nothing() {
     let told = counters.energy_millijoules.unwrap();
     // 100 W for 20 s; the second in which it began anew tells nothing.
     assert_eq!(told, 1_900_000, "from {before} mJ");
-    assert_eq!(counters.busy_millis, Some(10_000), "use goes on");
+    assert_eq!(
+        counters.busy_millis,
+        Some(9_500),
+        "so does its use, and goes on after it"
+    );
 }
 
 #[test]
@@ -641,6 +670,29 @@ fn a_lease_takes_no_more_room_however_long_it_runs_and_the_api_server_is_away() 
 }
 
 #[test]
+fn what_was_kept_is_gone_on_with_only_once_the_api_server_has_told_what_it_holds() {
+    let mut node = Node::running();
+    node.run(3);
+    let kept = serde_json::to_string(&node.state).unwrap();
+    // The disk is full from now on: what is published is further than what is kept.
+    node.run(600);
+    node.publish();
+    let published = node.stated();
+    assert_eq!(published.checkpoints.len(), 3);
+    node.state = serde_json::from_str(&kept).unwrap();
+    let records = node.records.clone();
+    node.unasked = true;
+    node.after(1000);
+    assert_eq!(node.stated().checkpoints.len(), 1, "nothing is added");
+    (node.unasked, node.records) = (false, records);
+    node.after(1000);
+    let evidence = node.stated();
+    assert_eq!(evidence.checkpoints[..3], published.checkpoints[..]);
+    assert_eq!(evidence.gaps.last().unwrap().reason, GapReason::SpoolLost);
+    assert!(evidence.gaps.last().unwrap().bridged);
+}
+
+#[test]
 fn the_head_tells_until_when_a_process_was_seen() {
     let mut node = Node::running();
     node.run(7);
@@ -653,6 +705,8 @@ fn the_head_tells_until_when_a_process_was_seen() {
 #[derive(Clone, Debug)]
 enum Event {
     Run(u64),
+    /// So many seconds with a look each.
+    Work(u64),
     Restart(u64),
     OtherProcess,
     Pause,
@@ -660,32 +714,135 @@ enum Event {
     Publish,
     LoseMemory,
     LoseKey,
+    /// The disk takes what is known now, and nothing later.
+    DiskFills,
+    /// The agent is killed, and comes back with what the disk took.
+    RestartFromDisk(u64),
+    /// The wall clock is set to so many milliseconds after the node's boot.
+    SetClock(u64),
+    /// The node boots, with a wall clock that may be wrong.
+    Boot(u64),
+    /// The driver is loaded anew: its counter begins anew.
+    CounterBeginsAnew,
+    /// Calls for the energy fail, or do not any more.
+    EnergyFails(bool),
+    /// Calls for the utilisation fail, or do not any more.
+    UtilisationFails(bool),
+    /// The node's GPU is at work, or idle.
+    Load(u32),
 }
 
 fn event() -> impl Strategy<Value = Event> {
+    // An hour to and fro, around the clock as it was.
+    let clock = || BOOT_MS - 3_600_000..BOOT_MS + 3_600_000;
     prop_oneof![
         6 => (1_u64..400_000).prop_map(Event::Run),
+        4 => (1_u64..200).prop_map(Event::Work),
         2 => (1_u64..60_000).prop_map(Event::Restart),
         1 => Just(Event::OtherProcess),
         1 => Just(Event::Pause),
         1 => (0_u64..5_000).prop_map(Event::Seal),
-        1 => Just(Event::Publish),
+        2 => Just(Event::Publish),
         1 => Just(Event::LoseMemory),
         1 => Just(Event::LoseKey),
+        1 => Just(Event::DiskFills),
+        1 => (1_u64..60_000).prop_map(Event::RestartFromDisk),
+        2 => clock().prop_map(Event::SetClock),
+        1 => clock().prop_map(Event::Boot),
+        1 => Just(Event::CounterBeginsAnew),
+        1 => prop::bool::ANY.prop_map(Event::EnergyFails),
+        1 => prop::bool::ANY.prop_map(Event::UtilisationFails),
+        1 => (0_u32..=100).prop_map(Event::Load),
     ]
+}
+
+/// What the operator makes of what is published, as it comes.
+#[derive(Default)]
+struct Operator {
+    /// By record: the key, and what it signed.
+    before: HashMap<String, (String, Vec<Signed>)>,
+}
+
+impl Operator {
+    /// What is refused of the evidence of `record`, which is `passed` milliseconds old.
+    fn refuses(
+        &mut self,
+        record: &str,
+        evidence: &Evidence,
+        passed: Option<u64>,
+    ) -> Option<Refusal> {
+        let devices: Vec<_> = evidence
+            .devices
+            .iter()
+            .map(|device| Device {
+                uuid: device.uuid.clone(),
+                parent_uuid: String::new(),
+                share: (1, 1),
+            })
+            .collect();
+        let subject = Subject {
+            record,
+            pod_uid: &evidence.pod_uid,
+            devices: devices_hash(&devices),
+        };
+        let chain: Vec<Signed> = evidence
+            .checkpoints
+            .iter()
+            .map(|stated| Signed {
+                checkpoint: checkpoint::Checkpoint {
+                    epoch: stated.epoch,
+                    seq: stated.seq,
+                    from_ms: stated.from_ms,
+                    to_ms: stated.to_ms,
+                    folded: stated.folded.unwrap_or(0),
+                    counters: measured(stated.counters),
+                    previous: stated.previous.parse().unwrap(),
+                },
+                head: stated.head.parse().unwrap(),
+                signature: signature::parse(&stated.signature).unwrap(),
+            })
+            .collect();
+        let content: Vec<_> = chain.iter().map(|signed| signed.checkpoint).collect();
+        let gaps: Vec<_> = evidence.gaps.iter().map(|g| (g.from_ms, g.to_ms)).collect();
+        let before = self
+            .before
+            .insert(record.to_owned(), (evidence.key.clone(), chain.clone()))
+            .filter(|(key, _)| *key == evidence.key)
+            .map(|(_, before)| before)
+            .unwrap_or_default();
+        let key = evidence.key.parse().unwrap();
+        let broken = refusal::verify(subject, key, &chain).err();
+        broken
+            .map(|refused| refused.why)
+            .or_else(|| refusal::contradiction(&before, &chain).map(|_| Refusal::Equivocation))
+            .or_else(|| refusal::use_without_energy(&content).map(|_| Refusal::UseWithoutEnergy))
+            .or_else(|| {
+                refusal::more_than_time(&content, &gaps, passed?).map(|_| Refusal::MoreThanTime)
+            })
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     /// `Node::check` holds after each step.
     #[test]
-    fn whatever_happens_the_evidence_verifies_and_keeps_its_bounds(events in prop::collection::vec(event(), 1..60)) {
+    fn whatever_happens_to_an_honest_agent_its_evidence_verifies_and_none_of_it_is_refused(events in prop::collection::vec(event(), 1..60)) {
         let mut node = Node::running();
+        let (mut operator, mut disk) = (Operator::default(), None);
         let mut folders = Vec::new();
         let mut pid = 100;
+        // What has passed since the lease's first record, whatever clocks say.
+        let (mut passed, mut last) = (1_000, node.now);
+        let mut clock_is_right = true;
         for event in events {
             match event {
                 Event::Run(millis) => drop(node.after(millis)),
+                Event::Work(seconds) => {
+                    node.unchecked = true;
+                    node.run(seconds);
+                    node.unchecked = false;
+                    node.after(1000);
+                }
                 Event::Restart(away) => node.restart(away),
                 Event::OtherProcess => {
                     pid += 1;
@@ -699,10 +856,22 @@ proptest! {
                     node.after(500);
                 }
                 Event::Seal(ago) => {
-                    node.seal_at(BOOT_MS + node.now - ago);
+                    let wall = node.wall();
+                    node.seal_at(wall - ago.min(node.now));
                     node.after(100);
                 }
-                Event::Publish => node.publish(),
+                Event::Publish => {
+                    node.publish();
+                    let record = format!("u-1-0-{}", node.slice);
+                    passed += node.now.saturating_sub(last);
+                    last = node.now;
+                    if let Some(evidence) = node.evidence() {
+                        // Later slices begin where the operator says, by the kubelet's clock.
+                        let passed = Some(passed).filter(|_| node.slice == 0);
+                        let refused = operator.refuses(&record, &evidence, passed);
+                        prop_assert_eq!(refused, None, "{:#?}", evidence);
+                    }
+                }
                 Event::LoseMemory => {
                     node.state = State::default();
                     node.after(1000);
@@ -713,10 +882,40 @@ proptest! {
                     node.key = Some(key);
                     node.after(1000);
                 }
+                Event::DiskFills => disk = serde_json::to_string(&node.state).ok(),
+                Event::RestartFromDisk(away) => {
+                    node.state = disk.as_ref().map_or_else(State::default, |kept| serde_json::from_str(kept).unwrap());
+                    node.after(away);
+                }
+                Event::SetClock(boot_ms) => {
+                    node.anchor = Anchor::at(boot_ms, BootMillis(0));
+                    clock_is_right = false;
+                }
+                Event::Boot(boot_ms) => {
+                    clock_is_right = false;
+                    passed += node.now.saturating_sub(last) + 60_000;
+                    let kept = serde_json::to_string(&node.state).unwrap();
+                    node.state = serde_json::from_str(&kept).unwrap();
+                    node.anchor = Anchor::at(boot_ms + node.now, BootMillis(0));
+                    (node.now, last, node.energy) = (60_000, 60_000, 0);
+                    for lease in node.state.leases.values_mut() {
+                        lease.rebooted(node.anchor);
+                    }
+                    disk = None;
+                    pid += 1;
+                    // A pod that outlives the boot has its containers started anew.
+                    node.alive = vec![process(pid, node.now)];
+                    node.step();
+                }
+                Event::CounterBeginsAnew => node.energy = 0,
+                Event::EnergyFails(fails) => node.energy_fails = fails,
+                Event::UtilisationFails(fails) => node.utilisation_fails = fails,
+                Event::Load(percent) => node.percent = percent,
             }
-            let evidence = node.stated();
-            prop_assert!(evidence.checkpoints.windows(2).all(|pair| pair[0].to_ms <= pair[1].from_ms));
-            prop_assert!(evidence.checkpoints.last().unwrap().to_ms <= BOOT_MS + node.now);
+            if let Some(evidence) = node.evidence() {
+                prop_assert!(evidence.checkpoints.windows(2).all(|pair| pair[0].to_ms <= pair[1].from_ms));
+                prop_assert!(!clock_is_right || evidence.checkpoints.last().unwrap().to_ms <= BOOT_MS + node.now);
+            }
         }
     }
 

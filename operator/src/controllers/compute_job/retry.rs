@@ -39,9 +39,7 @@ pub const fn consequence(reason: AttemptEndReason, verdict: Option<Verdict>) -> 
         (R::Succeeded, _) => Consequence::Ends(JobEndReason::Succeeded),
         (R::RunTimeout, _) => Consequence::Ends(JobEndReason::RunTimeout),
         (R::PlacementLost, _) => Consequence::PlacesAgain,
-        (R::Suspended | R::EscrowExhausted | R::Reclaimed | R::Deleted, _) => {
-            Consequence::Nothing
-        }
+        (R::Suspended | R::EscrowExhausted | R::Reclaimed | R::Deleted, _) => Consequence::Nothing,
         (_, Some(Verdict::Tenant)) => Consequence::ChargesUser,
         (_, Some(Verdict::Host | Verdict::Infrastructure)) => Consequence::ChargesInfrastructure,
         (R::ImagePullFailed | R::ContainerStartFailed, Some(Verdict::Ambiguous) | None) => {

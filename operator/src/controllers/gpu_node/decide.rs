@@ -1,5 +1,7 @@
 //! What is to be said about a GpuNode. Pure: no client, no clock.
 
+use std::collections::BTreeSet;
+
 use gridstake_crds::{
     GpuNode, GpuNodeStatus,
     condition::{Fact, Status},
@@ -56,9 +58,13 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
     let quarantine = quarantine::quarantine(&seen.failures, &gpus(gpu_node, node), now);
     let whole = quarantine.iter().find(|q| q.subject == WHOLE_NODE);
     let verdict = offer(gpu_node, node, silent, &seen.guarantee, &seen.mode, now)
+        .and(undisputed(!seen.rivals.is_empty()))
         .and_then(|()| whole.map_or(Ok(()), |_| Err(OfferReason::Quarantined)));
     let reason = verdict.err().unwrap_or(OfferReason::Available);
-    let words = why_not_offered(gpu_node, seen, reason, now);
+    let words = match reason {
+        OfferReason::GpuClaimedTwice => claimed_twice(&seen.rivals),
+        _ => why_not_offered(gpu_node, seen, reason, now),
+    };
     let (state, ready) = match verdict {
         Ok(()) => (OfferState::Offered, GpuNodeReason::Ready),
         Err(_) => (OfferState::Withheld, GpuNodeReason::NotOffered),
@@ -203,6 +209,27 @@ fn quarantined(quarantine: &[Quarantine]) -> Fact {
         format!("{words}: {}", named.join(", "))
     };
     Fact::new(GpuNodeCondition::Quarantined, whole, reason, words)
+}
+
+/// A node that shows a GPU which another one shows too is not offered: the kubelet, not the operator, chooses which of its
+/// GPUs a pod gets.
+///
+/// # Errors
+/// When it has rivals.
+pub const fn undisputed(has_rivals: bool) -> Result<(), OfferReason> {
+    if has_rivals {
+        Err(OfferReason::GpuClaimedTwice)
+    } else {
+        Ok(())
+    }
+}
+
+fn claimed_twice(rivals: &BTreeSet<String>) -> String {
+    let named: Vec<&str> = rivals.iter().take(NAMED).map(String::as_str).collect();
+    format!(
+        "a GPU of the node is shown by {} too: none of them is offered until only one shows it; compare status.devices",
+        named.join(", ")
+    )
 }
 
 /// The first moment after `now` at which the answer may differ though no object has changed.
@@ -445,6 +472,7 @@ fn why_not_offered(
         OfferReason::InventoryNotPosted => {
             "the node shows a GPU that has not been stated on chain: a batch that states it follows; see status.devices and status.postedDevices"
         }
+        OfferReason::GpuClaimedTwice => "another node shows one of its GPUs too",
         OfferReason::Quarantined => {
             "too much has failed on it lately; see the condition Quarantined and status.quarantine"
         }

@@ -1,6 +1,6 @@
 //! Facts about [`super::decide`] and [`super::status`].
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use gridstake_crds::{
     GpuNode,
@@ -89,6 +89,7 @@ fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
             free: 1,
         },
         guarantee: Guarantee::default(),
+        rivals: BTreeSet::new(),
         stated: None,
         mode: ModeSight::default(),
     }
@@ -573,6 +574,17 @@ fn a_node_that_shows_a_gpu_which_is_not_stated_on_chain_is_not_offered() {
     node.status.as_mut().unwrap().devices[0].uuid = "GPU-swapped".to_owned();
     let plan = decide(&node, &bonded(), now());
     assert_eq!(plan.offer.reason, OfferReason::InventoryNotPosted);
+}
+
+#[test]
+fn a_node_that_shows_a_gpu_which_another_one_shows_too_is_not_offered_until_only_one_does() {
+    let mut disputed = all_well();
+    disputed.rivals = BTreeSet::from(["node-b".to_owned()]);
+    let plan = decide(&well(), &disputed, now());
+    assert_eq!(plan.offer.reason, OfferReason::GpuClaimedTwice);
+    assert!(words(&plan, "Offered").contains("node-b"));
+    let plan = decide(&well(), &all_well(), now());
+    assert_eq!(plan.offer.reason, OfferReason::Available);
 }
 
 #[test]

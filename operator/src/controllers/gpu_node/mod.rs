@@ -17,12 +17,12 @@ pub mod status;
 mod decide_tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use gridstake_crds::GpuNode;
+use gridstake_crds::{GpuNode, gpu_node::OfferReason};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,9 @@ use crate::{
 
 /// How soon to look again at an object that was not what it seemed, should the watch be slower.
 const AFTER_CONFLICT: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether another node still shows the same GPU.
+const AFTER_DISPUTE: Duration = Duration::from_secs(10);
 
 /// Why a pass over a GpuNode failed.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +97,7 @@ async fn pass(
     let name = gpu_node.name_any();
     let seen = observe::observe(&context, &gpu_node, now);
     let plan = decide::decide(&gpu_node, &seen, now);
+    let disputed = is_disputed(&context, &gpu_node, &seen.rivals);
     for lane in context.lanes.iter() {
         // A node that has moved to another chain is stated there only.
         let is_here = plan.chain.as_deref() == Some(lane.chain().name());
@@ -127,7 +131,21 @@ async fn pass(
         act::act(&context, &gpu_node, &plan).await;
     }
     let again = plan.again_at.map(|moment| until(moment, now));
-    Ok(Pass::wrote(applied).again(again.into_iter().chain(free_waits).min()))
+    let disputed = disputed.then_some(AFTER_DISPUTE);
+    let waits = again.into_iter().chain(free_waits).chain(disputed);
+    Ok(Pass::wrote(applied).again(waits.min()))
+}
+
+/// Whether the node shows a GPU that another one shows too. Those look at themselves when that begins: nothing else about
+/// them has changed.
+fn is_disputed(context: &Context, gpu_node: &GpuNode, rivals: &BTreeSet<String>) -> bool {
+    let offer = gpu_node.status.as_ref().and_then(|s| s.offer.as_ref());
+    if offer.is_none_or(|offer| offer.reason != OfferReason::GpuClaimedTwice) {
+        for rival in rivals {
+            context.caches.look_at_gpu_node(rival);
+        }
+    }
+    !rivals.is_empty()
 }
 
 /// The time from `now` to `moment`, never negative.

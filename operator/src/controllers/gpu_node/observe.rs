@@ -1,6 +1,6 @@
 //! What a GpuNode is judged by. Reads the caches and what is known of the chain; decides nothing.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use gridstake_crds::{GpuNode, gpu_node::OfferMode};
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
@@ -8,13 +8,14 @@ use kube::ResourceExt as _;
 
 use super::{
     guarantee::{Guarantee, Vault, certificate},
+    inventory,
     local_use::{LocalPods, idle_since},
     mode::ModeSight,
     quarantine,
 };
 use crate::{
     Context,
-    caches::{Caches, failures::Failure},
+    caches::{Caches, failures::Failure, parsed},
     chain::{Chain, Chains},
     controllers::stake_binding::{
         bond,
@@ -42,6 +43,8 @@ pub struct Observed {
     pub guarantee: Guarantee,
     /// What has failed on it lately, by no program's fault.
     pub failures: Vec<Failure>,
+    /// The other nodes that show one of its GPUs.
+    pub rivals: BTreeSet<String>,
     /// What is stated on the chain of that stake.
     pub stated: Option<Statements>,
     /// What the node's mode looks at.
@@ -69,6 +72,7 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
             .map_or_else(|_| Vec::new(), |since| caches.failures_on(&name, since)),
         heartbeat,
         gpus: gpu_counts(caches, chains, gpu_node, &mode, now),
+        rivals: inventory::rivals(gpu_node, parsed(&caches.gpu_nodes.state())),
         guarantee,
         mode,
     }

@@ -102,13 +102,16 @@ pub fn gpu_millis(lease_start: u64, span: Span, gpus: u32, proof: Option<&Proof>
     billing::gpu_millis(lease_start, span, &unbridged, &shares)
 }
 
-/// The gaps within `span` that are not bridged, so that none overlaps another.
+/// The gaps within `span` that are not bridged, and what comes after a statement that is refused, so that none overlaps
+/// another.
 fn unbridged(span: Span, proof: &Proof) -> Vec<Span> {
     let mut gaps: Vec<Span> = proof
         .gaps
         .iter()
         .filter(|gap| !gap.bridged)
-        .map(|gap| Span::new(gap.from_ms, gap.to_ms).within(span))
+        .map(|gap| Span::new(gap.from_ms, gap.to_ms))
+        .chain(proof.refused_from.map(|from| Span::new(from, u64::MAX)))
+        .map(|gap| gap.within(span))
         .collect();
     gaps.sort_by_key(|gap| gap.from_ms);
     let mut reached = span.from_ms;

@@ -4,7 +4,9 @@ use gridstake_crds::{
     UsageRecord, UsageRecordStatus,
     closed_enum::ClosedEnum as _,
     condition::{self, Fact, Status},
-    usage_record::{RecordState, UsageRecordCondition as C, UsageRecordReason as R},
+    usage_record::{
+        RecordState, RefusedEvidence, UsageRecordCondition as C, UsageRecordReason as R,
+    },
 };
 
 use super::remembered::Difference;
@@ -22,10 +24,23 @@ pub enum EvidenceFact {
     HasGaps,
     /// There is none.
     Missing,
-    /// A hash or a signature is wrong; which.
+    /// It is not about the member's pod, or cannot be read; which.
     Invalid(String),
+    /// A statement cannot be true; which and why.
+    Refused(String),
     /// The key that signed it is not the node's certified one; why.
     NotCertified(String),
+}
+
+impl EvidenceFact {
+    /// That a statement is refused.
+    #[must_use]
+    pub fn refused(refused: &RefusedEvidence) -> Self {
+        Self::Refused(format!(
+            "checkpoint {} of epoch {} is refused: {}; see status.refused and docs/evidence.md",
+            refused.seq, refused.epoch, refused.reason
+        ))
+    }
 }
 
 /// Why a slice that has ended gets no number yet.
@@ -156,6 +171,7 @@ fn evidenced(status: &UsageRecordStatus, evidence: Option<&EvidenceFact>) -> Fac
             "the bill rests on the kubelet's times alone",
         ),
         EvidenceFact::Invalid(why) => fact(C::Evidenced, false, R::EvidenceInvalid, why),
+        EvidenceFact::Refused(why) => fact(C::Evidenced, false, R::EvidenceRefused, why),
         EvidenceFact::NotCertified(why) => fact(C::Evidenced, false, R::KeyNotCertified, why),
     }
 }

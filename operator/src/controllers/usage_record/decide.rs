@@ -121,6 +121,7 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
             let fact = match &seen.evidence {
                 Judgement::None | Judgement::Valid(_) => EvidenceFact::SoFarGood,
                 Judgement::Invalid(why) => EvidenceFact::Invalid(why.clone()),
+                Judgement::Refused(refused, _) => EvidenceFact::refused(refused),
                 Judgement::NotCertified(why) => EvidenceFact::NotCertified(why.clone()),
             };
             open(record, seen, Stage::Metering, &fact, wake)
@@ -365,6 +366,7 @@ fn boundary(began: u64, interval: Duration, proof: Option<&Proof>, until: u64) -
 fn worth(seen: &Observed, end: &End) -> EvidenceFact {
     match &seen.evidence {
         Judgement::Invalid(why) => EvidenceFact::Invalid(why.clone()),
+        Judgement::Refused(refused, _) => EvidenceFact::refused(refused),
         Judgement::NotCertified(why) => EvidenceFact::NotCertified(why.clone()),
         _ if end.cause == SealCause::NeverStarted => EvidenceFact::NotStarted,
         Judgement::None => EvidenceFact::Missing,

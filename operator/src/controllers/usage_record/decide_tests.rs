@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gridstake_crds::{
     TokenAmount,
-    usage_record::{EvidenceGap, Factors, GapReason, Payment},
+    usage_record::{EvidenceFault, EvidenceGap, Factors, GapReason, Payment, RefusedEvidence},
 };
 use gridstake_ledger::billing::Share;
 use proptest::prelude::*;
@@ -219,6 +219,62 @@ fn evidence_that_is_not_to_be_believed_is_none() {
         assert_eq!(bill_of(&plan), (3000, 9000, 12_000, SealCause::MemberEnded));
         assert_eq!(reason(&plan, "Evidenced"), ("False", expected));
     }
+}
+
+/// A statement is refused, and those before it reach until `accepted`.
+fn refused(started: u64, accepted: Option<u64>) -> Judgement {
+    let accepted_ms = accepted.map(|at| BEGIN + at);
+    let refused = RefusedEvidence {
+        reason: EvidenceFault::Replay,
+        epoch: 1,
+        seq: 4,
+        accepted_ms,
+        accepted_head: None,
+        statements: vec![],
+    };
+    let proof = Proof {
+        started_ms: accepted.map(|_| BEGIN + started),
+        last_ms: accepted_ms,
+        refused_from: Some(accepted_ms.unwrap_or(0)),
+        ..Proof::default()
+    };
+    Judgement::Refused(Box::new(refused), proof)
+}
+
+#[test]
+fn what_a_refused_statement_covers_is_not_billed_and_what_comes_before_it_is() {
+    let finished = || pod(ended(AttemptEndReason::Succeeded), Some(2000), Some(9000));
+    let lost = || pod(ended(AttemptEndReason::NodeLost), Some(2000), None);
+    for (pod, accepted, gpu_millis) in [
+        (finished(), Some(7000), 2 * 4700),
+        (finished(), None, 0),
+        (lost(), Some(7000), 2 * 4700),
+        (lost(), None, 0),
+    ] {
+        let seen = Observed {
+            attempt_ends: true,
+            evidence: refused(2300, accepted),
+            ..seen(pod)
+        };
+        let plan = decide(&record(), &seen, at(24_000));
+        assert_eq!(bill_of(&plan).2, gpu_millis, "{seen:?}");
+        assert_eq!(reason(&plan, "Evidenced"), ("False", "EvidenceRefused"));
+    }
+    // The slices go on, and nothing more is billed for this one.
+    let running = Observed {
+        evidence: refused(2300, Some(7000)),
+        heard_of: Some(at(3_620_000)),
+        ..seen(pod(State::Running, Some(2000), None))
+    };
+    let plan = decide(&record(), &running, at(3_620_000));
+    assert_eq!(
+        bill_of(&plan),
+        (2300, 3_602_300, 2 * 4700, SealCause::IntervalElapsed)
+    );
+    assert_eq!(
+        reason(&decide(&record(), &running, at(10_000)), "Evidenced"),
+        ("False", "EvidenceRefused")
+    );
 }
 
 #[test]

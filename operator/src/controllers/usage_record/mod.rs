@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`observe`] | reads: the member's pod, its job, the agent, the chain's terms |
-//! | [`decide`] | pure: whether the slice ends, and with which bill; with [`evidence`], [`bill`], [`conditions`], [`remembered`] |
+//! | [`decide`] | pure: whether the slice ends, and with which bill; with [`evidence`], [`stated`], [`bill`], [`conditions`], [`remembered`] |
 //! | [`act`] | numbers the bill, opens the next slice; with [`record`], [`receipt`] (pure) |
 //! | [`status`] | writes the seal and the conditions |
 //! | [`numbers`] | the job numbers of a lane |
@@ -21,6 +21,7 @@ pub mod observe;
 pub mod receipt;
 pub mod record;
 pub mod remembered;
+pub mod stated;
 pub mod status;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -117,7 +118,7 @@ async fn reconcile(
             if act::is_taken(&ctx, &record, sealed).await? {
                 return Ok(Pass::waiting().again_in(RESTORE_AGAIN));
             }
-            let written = status::write(&ctx, &record, &plan, Some(sealed)).await;
+            let written = status::write(&ctx, &record, &plan, &seen.evidence, Some(sealed)).await;
             announce(&ctx, &record, &written);
             written?
         }
@@ -130,12 +131,13 @@ async fn reconcile(
                     source: Box::new(source),
                 })?;
             let number = act::number(&ctx, numbers, &record, bill).await?;
-            let written = status::write(&ctx, &record, &plan, Some(&number.sealed)).await;
+            let written =
+                status::write(&ctx, &record, &plan, &seen.evidence, Some(&number.sealed)).await;
             act::keep_or_give_back(numbers, &number, &written).await;
             announce(&ctx, &record, &written);
             written?
         }
-        (None, None) => status::write(&ctx, &record, &plan, None).await?,
+        (None, None) => status::write(&ctx, &record, &plan, &seen.evidence, None).await?,
     };
     let pause = plan
         .wake

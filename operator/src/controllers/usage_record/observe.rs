@@ -16,7 +16,7 @@ use super::{
     bill::{EmissionTerms, unix_millis},
     conditions::{ArchiveFact, Hold},
     decide::{Observed, PodSeen},
-    evidence::{self, Judgement, KeyStanding},
+    evidence::{self, Judgement, KeyStanding, Surroundings},
     remembered::{self, Remembered},
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     context::Context,
     controllers::{
         compute_job::{member::Member, observe::node_of},
+        gpu_node::inventory,
         incident::hold,
     },
     payer::accounts::owed_emissions,
@@ -235,14 +236,33 @@ fn judgement(ctx: &Context, record: &UsageRecord, pod: Option<&PodSeen>) -> Judg
     let Some(evidence) = record.status.as_ref().and_then(|s| s.evidence.as_ref()) else {
         return Judgement::None;
     };
+    let name = record.name_any();
     if !is_open(record) {
         // Its worth was stated when the slice was sealed.
+        ctx.caches.stated().forget(&name);
         return Judgement::None;
     }
-    let key = key_standing(ctx, record, evidence);
-    let head_ms = heartbeat_head(ctx, record);
-    let pod_uid = pod.map(|pod| pod.uid.as_str());
-    evidence::judge(&record.name_any(), evidence, pod_uid, &key, head_ms)
+    let node = &record.spec.node_name;
+    let fleet = ctx.caches.gpu_nodes.state();
+    let around = Surroundings {
+        pod_uid: pod.map(|pod| pod.uid.as_str()),
+        key: &key_standing(ctx, record, evidence),
+        head_ms: heartbeat_head(ctx, record),
+        heard_ms: ctx.caches.last_heartbeat(node).map(unix_millis),
+        passed_ms: passed_ms(ctx, record),
+        before: &ctx.caches.stated().before(&name, evidence),
+        is_foreign: inventory::is_foreign(node, &evidence.devices, parsed(&fleet)),
+        refused: record.status.as_ref().and_then(|s| s.refused.as_ref()),
+    };
+    evidence::judge(&name, evidence, around)
+}
+
+/// How long ago `record` was made, if it is the first slice's. A later one begins where the one before was sealed, by the
+/// kubelet's clock, from which the agent's may differ.
+fn passed_ms(ctx: &Context, record: &UsageRecord) -> Option<u64> {
+    let made = record.metadata.creation_timestamp.as_ref()?;
+    let passed = unix_millis((ctx.now)()).saturating_sub(unix_millis(made.0));
+    (record.spec.slice == 0).then_some(passed)
 }
 
 /// What a heartbeat says about one open chain.

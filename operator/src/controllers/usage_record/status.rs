@@ -2,7 +2,7 @@
 
 use gridstake_crds::{UsageRecord, condition, names::MANAGER_USAGE_RECORD, usage_record::Sealed};
 
-use super::decide::Plan;
+use super::{decide::Plan, evidence::Judgement};
 use crate::{
     context::Context,
     status::{Guard, StatusError, StatusOwner},
@@ -11,7 +11,7 @@ use crate::{
 /// `evidence` is the agent's, `settlement` that of settlement.
 const OWNER: StatusOwner = StatusOwner {
     manager: MANAGER_USAGE_RECORD,
-    fields: &["observedGeneration", "sealed"],
+    fields: &["observedGeneration", "refused", "sealed"],
     conditions: &["Evidenced", "Sealed", "Settled", "Archived", "Ready"],
 };
 
@@ -30,17 +30,19 @@ pub enum Written {
 /// How a status write ended.
 pub type StatusWrite = Result<Written, StatusError>;
 
-/// Writes what `plan` says about `record`, and `seal` with it: number and bill are one write, which the API server takes
+/// Writes what `plan` says about `record`, what of its `evidence` is refused, and `seal` with both: number and bill are one write, which the API server takes
 /// only for the version on which it was decided, and only once.
 pub async fn write(
     ctx: &Context,
     record: &UsageRecord,
     plan: &Plan,
+    evidence: &Judgement,
     seal: Option<&Sealed>,
 ) -> StatusWrite {
     let before = record.status.clone().unwrap_or_default();
     let mut desired = before.clone();
     desired.observed_generation = record.metadata.generation;
+    desired.refused = evidence.refused().cloned().or(desired.refused);
     desired.sealed = seal.cloned().or(desired.sealed);
     desired.conditions = condition::conditions(
         &before.conditions,
