@@ -131,11 +131,11 @@ fn an_idle_node_is_offered_after_its_window_and_a_local_pod_gets_its_gpus_back()
             let uid = usage::uid(&harvest).await?;
             // A job's own use is not local use.
             offer::until(world, node, OfferReason::Available, "").await?;
-            let begin = Instant::now();
+            let created_at = Instant::now();
             neighbour.occupy("second", node, gpus).await?;
             eprintln!(
                 "the local pod ran {:?} after it was created; the job's program took 1 s of its grace of 5 s",
-                begin.elapsed()
+                created_at.elapsed()
             );
             offer::until(world, node, OfferReason::InLocalUse, "/second holds GPUs").await?;
             let first = until_reclaimed(&harvest).await?;

@@ -469,8 +469,7 @@ mod tests {
 
     /// Why it is refused, and until when what stands reaches.
     fn refused(judgement: &Judgement) -> Option<(EvidenceFault, Option<u64>)> {
-        let refused = judgement.refused()?;
-        let proof = judgement.proof().unwrap();
+        let (refused, proof) = judgement.refused().zip(judgement.proof())?;
         assert_eq!(proof.last_ms, refused.accepted_ms);
         assert_eq!(proof.refused_from, Some(refused.accepted_ms.unwrap_or(0)));
         Some((refused.reason, refused.accepted_ms))
