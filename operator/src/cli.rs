@@ -113,6 +113,11 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_DOWNTIME_SLASH_PERMILLE", value_name = "PERMILLE", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=100))]
     pub downtime_slash_permille: u16,
 
+    /// Which part of that stake is proposed to be cut for statements of an agent that cannot be true, in thousandths, from the
+    /// second time within 30 days on. 0: none.
+    #[arg(long, env = "GRIDSTAKE_FALSE_STATEMENT_SLASH_PERMILLE", value_name = "PERMILLE", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub false_statement_slash_permille: u16,
+
     /// How log lines are written.
     #[arg(long, env = "GRIDSTAKE_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,

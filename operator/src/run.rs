@@ -162,6 +162,7 @@ async fn work(
         archive,
         incidents: incident::open::Terms {
             downtime_slash_permille: args.downtime_slash_permille,
+            false_statement_slash_permille: args.false_statement_slash_permille,
         },
         payers: Payers::default(),
         settlement_interval: args.settlement_interval,

@@ -1,8 +1,9 @@
-//! Opens an Incident for a failed attempt that is laid at the host's door.
+//! Opens an Incident for a failed attempt that is laid at the host's door, and for statements of an agent that cannot be true.
 //!
-//! The ladder: what happens for the first time on a node within [`MEMORY`] is mended (`Repair`), the second time the provider is
-//! told (`Warn`), the third time the rewards in question are held back (`Hold`), from the fourth time on a part of the stake is
-//! to be cut, where the cluster has chosen to (`PartialSlash`). Nothing is ever cut for a first offence.
+//! The ladder of downtime: what happens for the first time on a node within [`MEMORY`] is mended (`Repair`), the second time the
+//! provider is told (`Warn`), the third time the rewards in question are held back (`Hold`), from the fourth time on a part of the
+//! stake is to be cut, where the cluster has chosen to (`PartialSlash`). That of false statements begins with `Hold`. Nothing is
+//! ever cut for a first offence.
 
 use std::fmt::Write as _;
 
@@ -12,7 +13,7 @@ use gridstake_crds::{
     gpu_node::DeviceFault,
     incident::{Offence, Sanction, Subject},
     names::ANNOTATION_EVIDENCE,
-    usage_record::{JobReference, SealCause},
+    usage_record::{EvidenceFault, JobReference, RefusedEvidence, SealCause},
 };
 use gridstake_ledger::archive::address;
 use k8s_openapi::{
@@ -40,6 +41,20 @@ const NAMED: usize = 3;
 pub struct Terms {
     /// Which part of the stake that is asked for, in thousandths, is to be cut for downtime from the fourth time on. 0: none.
     pub downtime_slash_permille: u16,
+    /// The same for statements that cannot be true, from the second time on.
+    pub false_statement_slash_permille: u16,
+}
+
+impl Terms {
+    /// The part that is cut for `offence`, in thousandths.
+    const fn permille(self, offence: Offence) -> u16 {
+        match offence {
+            Offence::DowntimeDuringJob => self.downtime_slash_permille,
+            Offence::FalseInventory | Offence::ImpossibleUsage | Offence::InvalidResult => {
+                self.false_statement_slash_permille
+            }
+        }
+    }
 }
 
 /// The stake that answers for a node.
@@ -63,8 +78,10 @@ pub struct Case<'a> {
     pub bill: &'a Bill,
     /// What was reported against its GPUs, by their UUIDs.
     pub faults: Vec<(String, DeviceFault)>,
-    /// How many incidents of its node count.
-    pub past: usize,
+    /// What its agent has stated that cannot be true.
+    pub refused: Option<&'a RefusedEvidence>,
+    /// Earlier incidents of its node that count.
+    pub past: Vec<Offence>,
     /// The stake that answers for the node.
     pub bound: Option<Bound>,
     /// What it may cost.
@@ -84,12 +101,16 @@ struct Evidence<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<u32>,
     verdict: Verdict,
-    verdict_reason: VerdictReason,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict_reason: Option<VerdictReason>,
     began_ms: u64,
     ended_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     evidence_head: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     faults: Vec<FaultOf<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<&'a RefusedEvidence>,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,45 +120,90 @@ struct FaultOf<'a> {
     fault: &'a DeviceFault,
 }
 
-/// The sanction for an offence on a node of which `past` others count, and the cut in nano-tokens.
+/// The sanction for `offence` on a node of which `past` others of its class count, and the cut in nano-tokens.
 #[must_use]
-pub fn sanction(past: usize, bound: Option<&Bound>, terms: Terms) -> (Sanction, Option<u128>) {
+pub fn sanction(
+    offence: Offence,
+    past: usize,
+    bound: Option<&Bound>,
+    terms: Terms,
+) -> (Sanction, Option<u128>) {
+    let ladder: &[Sanction] = match offence {
+        Offence::DowntimeDuringJob => &[Sanction::Repair, Sanction::Warn, Sanction::Hold],
+        Offence::FalseInventory | Offence::ImpossibleUsage | Offence::InvalidResult => {
+            &[Sanction::Hold]
+        }
+    };
     let Some(bound) = bound else {
         // Nobody is paid for such a node: there is nothing to hold back.
-        return (
-            if past == 0 {
-                Sanction::Repair
-            } else {
-                Sanction::Warn
-            },
-            None,
-        );
+        let step = ladder.get(past).copied().unwrap_or(Sanction::Warn);
+        return (step.min(Sanction::Warn), None);
     };
     let cut = bound
         .base_nano
-        .saturating_mul(u128::from(terms.downtime_slash_permille))
+        .saturating_mul(u128::from(terms.permille(offence)))
         / 1000;
-    match past {
-        0 => (Sanction::Repair, None),
-        1 => (Sanction::Warn, None),
-        2 => (Sanction::Hold, None),
-        _ if cut > 0 => (Sanction::PartialSlash, Some(cut)),
-        _ => (Sanction::Hold, None),
+    match ladder.get(past) {
+        Some(step) => (*step, None),
+        None if cut > 0 => (Sanction::PartialSlash, Some(cut)),
+        None => (Sanction::Hold, None),
     }
 }
 
-/// The Incident of `case`, if it is one: a member that had started and failed by the host's fault. Its name follows from the
-/// record, so that it is opened once.
-#[must_use]
-pub fn incident(case: &Case<'_>) -> Option<Incident> {
-    let (record, bill) = (case.record, case.bill);
-    let (verdict, reason) = bill
-        .verdict
-        .filter(|(verdict, _)| *verdict == Verdict::Host)?;
-    if bill.cause == SealCause::NeverStarted {
-        return None;
+/// Whether two offences are steps of one ladder.
+const fn is_of_one_class(a: Offence, b: Offence) -> bool {
+    matches!(a, Offence::DowntimeDuringJob) == matches!(b, Offence::DowntimeDuringJob)
+}
+
+/// What a statement that cannot be true comes to.
+const fn offence(fault: EvidenceFault) -> Offence {
+    match fault {
+        EvidenceFault::ForeignDevice => Offence::FalseInventory,
+        EvidenceFault::BadSignature
+        | EvidenceFault::BrokenChain
+        | EvidenceFault::Replay
+        | EvidenceFault::Overlap
+        | EvidenceFault::UseWithoutEnergy
+        | EvidenceFault::MoreThanTime
+        | EvidenceFault::Equivocation => Offence::ImpossibleUsage,
     }
+}
+
+/// The Incidents of `case`: of a member that had started and failed by the host's fault, and of statements that cannot be true.
+/// Their names follow from the record, so that each is opened once.
+#[must_use]
+pub fn incidents(case: &Case<'_>) -> Vec<Incident> {
+    let has_run = case.bill.cause != SealCause::NeverStarted;
+    let host = case
+        .bill
+        .verdict
+        .filter(|(verdict, _)| has_run && *verdict == Verdict::Host);
+    let downtime = host.and_then(|(_, reason)| {
+        let words = downtime_words(case.record, reason, &case.faults);
+        incident(case, Offence::DowntimeDuringJob, Some(reason), None, words)
+    });
+    let lie = case.refused.and_then(|refused| {
+        let words = false_words(case.record, refused);
+        incident(case, offence(refused.reason), None, Some(refused), words)
+    });
+    downtime.into_iter().chain(lie).collect()
+}
+
+fn incident(
+    case: &Case<'_>,
+    offence: Offence,
+    reason: Option<VerdictReason>,
+    refused: Option<&RefusedEvidence>,
+    summary: String,
+) -> Option<Incident> {
+    let (record, bill) = (case.record, case.bill);
     let spec = &record.spec;
+    // What the driver reported says nothing about a statement.
+    let faults = if refused.is_some() {
+        &[][..]
+    } else {
+        &case.faults
+    };
     let evidence = Evidence {
         format: "gridstake-incident/1",
         record: record.name_any(),
@@ -146,27 +212,36 @@ pub fn incident(case: &Case<'_>) -> Option<Incident> {
         member: spec.member,
         node: &spec.node_name,
         provider: spec.payment.as_ref().map(|payment| payment.provider),
-        verdict,
+        verdict: Verdict::Host,
         verdict_reason: reason,
         began_ms: bill.span.from_ms,
         ended_ms: bill.span.to_ms,
         evidence_head: bill.evidence_head.as_deref(),
-        faults: case
-            .faults
+        faults: faults
             .iter()
             .map(|(gpu, fault)| FaultOf { gpu, fault })
             .collect(),
+        refused,
     };
     let text = serde_json::to_string(&evidence).ok()?;
-    let (sanction, cut) = sanction(case.past, case.bound.as_ref(), case.terms);
+    let past = case
+        .past
+        .iter()
+        .filter(|past| is_of_one_class(**past, offence))
+        .count();
+    let (sanction, cut) = sanction(offence, past, case.bound.as_ref(), case.terms);
     let at = Time(timestamp(bill.span.to_ms)?);
-    let mut gpus: Vec<String> = case.faults.iter().map(|(gpu, _)| gpu.clone()).collect();
+    let mut gpus: Vec<String> = faults.iter().map(|(gpu, _)| gpu.clone()).collect();
     gpus.sort_unstable();
     gpus.dedup();
+    let what = match offence {
+        Offence::DowntimeDuringJob => "downtime",
+        _ => "false-statement",
+    };
     let mut incident = Incident::new(
-        &format!("downtime-{}", record.name_any()),
+        &format!("{what}-{}", record.name_any()),
         IncidentSpec {
-            offence: Offence::DowntimeDuringJob,
+            offence,
             subject: Subject {
                 node_name: spec.node_name.clone(),
                 provider_id: case.bound.as_ref().map(|bound| bound.provider),
@@ -176,10 +251,10 @@ pub fn incident(case: &Case<'_>) -> Option<Incident> {
             usage_records: vec![record.name_any()],
             from: at.clone(),
             to: at,
-            verdict,
-            verdict_reason: Some(reason),
+            verdict: Verdict::Host,
+            verdict_reason: reason,
             evidence_hash: address(text.as_bytes()).to_string(),
-            summary: summary(record, reason, &case.faults),
+            summary,
             sanction,
             slash: cut.map(TokenAmount::from_nano),
             chain: case.bound.as_ref().map(|bound| bound.chain.clone()),
@@ -191,15 +266,23 @@ pub fn incident(case: &Case<'_>) -> Option<Incident> {
     Some(incident)
 }
 
-fn summary(
+fn member_of(record: &UsageRecord) -> String {
+    let spec = &record.spec;
+    format!(
+        "member {} of attempt {} of job {}/{}",
+        spec.member, spec.attempt, spec.job.namespace, spec.job.name
+    )
+}
+
+fn downtime_words(
     record: &UsageRecord,
     reason: VerdictReason,
     faults: &[(String, DeviceFault)],
 ) -> String {
-    let spec = &record.spec;
     let mut words = format!(
-        "member {} of attempt {} of job {}/{} failed by the fault of node {}: {reason}",
-        spec.member, spec.attempt, spec.job.namespace, spec.job.name, spec.node_name
+        "{} failed by the fault of node {}: {reason}",
+        member_of(record),
+        record.spec.node_name
     );
     for (number, (gpu, fault)) in faults.iter().take(NAMED).enumerate() {
         let separator = if number == 0 { "; reported: " } else { ", " };
@@ -208,30 +291,56 @@ fn summary(
             .map_or_else(|| fault.kind.to_string(), |xid| format!("Xid {xid}"));
         let _ = write!(words, "{separator}{what} of {gpu}");
     }
+    clipped(words)
+}
+
+fn false_words(record: &UsageRecord, refused: &RefusedEvidence) -> String {
+    clipped(format!(
+        "the agent of node {} has signed what cannot be true about {}: {}, checkpoint {} of epoch {}; nothing is billed from there on",
+        record.spec.node_name,
+        member_of(record),
+        refused.reason,
+        refused.seq,
+        refused.epoch
+    ))
+}
+
+/// At most as long as the API takes.
+fn clipped(mut words: String) -> String {
     words.truncate(words.floor_char_boundary(1024));
     words
 }
 
-/// Opens the Incident that follows from `record` and what is about to be billed for it, if one does. Doing it twice is the
-/// same as doing it once.
-pub async fn open(context: &Context, record: &UsageRecord, bill: &Bill) -> Result<(), kube::Error> {
+/// Opens the Incidents that follow from `record`, what is about to be billed for it, and what its agent has stated that cannot
+/// be true. Doing it twice is the same as doing it once.
+pub async fn open(
+    context: &Context,
+    record: &UsageRecord,
+    bill: &Bill,
+    refused: Option<&RefusedEvidence>,
+) -> Result<(), kube::Error> {
     let is_host = bill
         .verdict
         .is_some_and(|(verdict, _)| verdict == Verdict::Host);
-    if !is_host {
+    if !is_host && refused.is_none() {
         return Ok(());
     }
-    let Some(incident) = incident(&case(context, record, bill)) else {
-        return Ok(());
-    };
     let api: Api<Incident> = Api::all(context.client.clone());
-    match api.create(&PostParams::default(), &incident).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        other => other.map(|_| ()),
+    for incident in incidents(&case(context, record, bill, refused)) {
+        match api.create(&PostParams::default(), &incident).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            other => other.map(|_| ())?,
+        }
     }
+    Ok(())
 }
 
-fn case<'a>(context: &Context, record: &'a UsageRecord, bill: &'a Bill) -> Case<'a> {
+fn case<'a>(
+    context: &Context,
+    record: &'a UsageRecord,
+    bill: &'a Bill,
+    refused: Option<&'a RefusedEvidence>,
+) -> Case<'a> {
     let now = (context.now)();
     let node = &record.spec.node_name;
     let since = now.checked_sub(MEMORY).unwrap_or(Timestamp::MIN);
@@ -244,7 +353,11 @@ fn case<'a>(context: &Context, record: &'a UsageRecord, bill: &'a Bill) -> Case<
         record,
         bill,
         faults: faults(context, record, bill),
-        past: parsed(&incidents).filter(counts).count(),
+        refused,
+        past: parsed(&incidents)
+            .filter(counts)
+            .map(|incident| incident.spec.offence)
+            .collect(),
         bound: bound(context, record),
         terms: context.incidents,
     }
@@ -334,8 +447,12 @@ mod tests {
     }
 
     fn opened(bill: &Bill, past: usize) -> Option<Incident> {
+        with(bill, None, vec![Offence::DowntimeDuringJob; past]).pop()
+    }
+
+    fn with(bill: &Bill, refused: Option<&RefusedEvidence>, past: Vec<Offence>) -> Vec<Incident> {
         let record = record();
-        incident(&Case {
+        incidents(&Case {
             record: &record,
             bill,
             faults: vec![(
@@ -348,12 +465,65 @@ mod tests {
                     count: 1,
                 },
             )],
+            refused,
             past,
             bound: Some(bound()),
-            terms: Terms {
-                downtime_slash_permille: 5,
-            },
+            terms: TERMS,
         })
+    }
+
+    const TERMS: Terms = Terms {
+        downtime_slash_permille: 5,
+        false_statement_slash_permille: 500,
+    };
+
+    #[test]
+    fn what_an_agent_has_signed_that_cannot_be_true_holds_the_rewards_and_the_second_time_costs_stake()
+     {
+        let refused = RefusedEvidence {
+            reason: EvidenceFault::Overlap,
+            epoch: 1,
+            seq: 4,
+            accepted_ms: None,
+            accepted_head: None,
+            statements: Vec::new(),
+        };
+        let bill = bill(None, SealCause::MemberEnded);
+        let steps: Vec<_> = [
+            vec![],
+            vec![Offence::DowntimeDuringJob; 9],
+            vec![Offence::ImpossibleUsage],
+        ]
+        .into_iter()
+        .map(|past| {
+            let spec = with(&bill, Some(&refused), past).pop().unwrap().spec;
+            let cut = spec.slash.map(|slash| slash.to_string());
+            (spec.offence, spec.sanction, cut)
+        })
+        .collect();
+        let impossible = Offence::ImpossibleUsage;
+        assert_eq!(
+            steps,
+            [
+                (impossible, Sanction::Hold, None),
+                (impossible, Sanction::Hold, None),
+                (impossible, Sanction::PartialSlash, Some("10000".to_owned())),
+            ]
+        );
+        let foreign = RefusedEvidence {
+            reason: EvidenceFault::ForeignDevice,
+            ..refused
+        };
+        let both = with(
+            &self::bill(HOST, SealCause::MemberEnded),
+            Some(&foreign),
+            vec![],
+        );
+        let offences: Vec<_> = both.iter().map(|i| i.spec.offence).collect();
+        assert_eq!(
+            offences,
+            [Offence::DowntimeDuringJob, Offence::FalseInventory]
+        );
     }
 
     const HOST: Option<(Verdict, VerdictReason)> =
@@ -409,19 +579,11 @@ mod tests {
                 (Sanction::PartialSlash, Some("100".to_owned())),
             ]
         );
-        let without = |past| {
-            sanction(
-                past,
-                None,
-                Terms {
-                    downtime_slash_permille: 5,
-                },
-            )
-            .0
-        };
+        let downtime = Offence::DowntimeDuringJob;
+        let without = |past| sanction(downtime, past, None, TERMS).0;
         assert_eq!((without(0), without(9)), (Sanction::Repair, Sanction::Warn));
         assert_eq!(
-            sanction(9, Some(&bound()), Terms::default()),
+            sanction(downtime, 9, Some(&bound()), Terms::default()),
             (Sanction::Hold, None),
             "a cluster that has not chosen to cuts nothing"
         );
@@ -429,11 +591,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_step_is_softer_than_the_one_before_and_no_cut_exceeds_its_part(past in 0_usize..20, permille in 0_u16..=1000) {
-            let terms = Terms { downtime_slash_permille: permille };
-            let (now, cut) = sanction(past, Some(&bound()), terms);
-            let (next, _) = sanction(past + 1, Some(&bound()), terms);
+        fn no_step_is_softer_than_the_one_before_and_no_cut_exceeds_its_part(
+            past in 0_usize..20, permille in 0_u16..=1000, lie: bool,
+        ) {
+            let offence = if lie { Offence::ImpossibleUsage } else { Offence::DowntimeDuringJob };
+            let terms = Terms { downtime_slash_permille: permille, false_statement_slash_permille: permille };
+            let (now, cut) = sanction(offence, past, Some(&bound()), terms);
+            let (next, _) = sanction(offence, past + 1, Some(&bound()), terms);
             prop_assert!(now <= next);
+            prop_assert!(past > 0 || cut.is_none(), "nothing is cut for a first offence");
             prop_assert!(cut.unwrap_or(0) <= bound().base_nano * u128::from(permille) / 1000);
             prop_assert_eq!(cut.is_some(), now == Sanction::PartialSlash);
         }

@@ -124,7 +124,7 @@ async fn reconcile(
         }
         (None, Some(bill)) => {
             // Before the bill is final: what is to be held back must not be paid first.
-            incident::open::open(&ctx, &record, bill)
+            incident::open::open(&ctx, &record, bill, seen.evidence.refused())
                 .await
                 .map_err(|source| ActError::Incident {
                     name: record.name_any(),
