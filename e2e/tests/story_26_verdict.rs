@@ -94,7 +94,7 @@ fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_
             .annotations()
             .get(ANNOTATION_EVIDENCE)
             .context("it carries its evidence")?;
-        let hash = gridstake_ledger::archive::address(evidence.as_bytes()).to_string();
+        let hash = alloy::primitives::keccak256(evidence.as_bytes()).to_string();
         ensure!(
             hash == incident.spec.evidence_hash && evidence.contains("GpuLost"),
             "{evidence}"

@@ -62,6 +62,7 @@ impl Failures {
     }
 
     /// Takes note of `record` as it is; whether its node has a failure more.
+    #[must_use]
     pub fn see(&self, record: &UsageRecord) -> bool {
         let Some(failure) = Failure::of(record) else {
             return false;

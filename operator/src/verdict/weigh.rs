@@ -77,15 +77,14 @@ pub fn weigh(end: &AttemptEnd, members: &[MemberEnd], places: &[Place], now: Tim
         (R::PlacementLost, _) | (R::AdmissionFailed, Some(V::PlaceTaken)) => {
             (Verdict::Infrastructure, V::PlaceTaken)
         }
-        (R::AdmissionFailed, Some(V::Displaced)) | (R::Evicted, Some(V::Displaced)) => {
+        (R::AdmissionFailed | R::Evicted, Some(V::Displaced)) => {
             (Verdict::Infrastructure, V::Displaced)
         }
         (R::AdmissionFailed, Some(V::AdmissionRefused)) => case.of_the_host(V::AdmissionRefused),
         (R::AdmissionFailed, _) => (Verdict::Ambiguous, V::AdmissionRefused),
         (R::Evicted, Some(V::StorageLimit)) => (Verdict::Tenant, V::StorageLimit),
-        (R::Evicted, _) => (Verdict::Ambiguous, V::NodePressure),
         (R::OutOfMemory, Some(V::MemoryLimit)) => (Verdict::Tenant, V::MemoryLimit),
-        (R::OutOfMemory, _) => (Verdict::Ambiguous, V::NodePressure),
+        (R::Evicted | R::OutOfMemory, _) => (Verdict::Ambiguous, V::NodePressure),
         (R::PodDeleted, _) => (Verdict::Ambiguous, V::PodDeleted),
         (R::ImagePullFailed, Some(V::ImageName)) => (Verdict::Tenant, V::ImageName),
         (R::ImagePullFailed, _) => (Verdict::Ambiguous, V::ImagePull),

@@ -163,6 +163,14 @@ fn is_on(node: &MemberNode, account: &Account) -> bool {
         .is_none_or(|chain| *chain == account.chain)
 }
 
+/// Whether it is known at whose door an end is laid.
+enum Judged {
+    /// It is; `None`: nothing failed.
+    Now(Option<Finding>),
+    /// More may be heard.
+    Later,
+}
+
 /// What is to be read about an end.
 #[derive(Default)]
 struct Words {
@@ -331,7 +339,7 @@ impl Turn<'_> {
         }
         if let Some(ending) = self.why_it_ends(placement, &members) {
             if members.iter().all(Member::is_at_rest)
-                && let Some(finding) = self.weigh(&members, &ending)
+                && let Judged::Now(finding) = self.weigh(&members, &ending)
             {
                 return self.record(placement, &members, &ending, finding);
             }
@@ -431,15 +439,8 @@ impl Turn<'_> {
             };
             return ending(AttemptEndReason::Succeeded, words, &nobody);
         }
-        if self.job.spec.suspend {
-            return ending(AttemptEndReason::Suspended, Words::default(), &nobody);
-        }
-        if let Some(message) = self.why_nobody_pays(placement) {
-            let words = Words::of(message);
-            return ending(AttemptEndReason::EscrowExhausted, words, &nobody);
-        }
-        if let Some(message) = self.seen.reclaimed.clone() {
-            return ending(AttemptEndReason::Reclaimed, Words::of(message), &nobody);
+        if let Some((reason, words)) = self.why_it_is_stopped(placement) {
+            return ending(reason, words, &nobody);
         }
         let being_deleted = |m: &Member| !has_ended(m) && m.terminating;
         if members.iter().any(being_deleted) {
@@ -475,6 +476,18 @@ impl Turn<'_> {
         None
     }
 
+    /// Why an attempt that could go on must not.
+    fn why_it_is_stopped(&self, placement: &Placement) -> Option<(AttemptEndReason, Words)> {
+        if self.job.spec.suspend {
+            return Some((AttemptEndReason::Suspended, Words::default()));
+        }
+        if let Some(message) = self.why_nobody_pays(placement) {
+            return Some((AttemptEndReason::EscrowExhausted, Words::of(message)));
+        }
+        let message = self.seen.reclaimed.clone()?;
+        Some((AttemptEndReason::Reclaimed, Words::of(message)))
+    }
+
     /// The first member that runs on a GPU which is lost, or was unfit before it began; and what is to be said of that.
     fn without_gpu(&mut self, members: &[Member]) -> Option<(u32, Words)> {
         let running = |m: &&Member| m.has_started() && !matches!(m.state, State::Ended(_));
@@ -502,8 +515,8 @@ impl Turn<'_> {
         })
     }
 
-    /// At whose door the end of an attempt is laid, none of whose members runs any more. Outer `None`: more may be heard.
-    fn weigh(&mut self, members: &[Member], ending: &Ending) -> Option<Option<Finding>> {
+    /// At whose door the end of an attempt is laid, none of whose members runs any more.
+    fn weigh(&mut self, members: &[Member], ending: &Ending) -> Judged {
         let end = AttemptEnd {
             reason: ending.reason,
             hint: ending.hint,
@@ -520,11 +533,11 @@ impl Turn<'_> {
             })
             .collect();
         match weigh(&end, &ran, &self.seen.places, self.now) {
-            Weighed::Nothing => Some(None),
-            Weighed::Found(finding) => Some(Some(finding)),
+            Weighed::Nothing => Judged::Now(None),
+            Weighed::Found(finding) => Judged::Now(Some(finding)),
             Weighed::Wait(until) => {
                 self.wake_at(Some(until));
-                None
+                Judged::Later
             }
         }
     }
@@ -626,8 +639,8 @@ impl Turn<'_> {
     fn stop(&mut self, placement: &Placement, members: &[Member], ending: &Ending) -> Phase {
         if members.iter().all(Member::is_at_rest) {
             return match self.weigh(members, ending) {
-                Some(finding) => self.record(placement, members, ending, finding),
-                None => Phase::Stopping(ending.reason),
+                Judged::Now(finding) => self.record(placement, members, ending, finding),
+                Judged::Later => Phase::Stopping(ending.reason),
             };
         }
         let to_delete: Vec<_> = members

@@ -40,14 +40,13 @@ pub const fn consequence(reason: AttemptEndReason, verdict: Option<Verdict>) -> 
         (R::RunTimeout, _) => Consequence::Ends(JobEndReason::RunTimeout),
         (R::PlacementLost, _) => Consequence::PlacesAgain,
         (R::Suspended | R::EscrowExhausted | R::Reclaimed | R::Deleted, _) => Consequence::Nothing,
-        (_, Some(Verdict::Tenant)) => Consequence::ChargesUser,
-        (_, Some(Verdict::Host | Verdict::Infrastructure)) => Consequence::ChargesInfrastructure,
-        (R::ImagePullFailed | R::ContainerStartFailed, Some(Verdict::Ambiguous) | None) => {
-            Consequence::ChargesUser
+        // Those without a verdict are of a former version.
+        (R::ImagePullFailed | R::ContainerStartFailed, Some(Verdict::Ambiguous) | None)
+        | (R::ExitedNonZero | R::OutOfMemory, None)
+        | (_, Some(Verdict::Tenant)) => Consequence::ChargesUser,
+        (_, Some(Verdict::Host | Verdict::Infrastructure | Verdict::Ambiguous) | None) => {
+            Consequence::ChargesInfrastructure
         }
-        // An attempt of a former version, which knew no verdicts.
-        (R::ExitedNonZero | R::OutOfMemory, None) => Consequence::ChargesUser,
-        (_, Some(Verdict::Ambiguous) | None) => Consequence::ChargesInfrastructure,
     }
 }
 

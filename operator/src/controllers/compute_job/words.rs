@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn only_words_that_are_certain_name_somebody() {
         use VerdictReason as V;
-        let cases: [(fn(&str) -> Option<VerdictReason>, &str, Option<V>); 13] = [
+        type Read = fn(&str) -> Option<VerdictReason>;
+        let cases: [(Read, &str, Option<V>); 13] = [
             (
                 eviction,
                 "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi.",

@@ -105,8 +105,8 @@ struct Evidence<'a> {
     verdict_reason: Option<VerdictReason>,
     began_ms: u64,
     ended_ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    evidence_head: Option<&'a str>,
+    #[serde(rename = "evidenceHead", skip_serializing_if = "Option::is_none")]
+    head: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     faults: Vec<FaultOf<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,7 +216,7 @@ fn incident(
         verdict_reason: reason,
         began_ms: bill.span.from_ms,
         ended_ms: bill.span.to_ms,
-        evidence_head: bill.evidence_head.as_deref(),
+        head: bill.evidence_head.as_deref(),
         faults: faults
             .iter()
             .map(|(gpu, fault)| FaultOf { gpu, fault })

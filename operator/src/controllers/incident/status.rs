@@ -56,6 +56,5 @@ pub fn desired(
         authorizations: present.authorizations,
         attempts: present.attempts,
         conditions: condition::conditions(&present.conditions, &plan.facts, generation, now),
-        ..IncidentStatus::default()
     }
 }

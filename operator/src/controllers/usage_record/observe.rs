@@ -84,7 +84,7 @@ fn held_by(ctx: &Context, record: &UsageRecord) -> Option<String> {
     let incidents = ctx.caches.incidents.state();
     parsed(&incidents)
         .find(|incident| hold::holds(incident) && incident.spec.usage_records.contains(&name))
-        .map(|incident| incident.name_any())
+        .map(kube::ResourceExt::name_any)
 }
 
 /// What is known of the archive of the record's lane. Without a chain nothing is settled, and nothing archived.

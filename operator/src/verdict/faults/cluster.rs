@@ -84,8 +84,7 @@ pub fn play(scenario: &Scenario, aloud: bool) -> Option<(Attempt, Failures)> {
         for write in &plan.writes {
             if let Write::DeletePods(pods) = write {
                 for pod in pods {
-                    let member: usize = pod.rsplit('-').next().unwrap().parse().unwrap();
-                    world.deleted[member].get_or_insert(second);
+                    world.deleted[member_of(pod)].get_or_insert(second);
                 }
             }
         }
@@ -98,12 +97,16 @@ pub fn play(scenario: &Scenario, aloud: bool) -> Option<(Attempt, Failures)> {
             );
         }
         job.status = plan.status;
-        let status = job.status.as_ref().unwrap();
-        if let Some(attempt) = status.attempts.first() {
+        let status = job.status.as_ref();
+        if let Some((attempt, status)) = status.and_then(|s| Some((s.attempts.first()?, s))) {
             return Some((attempt.clone(), status.failures.unwrap_or_default()));
         }
     }
     None
+}
+
+fn member_of(pod: &str) -> usize {
+    pod.rsplit('-').next().unwrap().parse().unwrap()
 }
 
 /// A job whose first attempt runs on the nodes of its members' numbers.
@@ -368,11 +371,11 @@ impl World<'_> {
                 }
                 Cause::Drain => {
                     status = ended(strikes, 143, "Error");
-                    status.conditions = disrupted("EvictionByEvictionAPI");
+                    status.conditions = Some(disrupted("EvictionByEvictionAPI"));
                 }
                 Cause::KubeletDies if second >= strikes + EVICTED_AFTER => {
                     status = failed("", "");
-                    status.conditions = disrupted("DeletionByTaintManager");
+                    status.conditions = Some(disrupted("DeletionByTaintManager"));
                 }
                 _ => {}
             }
@@ -517,11 +520,11 @@ fn waits(cause: Cause, strikes: bool) -> PodStatus {
     }
 }
 
-fn disrupted(reason: &str) -> Option<Vec<PodCondition>> {
-    Some(vec![PodCondition {
+fn disrupted(reason: &str) -> Vec<PodCondition> {
+    vec![PodCondition {
         type_: "DisruptionTarget".into(),
         status: "True".into(),
         reason: Some(reason.into()),
         ..PodCondition::default()
-    }])
+    }]
 }
