@@ -45,6 +45,7 @@ fn list<E: ClosedEnum>(title: &'static str, introduction: &'static str) -> List 
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one statement per list")]
 fn kinds() -> Vec<(&'static str, Vec<List>)> {
     vec![
         (
