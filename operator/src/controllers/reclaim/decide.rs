@@ -112,8 +112,27 @@ pub struct Reclaim {
 }
 
 /// The attempts that are to give their GPUs back and have not begun to, each once.
+///
+/// What leaves for one pod may change where another one finds room, when gangs leave several nodes at once. So it is gone
+/// through again with those that leave until nobody else has to: what is decided does not grow while they are leaving.
 #[must_use]
 pub fn decide(sight: &Sight) -> Vec<Reclaim> {
+    let mut reclaims = once(sight);
+    let mut after = sight.clone();
+    let mut news = reclaims.clone();
+    while !news.is_empty() {
+        let leave: BTreeSet<AttemptKey> = news.iter().map(|reclaim| reclaim.attempt).collect();
+        for tenancy in &mut after.tenancies {
+            tenancy.is_leaving |= leave.contains(&tenancy.attempt);
+        }
+        news = once(&after);
+        reclaims.extend(news.iter().cloned());
+    }
+    reclaims
+}
+
+/// The attempts that have to go beside those that are leaving.
+fn once(sight: &Sight) -> Vec<Reclaim> {
     let mut turn = Turn {
         sight,
         free: sight

@@ -253,6 +253,7 @@ fn what_a_refused_statement_covers_is_not_billed_and_what_comes_before_it_is() {
     ] {
         let seen = Observed {
             attempt_ends: true,
+            attempt_is_over: true,
             evidence: refused(2300, accepted),
             ..seen(pod)
         };
