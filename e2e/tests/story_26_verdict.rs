@@ -8,12 +8,7 @@ use gridstake_crds::{
     incident::{IncidentState, Sanction},
     names::ANNOTATION_EVIDENCE,
 };
-use gridstake_e2e::{
-    prelude::*,
-    simulated_gpus::Simulator,
-    usage,
-    wait::{watch_until, watch_until_gone},
-};
+use gridstake_e2e::{prelude::*, simulated_gpus::Simulator, usage, wait::watch_until};
 use kube::{Api, ResourceExt as _};
 
 #[test]
@@ -102,10 +97,7 @@ fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_
 
         moved.release().await?;
         moved.until_complete().await?;
-        incidents
-            .delete(&name, &kube::api::DeleteParams::default())
-            .await?;
-        watch_until_gone(&incidents, &name).await
+        Ok(())
     })
 }
 

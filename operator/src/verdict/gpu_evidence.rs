@@ -88,8 +88,9 @@ fn is_near(fault: &DeviceFault, began: Option<u64>, moment: u64, lasts: bool) ->
 pub fn gpu_evidence(place: &Place, began: Option<u64>, moment: u64) -> GpuEvidence {
     let mut found = GpuEvidence::default();
     for gpu in &place.gpus {
+        let present = gpu.lost_since();
         for fault in &gpu.faults {
-            let lasts = gpu.is_lost && fault.kind == DeviceFaultKind::GpuLost;
+            let lasts = fault.kind == DeviceFaultKind::GpuLost && present == Some(fault.first_ms);
             if !is_near(fault, began, moment, lasts) {
                 continue;
             }
@@ -125,11 +126,9 @@ pub fn unusable_gpu(place: &Place, began: Option<u64>) -> Option<(&str, VerdictR
         return None;
     }
     place.gpus.iter().find_map(|gpu| {
-        let lost = gpu.is_lost
-            && gpu.faults.iter().any(|fault| {
-                fault.kind == DeviceFaultKind::GpuLost
-                    && told.saturating_sub(fault.first_ms) >= LOST_FOR_MS
-            });
+        let lost = gpu
+            .lost_since()
+            .is_some_and(|since| told.saturating_sub(since) >= LOST_FOR_MS);
         if lost {
             return Some((gpu.uuid.as_str(), VerdictReason::GpuLost));
         }

@@ -21,7 +21,7 @@ mod tests;
 
 use gridstake_crds::{
     compute_job::{Verdict, VerdictReason},
-    gpu_node::DeviceFault,
+    gpu_node::{DeviceFault, DeviceFaultKind},
 };
 use k8s_openapi::jiff::Timestamp;
 
@@ -83,6 +83,17 @@ pub struct Gpu {
     pub is_lost: bool,
     /// What was reported, as in `status.devices[].faults` of the GpuNode.
     pub faults: Vec<DeviceFault>,
+}
+
+impl Gpu {
+    /// Since when it is lost (Unix ms), if it is: by the newest such fault. Earlier ones are over.
+    fn lost_since(&self) -> Option<u64> {
+        self.faults
+            .iter()
+            .filter(|fault| self.is_lost && fault.kind == DeviceFaultKind::GpuLost)
+            .map(|fault| fault.first_ms)
+            .max()
+    }
 }
 
 /// What became of a node.

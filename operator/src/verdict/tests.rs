@@ -444,6 +444,26 @@ fn a_gpu_that_stays_lost_ends_what_runs_on_it_and_one_that_comes_back_does_not()
     place.told_until_ms = Some(ms(ENDED + 30));
     place.gpus[0].is_lost = false;
     assert_eq!(look(&place), None, "it is back");
+    place.gpus[0].is_lost = true;
+    let just_now = fault(K::GpuLost, None, ENDED + 25, ENDED + 25);
+    place.gpus[0].faults.insert(0, just_now);
+    assert_eq!(look(&place), None, "it was back meanwhile");
+}
+
+#[test]
+fn a_gpu_that_is_lost_again_says_nothing_about_an_end_between_its_losses() {
+    let mut place = place(
+        0,
+        vec![
+            fault(K::GpuLost, None, ENDED + 60, ENDED + 60),
+            fault(K::GpuLost, None, BEGAN + 5, BEGAN + 9),
+        ],
+    );
+    place.gpus[0].is_lost = true;
+    assert_eq!(
+        judged(&end(R::ExitedNonZero), &[place]),
+        (Verdict::Tenant, V::ProgramExit)
+    );
 }
 
 #[test]
