@@ -36,8 +36,8 @@ YAML
   "$helm" template definitions "$own/chart" | "$here/crd_schemas.py" "$own"
 }
 
-conform() { # the Prometheus operator's kind is known only where it is installed
-  "$kubeconform" -strict -skip ServiceMonitor -schema-location "$own/{{.ResourceKind}}{{.KindSuffix}}.json" \
+conform() { # the Prometheus operator's kinds are known only where it is installed
+  "$kubeconform" -strict -skip ServiceMonitor,PrometheusRule -schema-location "$own/{{.ResourceKind}}{{.KindSuffix}}.json" \
     -schema-location "$schemas/{{.ResourceKind}}{{.KindSuffix}}.json" "$@"
 }
 
