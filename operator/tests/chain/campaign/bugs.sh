@@ -4,14 +4,14 @@
 #
 #   bugs.sh [WORD]      only those whose name holds the word
 #
-# Environment: RUNS (default 300) and SEED as for `make campaign`. No run is begun after two have gone wrong: one that is stuck
+# Environment: RUNS (default 300) and SEED as for `make campaign`. No run is begun after four have gone wrong: one that is stuck
 # takes a hundred times as long as a good one.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
 checkout=$(readlink -f "$here/../../../..")
 copy=$checkout/.build/planted/src
-export CARGO_TARGET_DIR=$checkout/.build/planted/target RUNS=${RUNS:-300} SEED=${SEED:-1} STOP_AFTER=2 RUST_BACKTRACE=0
+export CARGO_TARGET_DIR=$checkout/.build/planted/target RUNS=${RUNS:-300} SEED=${SEED:-1} STOP_AFTER=4 RUST_BACKTRACE=0
 
 campaign() {
   cargo test --quiet --workspace --locked --test chain --manifest-path "$copy/Cargo.toml" -- \
