@@ -28,7 +28,7 @@ use crate::{
     process::ProcessTable,
     report,
     signing_key::KeyState,
-    telling::Reporting,
+    telling::{Reporting, say},
 };
 
 /// How often it is asked whether an NVML call hangs.
@@ -306,11 +306,7 @@ impl Observer {
             turn.local.observe(turn.looked_at, &sights);
         }
         let told = turn.local.told(Anchor::now());
-        self.local_use.send_if_modified(|known| {
-            let new = *known != told;
-            *known = told;
-            new
-        });
+        say(&self.local_use, told);
     }
 
     /// Logs the agent's state when it changes.
@@ -351,13 +347,7 @@ impl Observer {
             env!("CARGO_PKG_VERSION"),
         );
         drop(view);
-        self.wanted.send_if_modified(|wanted| {
-            let new = wanted.as_ref() != Some(&status);
-            if new {
-                *wanted = Some(status);
-            }
-            new
-        });
+        say(&self.wanted, Some(status));
     }
 }
 

@@ -11,6 +11,15 @@
 
 use tokio::sync::watch;
 
+/// Says `now`, if that is news.
+pub fn say<T: PartialEq>(sender: &watch::Sender<T>, now: T) {
+    sender.send_if_modified(|known| {
+        let new = *known != now;
+        *known = now;
+        new
+    });
+}
+
 /// The heartbeat's side.
 #[derive(Debug)]
 pub struct Asking {

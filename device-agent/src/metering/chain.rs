@@ -131,7 +131,9 @@ fn sign_from(
     Ok(())
 }
 
-fn content(stated: &Checkpoint, previous: B256) -> checkpoint::Checkpoint {
+/// What `stated` says after the statement whose head is `previous`, as the ledger hashes it.
+#[must_use]
+pub fn content(stated: &Checkpoint, previous: B256) -> checkpoint::Checkpoint {
     checkpoint::Checkpoint {
         epoch: stated.epoch,
         seq: stated.seq,

@@ -30,6 +30,7 @@ use crate::{
     nvml::{Observation, describe::DeviceFacts},
     outcome::{Outcomes, Task, chain},
     signing_key::KeyState,
+    telling::say,
 };
 
 /// How often what is known is kept although nothing was stated: what a killed agent loses sight of.
@@ -371,15 +372,6 @@ impl Meter {
             .collect();
         say(&self.heads, heads);
     }
-}
-
-/// Says `now`, if that is news.
-fn say<T: PartialEq>(sender: &watch::Sender<T>, now: T) {
-    sender.send_if_modified(|known| {
-        let new = *known != now;
-        *known = now;
-        new
-    });
 }
 
 /// Notes that for `millis` more than one whole of a GPU was held. The metric must stay 0, also where it has a series.

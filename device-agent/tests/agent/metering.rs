@@ -243,7 +243,8 @@ impl Agent {
     }
 }
 
-fn assert_whole(record: &str, evidence: &Evidence) {
+/// What the statements of `evidence` are about: whole GPUs.
+pub fn subject<'a>(record: &'a str, pod_uid: &'a str, evidence: &Evidence) -> Subject<'a> {
     let devices: Vec<_> = evidence
         .devices
         .iter()
@@ -253,11 +254,15 @@ fn assert_whole(record: &str, evidence: &Evidence) {
             share: (1, 1),
         })
         .collect();
-    let subject = Subject {
+    Subject {
         record,
-        pod_uid: POD_UID,
+        pod_uid,
         devices: devices_hash(&devices),
-    };
+    }
+}
+
+fn assert_whole(record: &str, evidence: &Evidence) {
+    let subject = subject(record, POD_UID, evidence);
     let key = evidence.key.parse().unwrap();
     assert!(
         is_whole(&evidence.checkpoints, subject, key),

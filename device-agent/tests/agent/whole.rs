@@ -7,15 +7,16 @@ use std::{
 };
 
 use gridstake_crds::usage_record::{Checkpoint, Evidence, GapReason};
-use gridstake_device_agent::clock::{BootMillis, wall_unix_ms};
-use gridstake_ledger::{
-    checkpoint::{self, Device, Subject, devices_hash},
-    refusal,
+use gridstake_device_agent::{
+    clock::{BootMillis, wall_unix_ms},
+    metering::chain::content,
 };
+use gridstake_ledger::{checkpoint, refusal};
 
 use crate::{
     cluster::{ApiServer, Kill, Write},
-    machine::{Agent, Machine, Pod, WallClock, interposer},
+    machine::{Agent, Machine, Pod, Running, WallClock, interposer},
+    metering::subject,
     node::uuid,
 };
 
@@ -25,17 +26,8 @@ fn waits() -> Command {
 }
 
 fn signed(stated: &Checkpoint) -> checkpoint::Signed {
-    let counters = stated.counters;
     checkpoint::Signed {
-        checkpoint: checkpoint::Checkpoint {
-            epoch: stated.epoch,
-            seq: stated.seq,
-            from_ms: stated.from_ms,
-            to_ms: stated.to_ms,
-            folded: stated.folded.unwrap_or(0),
-            counters: gridstake_device_agent::metering::chain::measured(counters),
-            previous: stated.previous.parse().unwrap(),
-        },
+        checkpoint: content(stated, stated.previous.parse().unwrap()),
         head: stated.head.parse().unwrap(),
         signature: gridstake_ledger::signature::parse(&stated.signature).unwrap(),
     }
@@ -49,20 +41,7 @@ fn chain(evidence: &Evidence) -> Vec<checkpoint::Signed> {
 fn assert_sound(machine: &Machine, pod: &Pod) -> Evidence {
     let history = machine.server.history(&pod.record);
     for (index, evidence) in history.iter().enumerate() {
-        let devices: Vec<_> = evidence
-            .devices
-            .iter()
-            .map(|device| Device {
-                uuid: device.uuid.clone(),
-                parent_uuid: String::new(),
-                share: (1, 1),
-            })
-            .collect();
-        let subject = Subject {
-            record: &pod.record,
-            pod_uid: &pod.uid,
-            devices: devices_hash(&devices),
-        };
+        let subject = subject(&pod.record, &pod.uid, evidence);
         let stated = chain(evidence);
         let key = evidence.key.parse().unwrap();
         assert_eq!(refusal::verify(subject, key, &stated), Ok(()));
@@ -94,6 +73,23 @@ fn assert_sound(machine: &Machine, pod: &Pod) -> Evidence {
 /// How long the lease was, in milliseconds.
 fn length(evidence: &Evidence) -> u64 {
     evidence.ended_ms.unwrap() - evidence.started_ms.unwrap()
+}
+
+/// Ends `process`, and waits until all of its lease is stated: as long as it certainly ran, and no longer
+/// than until its end was told.
+async fn end_whole(machine: &Machine, pod: &Pod, process: Running) -> Evidence {
+    let started = process.started();
+    let ending = BootMillis::now();
+    process.end();
+    machine
+        .server
+        .until(&pod.record, |e| e.ended_ms.is_some())
+        .await;
+    let ended_by = BootMillis::now();
+    let evidence = assert_sound(machine, pod);
+    assert!(length(&evidence) >= ending.since(started));
+    assert!(length(&evidence) <= ended_by.since(started));
+    evidence
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,22 +142,12 @@ async fn a_wall_clock_that_is_set_by_an_hour_to_and_fro_changes_no_millisecond_a
     // A lease that begins while the clock is wrong is dated by it, and as long as it was.
     let next = machine.place(2, 0);
     let process = machine.start(&next, waits());
-    let started = process.started();
     machine
         .server
         .until(&next.record, |e| !e.checkpoints.is_empty())
         .await;
     clock.set_off_by(0);
-    let ending = BootMillis::now();
-    process.end();
-    machine
-        .server
-        .until(&next.record, |e| e.ended_ms.is_some())
-        .await;
-    let ended_by = BootMillis::now();
-    let evidence = assert_sound(&machine, &next);
-    assert!(length(&evidence) >= ending.since(started));
-    assert!(length(&evidence) <= ended_by.since(started));
+    end_whole(&machine, &next, process).await;
     drop(agent);
 }
 
@@ -177,7 +163,6 @@ async fn lease_of_one_that_dies(dies: impl FnOnce(&mut Command), kill: Option<Ki
         *machine.server.kill.lock().unwrap() = Some(Kill { pid, ..kill });
     }
     let process = machine.start(&pod, waits());
-    let started = process.started();
     agent.is_killed().await;
     assert!(machine.server.has_killed());
 
@@ -189,16 +174,7 @@ async fn lease_of_one_that_dies(dies: impl FnOnce(&mut Command), kill: Option<Ki
         .server
         .until(&pod.record, |e| e.checkpoints.len() >= accepted + 3)
         .await;
-    let ending = BootMillis::now();
-    process.end();
-    machine
-        .server
-        .until(&pod.record, |e| e.ended_ms.is_some())
-        .await;
-    let ended_by = BootMillis::now();
-    let evidence = assert_sound(&machine, &pod);
-    assert!(length(&evidence) >= ending.since(started));
-    assert!(length(&evidence) <= ended_by.since(started));
+    let evidence = end_whole(&machine, &pod, process).await;
     assert!(
         evidence.gaps.iter().all(|gap| gap.bridged),
         "the same process was there before and after: {evidence:#?}"
@@ -299,7 +275,6 @@ async fn with_a_disk_that_is_really_full_what_was_accepted_stands_also_over_a_ki
     let agent = Agent::start(&mut machine.agent("100ms", "1s"));
     let pod = machine.place(1, 0);
     let process = machine.start(&pod, waits());
-    let started = process.started();
     let states = async |count| {
         let enough = |e: &Evidence| e.checkpoints.len() >= count;
         machine.server.until(&pod.record, enough).await
@@ -341,16 +316,7 @@ async fn with_a_disk_that_is_really_full_what_was_accepted_stands_also_over_a_ki
         .server
         .until_so(|server| !server.agents_message().contains("restart"))
         .await;
-    let ending = BootMillis::now();
-    process.end();
-    machine
-        .server
-        .until(&pod.record, |e| e.ended_ms.is_some())
-        .await;
-    let ended_by = BootMillis::now();
-    let evidence = assert_sound(&machine, &pod);
-    assert!(length(&evidence) >= ending.since(started));
-    assert!(length(&evidence) <= ended_by.since(started));
+    let evidence = end_whole(&machine, &pod, process).await;
     assert!(evidence.gaps.iter().all(|gap| gap.bridged));
     drop(agent);
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use gridstake_crds::usage_record::{Counters, EvidenceGap, GapReason};
 use gridstake_ledger::{
-    checkpoint::{self, Device, Signed, Subject, devices_hash},
+    checkpoint::{Device, Signed, Subject, devices_hash},
     refusal::{self, Refusal},
     signature,
 };
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     metering::{
-        chain::{CHECKPOINTS_MAX, GAPS_MAX, is_whole, measured},
+        chain::{CHECKPOINTS_MAX, GAPS_MAX, content, is_whole},
         device::User,
         records::Record,
     },
@@ -242,22 +242,10 @@ impl Node {
         let Some(evidence) = self.evidence() else {
             return;
         };
-        let devices: Vec<_> = evidence
-            .devices
-            .iter()
-            .map(|device| Device {
-                uuid: device.uuid.clone(),
-                parent_uuid: device.parent_uuid.clone().unwrap_or_default(),
-                share: device
-                    .share_numerator
-                    .zip(device.share_denominator)
-                    .unwrap_or((1, 1)),
-            })
-            .collect();
         let subject = Subject {
             record: &format!("u-1-0-{}", self.slice),
             pod_uid: &evidence.pod_uid,
-            devices: devices_hash(&devices),
+            devices: devices_of(&evidence),
         };
         let key = evidence.key.parse().unwrap();
         assert!(
@@ -763,6 +751,23 @@ struct Operator {
     before: HashMap<String, (String, Vec<Signed>)>,
 }
 
+/// What the statements of `evidence` say of its devices.
+fn devices_of(evidence: &Evidence) -> alloy_primitives::B256 {
+    let devices: Vec<_> = evidence
+        .devices
+        .iter()
+        .map(|device| Device {
+            uuid: device.uuid.clone(),
+            parent_uuid: device.parent_uuid.clone().unwrap_or_default(),
+            share: device
+                .share_numerator
+                .zip(device.share_denominator)
+                .unwrap_or((1, 1)),
+        })
+        .collect();
+    devices_hash(&devices)
+}
+
 impl Operator {
     /// What is refused of the evidence of `record`, which is `passed` milliseconds old.
     fn refuses(
@@ -771,33 +776,16 @@ impl Operator {
         evidence: &Evidence,
         passed: Option<u64>,
     ) -> Option<Refusal> {
-        let devices: Vec<_> = evidence
-            .devices
-            .iter()
-            .map(|device| Device {
-                uuid: device.uuid.clone(),
-                parent_uuid: String::new(),
-                share: (1, 1),
-            })
-            .collect();
         let subject = Subject {
             record,
             pod_uid: &evidence.pod_uid,
-            devices: devices_hash(&devices),
+            devices: devices_of(evidence),
         };
         let chain: Vec<Signed> = evidence
             .checkpoints
             .iter()
             .map(|stated| Signed {
-                checkpoint: checkpoint::Checkpoint {
-                    epoch: stated.epoch,
-                    seq: stated.seq,
-                    from_ms: stated.from_ms,
-                    to_ms: stated.to_ms,
-                    folded: stated.folded.unwrap_or(0),
-                    counters: measured(stated.counters),
-                    previous: stated.previous.parse().unwrap(),
-                },
+                checkpoint: content(stated, stated.previous.parse().unwrap()),
                 head: stated.head.parse().unwrap(),
                 signature: signature::parse(&stated.signature).unwrap(),
             })
