@@ -225,6 +225,14 @@ pub struct DeviceUse {
     pub counters: Option<Counters>,
 }
 
+impl DeviceUse {
+    /// The UUID of the physical device: of a MIG instance, that of the GPU which it is part of.
+    #[must_use]
+    pub fn physical(&self) -> &str {
+        self.parent_uuid.as_deref().unwrap_or(&self.uuid)
+    }
+}
+
 /// Measurements as integrals over a span. A value that is not available is absent, never 0.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]

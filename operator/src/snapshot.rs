@@ -118,9 +118,12 @@ fn facts_of(
         .failover()
         .is_silent(caches.last_heartbeat(&name), now);
     let guarantee = gpu_node::observe::guarantee(caches, chains, gpu_node, now);
+    let status = gpu_node.status.as_ref();
+    let quarantines = status.map(|s| s.quarantine.as_slice()).unwrap_or_default();
     let standing = NodeStanding {
         offer: gpu_node::decide::offer(gpu_node, node.as_deref(), silent, &guarantee, mode, now)
-            .and(gpu_node::decide::undisputed(disputed.contains(&name))),
+            .and(gpu_node::decide::undisputed(disputed.contains(&name)))
+            .and(gpu_node::decide::out_of_quarantine(quarantines, now)),
         closes_in: mode.closes_at().map(|at| at.duration_since(now)),
         bonded: guarantee.backing.in_force().is_some(),
         provider: guarantee.backing.provider,

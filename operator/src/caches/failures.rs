@@ -42,9 +42,7 @@ impl Failure {
             verdict,
             reason: sealed.verdict_reason?,
             job: record.spec.job.uid.clone(),
-            gpus: devices
-                .map(|used| used.parent_uuid.as_ref().unwrap_or(&used.uuid).clone())
-                .collect(),
+            gpus: devices.map(|used| used.physical().to_owned()).collect(),
         })
     }
 }

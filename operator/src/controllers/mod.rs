@@ -1,6 +1,7 @@
 //! The controllers: one folder per kind, in each the same steps: observe → decide → act → status.
 
 pub mod compute_job;
+pub mod fleet_changes;
 pub mod gpu_node;
 pub mod incident;
 pub mod job_request;

@@ -23,9 +23,7 @@ use gridstake_crds::{
     compute_job::{Verdict, VerdictReason},
     gpu_node::{DeviceFault, DeviceFaultKind},
 };
-use k8s_openapi::jiff::Timestamp;
-
-pub use weigh::{AttemptEnd, MemberEnd, Weighed, weigh};
+pub use weigh::{MemberEnd, Weighed, weigh};
 
 /// A verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,9 +124,4 @@ impl Excuse {
             Self::Amnesty => VerdictReason::Amnesty,
         }
     }
-}
-
-/// `at` in Unix milliseconds.
-fn unix_ms(at: Timestamp) -> u64 {
-    u64::try_from(at.as_millisecond()).unwrap_or(0)
 }

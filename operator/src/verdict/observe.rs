@@ -1,16 +1,19 @@
 //! What is known of the places of an attempt's members. Reads the caches; decides nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use gridstake_crds::{
     GpuNode,
     compute_job::MemberNode,
     gpu_node::{AgentState, Device, DeviceHealth, DeviceReason},
-    usage_record::Evidence,
+    usage_record::{DeviceUse, Evidence},
 };
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::{Excuse, Gpu, Loss, Place, unix_ms};
+use super::{Excuse, Gpu, Loss, Place};
 use crate::{
     caches::{Caches, parsed},
+    controllers::usage_record::bill::unix_millis,
     failover::{self, NodeState},
 };
 
@@ -27,17 +30,28 @@ pub fn places(
     members: &[MemberNode],
     now: Timestamp,
 ) -> Vec<Place> {
+    let records = caches.records_of_job(job_uid);
+    let mut evidence: BTreeMap<u32, Vec<&Evidence>> = BTreeMap::new();
+    for record in parsed(&records).filter(|record| record.spec.attempt == attempt) {
+        let told = record.status.as_ref().and_then(|s| s.evidence.as_ref());
+        evidence.entry(record.spec.member).or_default().extend(told);
+    }
+    let amnesty = failover::amnesty_now(caches, now);
     members
         .iter()
-        .map(|placed| place(caches, job_uid, attempt, placed, now))
+        .map(|placed| {
+            let evidence = evidence.get(&placed.member).map_or(&[][..], Vec::as_slice);
+            place(caches, placed, evidence, amnesty.as_ref(), now)
+        })
         .collect()
 }
 
+/// The place of a member whose `evidence` is that of all its slices that are known.
 fn place(
     caches: &Caches,
-    job_uid: &str,
-    attempt: u32,
     placed: &MemberNode,
+    evidence: &[&Evidence],
+    amnesty: Option<&failover::Amnesty>,
     now: Timestamp,
 ) -> Place {
     let name = &placed.node;
@@ -45,23 +59,22 @@ fn place(
     let gpu_node = found.as_ref().and_then(|node| node.0.as_ref().ok());
     let heard_of = caches.last_heartbeat(name);
     let terms = caches.failover();
-    let amnesty = failover::amnesty_now(caches, now);
-    let evidence = evidence_of(caches, job_uid, attempt, placed.member);
-    let own = devices_of(&evidence);
+    let used = evidence.iter().flat_map(|evidence| &evidence.devices);
+    let own: BTreeSet<&str> = used.map(DeviceUse::physical).collect();
     let status = gpu_node.and_then(|node| node.status.as_ref());
     let devices = status.map(|s| s.devices.as_slice()).unwrap_or_default();
     Place {
         member: placed.member,
         gpus: devices
             .iter()
-            .filter(|device| own.is_empty() || own.contains(&device.uuid))
+            .filter(|device| own.is_empty() || own.contains(device.uuid.as_str()))
             .map(gpu)
             .collect(),
         gpus_are_known: !own.is_empty(),
         told_until_ms: heard_of
             .filter(|arrived| now.duration_since(*arrived) >= SETTLES)
             .and_then(|_| caches.heartbeat_lease(name))
-            .and_then(|lease| Some(unix_ms(lease.spec.as_ref()?.renew_time.as_ref()?.0))),
+            .and_then(|lease| Some(unix_millis(lease.spec.as_ref()?.renew_time.as_ref()?.0))),
         is_heard: !terms.is_silent(heard_of, now),
         sees_gpus: status
             .and_then(|s| s.agent.as_ref())
@@ -72,29 +85,8 @@ fn place(
             .map(|gap| (gap.from_ms, gap.to_ms))
             .collect(),
         loss: loss(caches, name, now),
-        excuse: gpu_node.and_then(|node| excuse(node, heard_of, amnesty.as_ref(), terms, now)),
+        excuse: gpu_node.and_then(|node| excuse(node, heard_of, amnesty, terms, now)),
     }
-}
-
-/// The evidence of a member, of all slices that are known.
-fn evidence_of(caches: &Caches, job_uid: &str, attempt: u32, member: u32) -> Vec<Evidence> {
-    let records = caches.records_of_job(job_uid);
-    parsed(&records)
-        .filter(|record| record.spec.attempt == attempt && record.spec.member == member)
-        .filter_map(|record| record.status.as_ref()?.evidence.clone())
-        .collect()
-}
-
-/// The physical devices of a member; none where its evidence does not name them yet.
-fn devices_of(evidence: &[Evidence]) -> Vec<String> {
-    let mut uuids: Vec<String> = evidence
-        .iter()
-        .flat_map(|evidence| &evidence.devices)
-        .map(|used| used.parent_uuid.as_ref().unwrap_or(&used.uuid).clone())
-        .collect();
-    uuids.sort_unstable();
-    uuids.dedup();
-    uuids
 }
 
 fn gpu(device: &Device) -> Gpu {

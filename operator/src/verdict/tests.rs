@@ -1,16 +1,17 @@
 use gridstake_crds::{
     closed_enum::ClosedEnum as _,
-    compute_job::{AttemptEndReason as R, Verdict, VerdictReason as V},
+    compute_job::{AttemptEndReason as R, Ending, Verdict, VerdictReason as V},
     gpu_node::{DeviceFault, DeviceFaultKind as K},
     xid,
 };
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use proptest::prelude::*;
 
 use super::{
     gpu_evidence::{CAUSE_MS, SAMPLE_LATE_MS, unusable_gpu},
     *,
 };
+use crate::controllers::usage_record::bill::unix_millis;
 
 /// When the member began, and when it ended, in seconds.
 const BEGAN: i64 = 1_800_000_000;
@@ -21,7 +22,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn ms(second: i64) -> u64 {
-    unix_ms(at(second))
+    unix_millis(at(second))
 }
 
 fn fault(kind: K, xid: Option<u32>, first: i64, last: i64) -> DeviceFault {
@@ -57,13 +58,16 @@ fn place(member: u32, faults: Vec<DeviceFault>) -> Place {
     }
 }
 
-fn end(reason: R) -> AttemptEnd {
-    AttemptEnd {
+fn end(reason: R) -> Ending {
+    Ending {
+        attempt: 1,
         reason,
         hint: None,
         exit_code: Some(1),
-        since: at(ENDED + 1),
+        message: None,
+        since: Time(at(ENDED + 1)),
         members: vec![0],
+        suspects: Vec::new(),
     }
 }
 
@@ -75,7 +79,7 @@ fn ran(member: u32) -> MemberEnd {
     }
 }
 
-fn judged(end: &AttemptEnd, places: &[Place]) -> (Verdict, V) {
+fn judged(end: &Ending, places: &[Place]) -> (Verdict, V) {
     let members: Vec<_> = places.iter().map(|place| ran(place.member)).collect();
     match weigh(end, &members, places, at(ENDED + 12)) {
         Weighed::Found(found) => (found.verdict, found.reason),
@@ -271,7 +275,7 @@ fn a_process_that_was_killed_from_outside_is_nobodys() {
         (139, (Verdict::Tenant, V::ProgramExit)),
         (134, (Verdict::Tenant, V::ProgramExit)),
     ] {
-        let end = AttemptEnd {
+        let end = Ending {
             exit_code: Some(code),
             ..end(R::ExitedNonZero)
         };
@@ -401,7 +405,7 @@ fn what_the_control_planes_words_point_to_decides_where_no_process_ran() {
         (R::StartTimeout, None, (D::Ambiguous, V::NotStarted)),
         (R::PlacementLost, None, (D::Infrastructure, V::PlaceTaken)),
     ] {
-        let end = AttemptEnd {
+        let end = Ending {
             hint,
             ..end(reason)
         };
@@ -495,7 +499,7 @@ proptest! {
     fn a_process_end_is_the_hosts_only_with_a_fault_of_the_hardware_near_it(
         faults in prop::collection::vec(any_fault(), 0..6), code in 1_i32..256,
     ) {
-        let end = AttemptEnd { exit_code: Some(code), ..end(R::ExitedNonZero) };
+        let end = Ending { exit_code: Some(code), ..end(R::ExitedNonZero) };
         let (verdict, _) = judged(&end, &[place(0, faults.clone())]);
         let near = |fault: &DeviceFault| {
             fault.first_ms <= ms(ENDED) + SAMPLE_LATE_MS && fault.last_ms + CAUSE_MS >= ms(ENDED)

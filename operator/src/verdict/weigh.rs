@@ -1,34 +1,19 @@
 //! The verdict on a failed attempt. Pure: no client, no clock.
 
-use gridstake_crds::compute_job::{AttemptEndReason, Verdict, VerdictReason};
+use gridstake_crds::compute_job::{AttemptEndReason, Ending, Verdict, VerdictReason};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
     Excuse, Finding, Loss, Place,
     gpu_evidence::{GpuEvidence, SAMPLE_LATE_MS, gpu_evidence},
-    unix_ms,
 };
+use crate::controllers::usage_record::bill::unix_millis;
 
 /// How long the agents of a failed attempt are waited for at most, so that they can tell what they have seen. A heartbeat comes
 /// every 10 s and takes up to 2 s longer to look once more; one that is late is waited for until its agent counts as silent.
 pub const PATIENCE: SignedDuration = SignedDuration::from_secs(45);
 /// How soon it is looked again for what they tell.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(1);
-
-/// How an attempt ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AttemptEnd {
-    /// Why.
-    pub reason: AttemptEndReason,
-    /// What the kubelet's or the control plane's own words point to.
-    pub hint: Option<VerdictReason>,
-    /// The exit code of the member that decided it.
-    pub exit_code: Option<i32>,
-    /// When it was found out, on the operator's clock.
-    pub since: Timestamp,
-    /// The members (ranks) that decided it.
-    pub members: Vec<u32>,
-}
 
 /// When a member ran, by the clock of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +39,7 @@ pub enum Weighed {
 
 /// The verdict on an attempt that ended like `end`, whose members ran like `members` at `places`.
 #[must_use]
-pub fn weigh(end: &AttemptEnd, members: &[MemberEnd], places: &[Place], now: Timestamp) -> Weighed {
+pub fn weigh(end: &Ending, members: &[MemberEnd], places: &[Place], now: Timestamp) -> Weighed {
     use AttemptEndReason as R;
     use VerdictReason as V;
     let case = Case {
@@ -104,7 +89,7 @@ pub fn weigh(end: &AttemptEnd, members: &[MemberEnd], places: &[Place], now: Tim
 
 /// An attempt's end and all that is known of it.
 struct Case<'a> {
-    end: &'a AttemptEnd,
+    end: &'a Ending,
     members: &'a [MemberEnd],
     places: &'a [Place],
 }
@@ -154,12 +139,12 @@ impl Case<'_> {
                 .filter_map(|m| m.ended)
                 .min()
         };
-        unix_ms(ended(true).or(ended(false)).unwrap_or(self.end.since))
+        unix_millis(ended(true).or(ended(false)).unwrap_or(self.end.since.0))
     }
 
     fn began(&self, member: u32) -> Option<u64> {
         let found = self.members.iter().find(|m| m.member == member)?;
-        found.began.map(unix_ms)
+        found.began.map(unix_millis)
     }
 
     /// A process ended badly: what its GPUs, and those of the members that it worked with, report decides.
@@ -170,7 +155,7 @@ impl Case<'_> {
                 .told_until_ms
                 .is_some_and(|told| told >= moment.saturating_add(SAMPLE_LATE_MS))
         };
-        let patience = self.end.since.saturating_add(PATIENCE).unwrap_or(now);
+        let patience = self.end.since.0.saturating_add(PATIENCE).unwrap_or(now);
         let may_tell =
             |place: &Place| place.is_heard && place.loss == Loss::None && !is_told(place);
         if now < patience && self.places.iter().any(may_tell) {

@@ -28,9 +28,9 @@ use super::{
     usage::Books,
 };
 use crate::{
-    controllers::usage_record::record::NewMember,
+    controllers::usage_record::{bill::unix_millis, record::NewMember},
     payer::{Account, Funds, WhoPays},
-    verdict::{AttemptEnd, Finding, MemberEnd, Place, Weighed, gpu_evidence::unusable_gpu, weigh},
+    verdict::{Finding, MemberEnd, Place, Weighed, gpu_evidence::unusable_gpu, weigh},
 };
 
 /// What was found out about the job's spec.
@@ -169,23 +169,6 @@ enum Judged {
     Now(Option<Finding>),
     /// More may be heard.
     Later,
-}
-
-/// What is to be read about an end.
-#[derive(Default)]
-struct Words {
-    exit_code: Option<i32>,
-    message: Option<String>,
-    hint: Option<VerdictReason>,
-}
-
-impl Words {
-    fn of(message: impl Into<String>) -> Self {
-        Self {
-            message: Some(message.into()),
-            ..Self::default()
-        }
-    }
 }
 
 /// The nodes that the job does not try again for a while: those at whose door the end is laid, and those that may have been
@@ -378,7 +361,7 @@ impl Turn<'_> {
     /// Why the attempt cannot go on or need not; the first that applies.
     fn why_it_ends(&mut self, placement: &Placement, members: &[Member]) -> Option<Ending> {
         let now = self.now;
-        let ending = |reason, words: Words, decided_by: &dyn Fn(&Member) -> bool| {
+        let ending = |end: End, decided_by: &dyn Fn(&Member) -> bool| {
             let decided = || {
                 members
                     .iter()
@@ -386,18 +369,18 @@ impl Turn<'_> {
                     .filter(|(m, _)| decided_by(m))
             };
             let mut suspects: Vec<_> = decided()
-                .filter(|_| retry::casts_suspicion(reason))
+                .filter(|_| retry::casts_suspicion(end.reason))
                 .map(|(_, placed)| placed.node.clone())
                 .collect();
             suspects.sort();
             suspects.dedup();
             Some(Ending {
                 attempt: placement.attempt,
-                reason,
+                reason: end.reason,
                 since: Time(now),
-                exit_code: words.exit_code,
-                message: words.message,
-                hint: words.hint,
+                exit_code: end.exit_code,
+                message: end.message,
+                hint: end.hint,
                 members: decided().map(|(m, _)| m.member).collect(),
                 suspects,
             })
@@ -407,89 +390,75 @@ impl Turn<'_> {
         let changes = members.iter().filter_map(|m| m.node.changes_at());
         self.wake_at(changes.min());
         if self.job.metadata.deletion_timestamp.is_some() {
-            return ending(AttemptEndReason::Deleted, Words::default(), &nobody);
+            return ending(End::of(AttemptEndReason::Deleted), &nobody);
         }
         let failed = |m: &Member| matches!(&m.state, State::Ended(end) if end.reason != AttemptEndReason::Succeeded);
         if let Some(Member {
-            state:
-                State::Ended(End {
-                    reason,
-                    exit_code,
-                    message,
-                    hint,
-                }),
+            state: State::Ended(end),
             ..
         }) = members
             .iter()
             .filter(|m| failed(m))
             .min_by_key(|m| (m.finished_at, m.member))
         {
-            let alike = |m: &Member| matches!(&m.state, State::Ended(end) if end.reason == *reason);
-            let words = Words {
-                exit_code: *exit_code,
-                message: message.clone(),
-                hint: *hint,
-            };
-            return ending(*reason, words, &alike);
+            let alike =
+                |m: &Member| matches!(&m.state, State::Ended(other) if other.reason == end.reason);
+            return ending(end.clone(), &alike);
         }
         if members.iter().all(has_ended) {
-            let words = Words {
+            let end = End {
                 exit_code: Some(0),
-                ..Words::default()
+                ..End::of(AttemptEndReason::Succeeded)
             };
-            return ending(AttemptEndReason::Succeeded, words, &nobody);
+            return ending(end, &nobody);
         }
-        if let Some((reason, words)) = self.why_it_is_stopped(placement) {
-            return ending(reason, words, &nobody);
+        if let Some(end) = self.why_it_is_stopped(placement) {
+            return ending(end, &nobody);
         }
         let being_deleted = |m: &Member| !has_ended(m) && m.terminating;
         if members.iter().any(being_deleted) {
-            let words = Words::of("a pod of the job was deleted by somebody else");
-            return ending(AttemptEndReason::PodDeleted, words, &being_deleted);
+            let end = End::of(AttemptEndReason::PodDeleted)
+                .saying("a pod of the job was deleted by somebody else");
+            return ending(end, &being_deleted);
         }
         let vanished = |m: &Member| m.state == State::Missing;
         if conditions::has_run(&self.next) && members.iter().any(vanished) {
-            let words = Words::of("a pod of the job vanished while it ran");
-            return ending(AttemptEndReason::PodDeleted, words, &vanished);
+            let end = End::of(AttemptEndReason::PodDeleted)
+                .saying("a pod of the job vanished while it ran");
+            return ending(end, &vanished);
         }
-        if let Some((member, words)) = self.without_gpu(members) {
-            return ending(AttemptEndReason::DeviceLost, words, &|m| m.member == member);
+        if let Some((member, end)) = self.without_gpu(members) {
+            return ending(end, &|m| m.member == member);
         }
         let at_work = |m: &Member| m.has_started() || has_ended(m);
         if members.iter().all(at_work) {
             return self
                 .run_time_is_over(members)
-                .then(|| ending(AttemptEndReason::RunTimeout, Words::default(), &nobody))
+                .then(|| ending(End::of(AttemptEndReason::RunTimeout), &nobody))
                 .flatten();
         }
         let deadline = after(placement.decided_at.0, self.job.spec.start_timeout());
         if deadline.is_some_and(|d| d <= self.now) {
-            let (reason, hint, message) = why_not_started(members);
-            let words = Words {
-                message: Some(message).filter(|m| !m.is_empty()),
-                hint,
-                exit_code: None,
-            };
-            return ending(reason, words, &|m| !at_work(m));
+            return ending(why_not_started(members), &|m| !at_work(m));
         }
         self.wake_at(deadline);
         None
     }
 
     /// Why an attempt that could go on must not.
-    fn why_it_is_stopped(&self, placement: &Placement) -> Option<(AttemptEndReason, Words)> {
+    fn why_it_is_stopped(&self, placement: &Placement) -> Option<End> {
         if self.job.spec.suspend {
-            return Some((AttemptEndReason::Suspended, Words::default()));
+            return Some(End::of(AttemptEndReason::Suspended));
         }
         if let Some(message) = self.why_nobody_pays(placement) {
-            return Some((AttemptEndReason::EscrowExhausted, Words::of(message)));
+            return Some(End::of(AttemptEndReason::EscrowExhausted).saying(message));
         }
         let message = self.seen.reclaimed.clone()?;
-        Some((AttemptEndReason::Reclaimed, Words::of(message)))
+        Some(End::of(AttemptEndReason::Reclaimed).saying(message))
     }
 
-    /// The first member that runs on a GPU which is lost, or was unfit before it began; and what is to be said of that.
-    fn without_gpu(&mut self, members: &[Member]) -> Option<(u32, Words)> {
+    /// The first member that runs on a GPU which is lost, or was unfit before it began; and the end that this is.
+    fn without_gpu(&mut self, members: &[Member]) -> Option<(u32, End)> {
         let running = |m: &&Member| m.has_started() && !matches!(m.state, State::Ended(_));
         let may_be_lost = |place: &Place| place.gpus.iter().any(|gpu| gpu.is_lost);
         if self.seen.places.iter().any(may_be_lost) {
@@ -501,29 +470,20 @@ impl Turn<'_> {
                 .places
                 .iter()
                 .find(|p| p.member == member.member)?;
-            let (uuid, hint) = unusable_gpu(place, member.started_at.map(unix_ms))?;
+            let (uuid, hint) = unusable_gpu(place, member.started_at.map(unix_millis))?;
             let what = match hint {
                 VerdictReason::GpuLost => "was lost: it fell off the bus or needs a reset",
                 _ => "must not be used: see status.devices of the GpuNode",
             };
-            let words = Words {
-                message: Some(format!("{uuid} {what}")),
-                hint: Some(hint),
-                exit_code: None,
-            };
-            Some((member.member, words))
+            let end = End::of(AttemptEndReason::DeviceLost)
+                .saying(format!("{uuid} {what}"))
+                .hinting(Some(hint));
+            Some((member.member, end))
         })
     }
 
     /// At whose door the end of an attempt is laid, none of whose members runs any more.
     fn weigh(&mut self, members: &[Member], ending: &Ending) -> Judged {
-        let end = AttemptEnd {
-            reason: ending.reason,
-            hint: ending.hint,
-            exit_code: ending.exit_code,
-            since: ending.since.0,
-            members: ending.members.clone(),
-        };
         let ran: Vec<_> = members
             .iter()
             .map(|m| MemberEnd {
@@ -532,7 +492,7 @@ impl Turn<'_> {
                 ended: m.finished_at,
             })
             .collect();
-        match weigh(&end, &ran, &self.seen.places, self.now) {
+        match weigh(ending, &ran, &self.seen.places, self.now) {
             Weighed::Nothing => Judged::Now(None),
             Weighed::Found(finding) => Judged::Now(Some(finding)),
             Weighed::Wait(until) => {
@@ -818,10 +778,6 @@ fn words(message: Option<&String>, exit_code: Option<i32>) -> String {
         (None, Some(code)) if code != 0 => format!("exit code {code}"),
         (None, _) => String::new(),
     }
-}
-
-fn unix_ms(at: Timestamp) -> u64 {
-    u64::try_from(at.as_millisecond()).unwrap_or(0)
 }
 
 /// `wait` after `since`; `None` where no time is that late.

@@ -110,7 +110,7 @@ fn well(pod: &Member) -> Place {
     Place {
         member: pod.member,
         gpus_are_known: true,
-        told_until_ms: Some(unix_ms(at(100_000))),
+        told_until_ms: Some(unix_millis(at(100_000))),
         is_heard: true,
         sees_gpus: true,
         ..Place::default()

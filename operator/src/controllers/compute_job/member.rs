@@ -62,6 +62,34 @@ pub struct End {
     pub hint: Option<VerdictReason>,
 }
 
+impl End {
+    /// An end for `reason` of which nothing more is known.
+    #[must_use]
+    pub const fn of(reason: AttemptEndReason) -> Self {
+        Self {
+            reason,
+            exit_code: None,
+            message: None,
+            hint: None,
+        }
+    }
+
+    /// The same, with what a person should read.
+    #[must_use]
+    pub fn saying(self, message: impl Into<String>) -> Self {
+        Self {
+            message: Some(message.into()).filter(|message| !message.is_empty()),
+            ..self
+        }
+    }
+
+    /// The same, with what the words point to.
+    #[must_use]
+    pub fn hinting(self, hint: Option<VerdictReason>) -> Self {
+        Self { hint, ..self }
+    }
+}
+
 /// A member and its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -165,10 +193,8 @@ fn state(pod: &Pod, status: &PodStatus, node: NodeState) -> State {
     let bound = spec.is_some_and(|s| s.node_name.is_some());
     if phase == "Succeeded" {
         return State::Ended(End {
-            reason: AttemptEndReason::Succeeded,
             exit_code: Some(0),
-            message: None,
-            hint: None,
+            ..End::of(AttemptEndReason::Succeeded)
         });
     }
     if phase == "Failed" {
@@ -178,21 +204,14 @@ fn state(pod: &Pod, status: &PodStatus, node: NodeState) -> State {
     let given_up = matches!(node, NodeState::NotReady { .. } | NodeState::Suspect { .. });
     let lost = bound && (node.is_lost() || (given_up && terminating));
     if lost {
-        return State::Ended(End {
-            reason: AttemptEndReason::NodeLost,
-            exit_code: None,
-            message: Some("the node is gone or its kubelet does not answer".into()),
-            hint: (node == NodeState::Gone).then_some(VerdictReason::NodeDeleted),
-        });
+        let end = End::of(AttemptEndReason::NodeLost)
+            .saying("the node is gone or its kubelet does not answer")
+            .hinting((node == NodeState::Gone).then_some(VerdictReason::NodeDeleted));
+        return State::Ended(end);
     }
     if !bound {
         if terminating {
-            return State::Ended(End {
-                reason: AttemptEndReason::PodDeleted,
-                exit_code: None,
-                message: None,
-                hint: None,
-            });
+            return State::Ended(End::of(AttemptEndReason::PodDeleted));
         }
         let gates = spec
             .and_then(|s| s.scheduling_gates.as_deref())

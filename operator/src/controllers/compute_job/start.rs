@@ -1,15 +1,15 @@
 //! What keeps an attempt from starting, in the words of whoever keeps it waiting. Pure.
 
-use gridstake_crds::compute_job::{AttemptEndReason, ComputeJobReason, VerdictReason};
+use gridstake_crds::compute_job::{AttemptEndReason, ComputeJobReason};
 
 use super::{
-    member::{Member, StartTrouble, State},
+    member::{End, Member, StartTrouble, State},
     words,
 };
 
 /// Why members have not started in time. The tenant is charged only for what the kubelet lays at its door.
 #[must_use]
-pub fn why_not_started(members: &[Member]) -> (AttemptEndReason, Option<VerdictReason>, String) {
+pub fn why_not_started(members: &[Member]) -> End {
     let find = |wanted: fn(&State) -> Option<&String>| {
         members.iter().find_map(|m| wanted(&m.state)).cloned()
     };
@@ -20,11 +20,10 @@ pub fn why_not_started(members: &[Member]) -> (AttemptEndReason, Option<VerdictR
             None
         }
     }) {
-        return (
-            AttemptEndReason::ImagePullFailed,
-            words::image_pull(&message),
-            message,
-        );
+        let hint = words::image_pull(&message);
+        return End::of(AttemptEndReason::ImagePullFailed)
+            .saying(message)
+            .hinting(hint);
     }
     if let Some(message) = find(|s| {
         if let State::Starting(StartTrouble::Container, m) = s {
@@ -33,11 +32,10 @@ pub fn why_not_started(members: &[Member]) -> (AttemptEndReason, Option<VerdictR
             None
         }
     }) {
-        return (
-            AttemptEndReason::ContainerStartFailed,
-            words::container_start(&message),
-            message,
-        );
+        let hint = words::container_start(&message);
+        return End::of(AttemptEndReason::ContainerStartFailed)
+            .saying(message)
+            .hinting(hint);
     }
     if let Some(message) = find(|s| {
         if let State::Unbound(m) = s {
@@ -46,9 +44,9 @@ pub fn why_not_started(members: &[Member]) -> (AttemptEndReason, Option<VerdictR
             None
         }
     }) {
-        return (AttemptEndReason::PlacementLost, None, message);
+        return End::of(AttemptEndReason::PlacementLost).saying(message);
     }
-    (AttemptEndReason::StartTimeout, None, String::new())
+    End::of(AttemptEndReason::StartTimeout)
 }
 
 /// What an attempt that has not started waits for, in the words of whoever keeps it waiting.

@@ -56,10 +56,9 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
     let node = seen.node.as_deref();
     let silent = seen.failover.is_silent(seen.heartbeat, now);
     let quarantine = quarantine::quarantine(&seen.failures, &gpus(gpu_node, node), now);
-    let whole = quarantine.iter().find(|q| q.subject == WHOLE_NODE);
     let verdict = offer(gpu_node, node, silent, &seen.guarantee, &seen.mode, now)
         .and(undisputed(!seen.rivals.is_empty()))
-        .and_then(|()| whole.map_or(Ok(()), |_| Err(OfferReason::Quarantined)));
+        .and(out_of_quarantine(&quarantine, now));
     let reason = verdict.err().unwrap_or(OfferReason::Available);
     let words = match reason {
         OfferReason::GpuClaimedTwice => claimed_twice(&seen.rivals),
@@ -143,11 +142,6 @@ pub fn offer(
     mode.verdict(&gpu_node.spec, now)
         .map_err(|(reason, _)| reason)?;
     guarantee.holds()?;
-    let quarantines = status.map(|s| s.quarantine.as_slice()).unwrap_or_default();
-    let is_whole = |q: &&Quarantine| q.subject == WHOLE_NODE && q.until.0 > now;
-    if quarantines.iter().any(|q| is_whole(&q)) {
-        return Err(OfferReason::Quarantined);
-    }
     match guarantee.backing.in_force() {
         Some(provider) if !inventory::is_posted(gpu_node, provider.id, &provider.chain) => {
             Err(OfferReason::InventoryNotPosted)
@@ -219,6 +213,19 @@ fn quarantined(quarantine: &[Quarantine]) -> Fact {
 pub const fn undisputed(has_rivals: bool) -> Result<(), OfferReason> {
     if has_rivals {
         Err(OfferReason::GpuClaimedTwice)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether none of `quarantines` keeps jobs off the whole node at `now`.
+///
+/// # Errors
+/// When one does.
+pub fn out_of_quarantine(quarantines: &[Quarantine], now: Timestamp) -> Result<(), OfferReason> {
+    let mut whole = quarantines.iter().filter(|q| q.subject == WHOLE_NODE);
+    if whole.any(|q| q.until.0 > now) {
+        Err(OfferReason::Quarantined)
     } else {
         Ok(())
     }

@@ -179,9 +179,7 @@ pub fn is_foreign<'a>(
     devices: &[DeviceUse],
     fleet: impl IntoIterator<Item = &'a GpuNode>,
 ) -> bool {
-    let physical =
-        |device: &'_ DeviceUse| device.parent_uuid.as_ref().unwrap_or(&device.uuid).clone();
-    let mut missing: HashSet<String> = devices.iter().map(physical).collect();
+    let mut missing: HashSet<&str> = devices.iter().map(DeviceUse::physical).collect();
     let (mut knows_own, mut elsewhere) = (false, HashSet::new());
     for gpu_node in fleet {
         let is_own = gpu_node.metadata.name.as_deref() == Some(node);
@@ -194,7 +192,7 @@ pub fn is_foreign<'a>(
             }
         }
     }
-    knows_own && missing.iter().any(|uuid| elsewhere.contains(uuid.as_str()))
+    knows_own && missing.iter().any(|uuid| elsewhere.contains(uuid))
 }
 
 fn gpus(gpu_node: &GpuNode) -> impl Iterator<Item = &str> {

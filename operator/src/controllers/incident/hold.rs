@@ -3,23 +3,18 @@
 use std::collections::BTreeMap;
 
 use gridstake_crds::{
-    Incident, TokenAmount, UsageRecord,
-    incident::{IncidentState, Sanction},
-    usage_record::RecordState,
+    Incident, TokenAmount, UsageRecord, incident::Sanction, usage_record::RecordState,
 };
 use kube::ResourceExt as _;
 
+use super::record::has_ended;
 use crate::caches::{Caches, parsed};
 
 /// Whether the payments that `incident` concerns are held back: its sanction is `Hold` or harder, and it has not come to its
 /// end.
 #[must_use]
 pub fn holds(incident: &Incident) -> bool {
-    let state = incident.status.as_ref().and_then(|status| status.state);
-    let is_over = matches!(
-        state,
-        Some(IncidentState::Executed | IncidentState::Cancelled | IncidentState::Closed)
-    );
+    let is_over = incident.status.as_ref().is_some_and(has_ended);
     incident.spec.sanction >= Sanction::Hold && !is_over
 }
 

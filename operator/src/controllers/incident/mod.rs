@@ -35,7 +35,6 @@ use self::{
     act::{ActError, Sent},
     decide::{Plan, Sight},
     observe::ObserveError,
-    record::Record,
 };
 use crate::{
     Context,
@@ -148,8 +147,7 @@ async fn follow(context: &Context, chain: &Chain) {
 }
 
 async fn pass(context: Context, incident: Arc<Incident>) -> Result<Pass, Error> {
-    let status = incident.status.clone().unwrap_or_default();
-    let has_ended = Record::of(&status).has_ended() || status.state == Some(IncidentState::Closed);
+    let has_ended = incident.status.as_ref().is_some_and(record::has_ended);
     let named = incident.spec.chain.as_deref();
     let lane = named.and_then(|chain| context.lanes.on(chain));
     if has_ended {

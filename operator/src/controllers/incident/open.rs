@@ -13,7 +13,7 @@ use gridstake_crds::{
     gpu_node::DeviceFault,
     incident::{Offence, Sanction, Subject},
     names::ANNOTATION_EVIDENCE,
-    usage_record::{EvidenceFault, JobReference, RefusedEvidence, SealCause},
+    usage_record::{DeviceUse, EvidenceFault, JobReference, RefusedEvidence, SealCause},
 };
 use gridstake_ledger::archive::address;
 use k8s_openapi::{
@@ -370,7 +370,7 @@ fn faults(context: &Context, record: &UsageRecord, bill: &Bill) -> Vec<(String, 
         .iter()
         .filter_map(|status| status.evidence.as_ref())
         .flat_map(|evidence| &evidence.devices)
-        .map(|used| used.parent_uuid.as_deref().unwrap_or(&used.uuid))
+        .map(DeviceUse::physical)
         .collect();
     let found = context.caches.gpu_node(&record.spec.node_name);
     let status = found

@@ -28,6 +28,12 @@ pub struct Record {
     pub cancellation: Option<CancellationReason>,
 }
 
+/// Whether an incident with this status has come to its end: on the chain, or since its time is over.
+#[must_use]
+pub fn has_ended(status: &IncidentStatus) -> bool {
+    status.state == Some(IncidentState::Closed) || Record::of(status).has_ended()
+}
+
 impl Record {
     /// What `status` says.
     #[must_use]

@@ -16,7 +16,7 @@ pub mod decide;
 pub mod fleet;
 pub mod log;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gridstake_crds::{ComputeJob, names::JOB_PRIORITY_CLASS};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -32,19 +32,20 @@ use self::{
 use crate::{
     caches::parsed,
     context::Context,
-    controllers::stake_binding::{observe::resolutions, resolve::Claim},
+    controllers::{
+        fleet_changes::FleetChanges,
+        stake_binding::{observe::resolutions, resolve::Claim},
+    },
     error::chain,
     scheduler::Snapshot,
 };
 
 /// How soon a decision that could not be written is made anew.
 const AGAIN: SignedDuration = SignedDuration::from_secs(2);
-/// How often the queue is gone through although nothing has happened, in case a watch missed something.
-const RESYNC: Duration = Duration::from_mins(5);
 
 /// Runs the loop until `stop`.
 pub async fn run(ctx: Context, stop: CancellationToken) {
-    let (mut capacity, mut queue) = (ctx.caches.capacity_changes(), ctx.caches.queue_changes());
+    let mut changes = FleetChanges::of(&ctx);
     let log = DecisionLog::recover(parsed(&ctx.caches.compute_jobs.state()));
     let mut placer = Placer {
         ctx,
@@ -52,22 +53,11 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         assumed: Assumed::default(),
     };
     while !stop.is_cancelled() && placer.ctx.leadership.holds() {
-        capacity.mark_unchanged();
-        queue.mark_unchanged();
+        changes.are_seen();
         let pass = placer.ctx.health.pass("placement", Instant::now());
         let wake = placer.pass().await;
         drop(pass);
-        let pause = wake.map_or(RESYNC, |at| {
-            Duration::try_from(at.duration_since((placer.ctx.now)()))
-                .unwrap_or(Duration::ZERO)
-                .min(RESYNC)
-        });
-        tokio::select! {
-            () = stop.cancelled() => {}
-            _ = capacity.changed() => {}
-            _ = queue.changed() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
+        changes.wait(&placer.ctx, wake, &stop).await;
     }
 }
 

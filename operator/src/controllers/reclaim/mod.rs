@@ -17,41 +17,28 @@ pub mod fleet;
 
 pub use asked::Reclaims;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::EventType;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Context, caches::parsed};
+use crate::{Context, caches::parsed, controllers::fleet_changes::FleetChanges};
 
 use self::decide::Reclaim;
 
-/// How often it is looked although nothing has happened, in case a watch missed something.
-const RESYNC: Duration = Duration::from_mins(5);
 /// The event on a GpuNode that takes its GPUs back.
 const RECLAIMED: &str = "Reclaimed";
 
 /// Runs the loop until `stop`.
 pub async fn run(ctx: Context, stop: CancellationToken) {
-    let (mut capacity, mut queue) = (ctx.caches.capacity_changes(), ctx.caches.queue_changes());
+    let mut changes = FleetChanges::of(&ctx);
     while !stop.is_cancelled() && ctx.leadership.holds() {
-        capacity.mark_unchanged();
-        queue.mark_unchanged();
+        changes.are_seen();
         let pass = ctx.health.pass("reclaim", Instant::now());
         let wake = look(&ctx, (ctx.now)());
         drop(pass);
-        let pause = wake.map_or(RESYNC, |at| {
-            Duration::try_from(at.duration_since((ctx.now)()))
-                .unwrap_or(Duration::ZERO)
-                .min(RESYNC)
-        });
-        tokio::select! {
-            () = stop.cancelled() => {}
-            _ = capacity.changed() => {}
-            _ = queue.changed() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
+        changes.wait(&ctx, wake, &stop).await;
     }
     ctx.caches.reclaims().forget();
 }
