@@ -195,11 +195,14 @@ fn covered(from: u64, to: u64, gaps: &[(u64, u64)]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use alloy_primitives::{B256, Signature};
+    use alloy_primitives::B256;
     use k256::ecdsa::SigningKey;
 
     use super::*;
-    use crate::checkpoint::Counters;
+    use crate::{
+        archive::examples::{self, address_of, key},
+        checkpoint::Counters,
+    };
 
     const SUBJECT: Subject<'_> = Subject {
         record: "uid-1-0-0",
@@ -207,21 +210,15 @@ mod tests {
         devices: B256::repeat_byte(1),
     };
 
-    fn key(byte: u8) -> SigningKey {
-        SigningKey::from_slice(&[byte; 32]).unwrap()
-    }
-
     fn address() -> Address {
-        Address::from_public_key(key(7).verifying_key())
+        address_of(&key(7))
     }
 
     fn sign(key: &SigningKey, subject: Subject<'_>, checkpoint: Checkpoint) -> Signed {
-        let digest = checkpoint.digest(subject);
-        let (signature, parity) = key.sign_prehash_recoverable(digest.as_slice()).unwrap();
         Signed {
             checkpoint,
             head: checkpoint.head(subject),
-            signature: Signature::from((signature, parity)),
+            signature: examples::sign(key, checkpoint.digest(subject)),
         }
     }
 
