@@ -179,6 +179,8 @@ pub struct JobContext {
     pub bond_by_default: bool,
     /// Nodes that are suspect for this job.
     pub avoid: BTreeSet<String>,
+    /// Nodes whose owners compute the result with which this job's is to be compared.
+    pub same_owner: BTreeSet<String>,
 }
 
 /// Why a job's spec is no request.
@@ -232,6 +234,7 @@ impl Request {
             namespace_labels: context.namespace.labels,
             chain: context.namespace.chain,
             avoid: context.avoid,
+            same_owner: context.same_owner,
         })
     }
 
@@ -270,6 +273,7 @@ mod tests {
             },
             bond_by_default: true,
             avoid: BTreeSet::new(),
+            same_owner: BTreeSet::new(),
         }
     }
 
