@@ -13,11 +13,11 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 
 /// Runs a job, lets `fault` happen to its node, waits until all is well, and ends the job. Fails unless it has kept its one
-/// attempt, its evidence has no gap, all of its time is billed, and that is at least `least`.
+/// attempt, its evidence has no gap, all of its time is billed, and that is at least `shortest`.
 async fn goes_on_through(
     world: &World,
     tenant: &Tenant,
-    least: Duration,
+    shortest: Duration,
     fault: impl AsyncFnOnce(&str) -> Result<()>,
 ) -> Result<()> {
     let job = tenant
@@ -72,8 +72,8 @@ async fn goes_on_through(
     );
     let lease = last.end_ms - first.start_ms;
     ensure!(
-        billed == lease && u128::from(lease) >= least.as_millis(),
-        "{billed} GPU-ms are billed of a lease of {lease} ms, which was {least:?} at least"
+        billed == lease && u128::from(lease) >= shortest.as_millis(),
+        "{billed} GPU-ms are billed of a lease of {lease} ms, which was {shortest:?} at least"
     );
     Ok(())
 }

@@ -155,6 +155,8 @@ pub struct Request {
     pub chain: Option<String>,
     /// Nodes that are suspect for this job: a placement there has failed.
     pub avoid: BTreeSet<String>,
+    /// Nodes whose owners compute the result with which this job's is to be compared.
+    pub same_owner: BTreeSet<String>,
 }
 
 /// What a job's namespace says about where it may be placed.

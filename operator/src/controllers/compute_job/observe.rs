@@ -1,6 +1,6 @@
 //! What is known about a job: its pods, and, while it waits, whether it is sound and can be satisfied. Reads only.
 
-use alloy::primitives::B256;
+use alloy::signers::local::PrivateKeySigner;
 use gridstake_crds::{
     ComputeJob, TokenAmount,
     compute_job::{ComputeJobCondition, ComputeJobReason, ComputeJobStatus, MemberNode},
@@ -125,7 +125,8 @@ fn checked(ctx: &Context, job: &ComputeJob) -> verification::Seen {
             .map(|node| reputation(node).unwrap_or(0))
             .min()
             .unwrap_or(0),
-        nonce: B256::random(),
+        // A fresh key is 32 bytes that nobody can foresee.
+        nonce: PrivateKeySigner::random().to_bytes(),
     }
 }
 

@@ -366,14 +366,14 @@ fn runs(own: Run, known: Option<&JobVerification>, checks: &[Run]) -> Vec<Checke
 
 /// `run`, not yet compared with the owners of others.
 fn unjudged(run: Run) -> CheckedRun {
+    // A check that waits for its next attempt is kept off nobody's nodes but by those of the others.
+    let is_waiting = run.progress == Progress::Waits;
     let (outcome, digest) = match run.progress {
         Progress::Waits | Progress::Placed => (RunOutcome::Pending, None),
         Progress::Failed => (RunOutcome::Failed, None),
         Progress::Succeeded(None) => (RunOutcome::NoDigest, None),
         Progress::Succeeded(digest) => (RunOutcome::Counted, digest),
     };
-    // A check that waits for its next attempt is kept off nobody's nodes but by those of the others.
-    let is_waiting = run.progress == Progress::Waits;
     CheckedRun {
         job: run.job,
         outcome,
