@@ -197,7 +197,10 @@ impl Publisher {
         };
         // Whatever comes of the request, what is known now may be wrong after it.
         self.known.published = None;
-        let answer = self.apply(wanted).await?;
+        let mut answer = self.apply(wanted).await?;
+        if shows_others(&answer, wanted) {
+            answer = self.replace_devices(wanted).await?;
+        }
         self.known.answered = Some((wanted.clone(), answer.clone()));
         self.known.published = Some(answer);
         tracing::info!(
@@ -248,6 +251,21 @@ impl Publisher {
         ))
     }
 
+    /// Writes the list of devices as a whole: an apply leaves entries that another field manager has written, and a GPU that is
+    /// not here would be withheld on the node where it is.
+    async fn replace_devices(&self, status: &GpuNodeStatus) -> Result<GpuNodeStatus, Error> {
+        let params = PatchParams {
+            field_manager: Some(MANAGER_AGENT.to_owned()),
+            ..PatchParams::default()
+        };
+        let body = json!({ "status": { "devices": status.devices } });
+        let patch = Patch::Merge(&body);
+        let replaced = self.api.patch_status(&self.node, &params, &patch);
+        Ok(agents_part(
+            &self.request("replace the devices of", replaced).await?,
+        ))
+    }
+
     async fn request<T>(
         &self,
         verb: &'static str,
@@ -265,6 +283,12 @@ impl Publisher {
             }),
         }
     }
+}
+
+/// Whether `published` shows a device that is not among the `wanted` ones.
+fn shows_others(published: &GpuNodeStatus, wanted: &GpuNodeStatus) -> bool {
+    let is_wanted = |device: &Device| wanted.devices.iter().any(|own| own.uuid == device.uuid);
+    !published.devices.iter().all(is_wanted)
 }
 
 /// The agent's part of a stored object. What cannot be read is as good as absent: it is written anew.

@@ -7,7 +7,7 @@ use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::{Api, ResourceExt as _};
 
 use crate::{
-    command::world_script,
+    command::{kubectl, world_script},
     container,
     wait::{Look, look_until},
     world::World,
@@ -46,10 +46,16 @@ pub async fn cut_one_way(world: &World, node: &str, direction: Direction) -> Res
     change_to(world, "cable", node, state).await
 }
 
-/// Kills containerd or the kubelet of `node` with SIGKILL; it is started again.
+/// Kills containerd or the kubelet of `node` with SIGKILL, and waits until the kubelet, which needs both, answers again.
 pub async fn kill_service(node: &str, service: &str) -> Result<()> {
     ensure_reachable()?;
-    world_script(["restart", node, service]).await.map(drop)
+    world_script(["restart", node, service]).await?;
+    look_until(&format!("the kubelet of {node} answers"), || async {
+        let path = format!("/api/v1/nodes/{node}/proxy/healthz");
+        kubectl(["get", "--raw", path.as_str()]).await?;
+        Ok(Look::Yes(()))
+    })
+    .await
 }
 
 /// Puts `node` back on the network.

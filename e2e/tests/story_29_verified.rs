@@ -9,7 +9,7 @@ use gridstake_e2e::prelude::*;
 use kube::ResourceExt as _;
 
 /// Leaves a digest of the program's output where the result is looked for.
-const DIGEST: &str = "echo 42 | sha256sum | cut -c1-64 > /dev/termination-log";
+const DIGEST: &str = "sleep 2; echo 42 | sha256sum | cut -c1-64 > /dev/termination-log";
 
 /// A job that is checked by one other run, each of which takes all the GPUs of a node, so that both need one.
 fn checked(name: &str, script: &str) -> Result<JobManifest> {

@@ -118,6 +118,7 @@ fn an_agent_that_shows_another_nodes_gpu_withholds_both_only_until_it_stops() ->
         let agent = world.pod_on("device-agent", &liar.name).await?;
         let client = identity::of_pod(world, &agent).await?;
         agent_process::halt(world, &liar.name).await?;
+        // Under another name than its own, so that its next apply leaves the entry alone.
         Api::<GpuNode>::all(client)
             .patch_status(
                 &liar.name,
