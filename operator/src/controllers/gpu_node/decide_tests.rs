@@ -92,6 +92,7 @@ fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
         rivals: BTreeSet::new(),
         stated: None,
         mode: ModeSight::default(),
+        appraisal: None,
     }
 }
 
