@@ -42,12 +42,17 @@ pub fn charge(incident: &Incident, chains: &Chains, now: Timestamp) -> Option<Ch
         return None;
     }
     let subject = &spec.subject;
+    let owner = match subject.provider_id {
+        None => None,
+        // Where it is not known any more who that was, it is held against nobody.
+        Some(number) => Some(Owner::find(chains, spec.chain.as_deref(), Some(number))?),
+    };
     Some(Charge {
         blame: Blame {
             offence: spec.offence,
             age_seconds,
         },
-        owner: Owner::find(chains, spec.chain.as_deref(), subject.provider_id),
+        owner,
         node: subject.node_name.clone(),
         devices: subject.devices.clone(),
     })
@@ -182,6 +187,7 @@ mod tests {
                 Some(3600),
             ),
             (&json!({"verdict": "Ambiguous"}), json!({}), None),
+            (&json!({"chain": "gone"}), json!({}), None),
             (&json!({"to": "2027-01-01T00:00:00Z"}), json!({}), None),
             (&json!({"to": "2027-02-01T00:00:00Z"}), json!({}), Some(0)),
         ] {

@@ -109,18 +109,29 @@ fn ended(sealed: &Sealed, is_refused: bool) -> Day {
     }
 }
 
-/// What each physical GPU has of `gpu_millis`, by the shares of it that were given out. Where all are alike nothing is lost to
-/// rounding: the sum of the slices of a lease is what the lease as a whole is.
+/// What each physical GPU has of `gpu_millis`, by the shares of it that were given out. Where all GPUs have alike nothing is lost
+/// to rounding: the sum of the slices of a lease is what the lease as a whole is.
 fn shares<'a>(
-    devices: impl Iterator<Item = &'a DeviceUse>,
+    devices: impl Iterator<Item = &'a DeviceUse> + Clone,
     gpu_millis: u64,
 ) -> BTreeMap<&'a str, u64> {
-    let mut parts: BTreeMap<&str, u128> = BTreeMap::new();
-    for device in devices {
+    let share = |device: &DeviceUse| {
         let share = device.share_numerator.zip(device.share_denominator);
         let (numerator, denominator) = share.unwrap_or((1, 1));
-        let part = (u128::from(numerator) << 32) / u128::from(denominator.max(1));
-        *parts.entry(device.physical()).or_default() += part;
+        (u128::from(numerator), u128::from(denominator.max(1)))
+    };
+    let mut denominators = devices.clone().map(|device| share(device).1);
+    let first = denominators.next().unwrap_or(1);
+    // Sevenths among themselves are exact.
+    let unit = if denominators.all(|other| other == first) {
+        first
+    } else {
+        1 << 32
+    };
+    let mut parts: BTreeMap<&str, u128> = BTreeMap::new();
+    for device in devices {
+        let (numerator, denominator) = share(device);
+        *parts.entry(device.physical()).or_default() += numerator * unit / denominator;
     }
     let all = parts.values().sum::<u128>().max(1);
     parts

@@ -7,12 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     books::Books,
-    key::GpuKey,
     observe,
-    score::{self, Inputs},
     shard::{LATEST_SECONDS, day_of},
-    stability,
-    standing::{GpuStanding, Known},
+    standing::Known,
     store::ShardStore,
 };
 use crate::{Context, caches::parsed, error::chain as causes, uptime::epoch::to_the_next_look};
@@ -40,8 +37,8 @@ pub async fn run(context: Context, stop: CancellationToken) {
 pub struct Keeper {
     context: Context,
     books: Books,
-    /// The minute of the last turn, since 1970; nobody watched before the first.
-    last: Option<u64>,
+    /// The minute of the first turn, since 1970, and that of the last.
+    watched: Option<(u64, u64)>,
     /// Records that were sealed before this are counted, in Unix seconds.
     since: u64,
 }
@@ -54,7 +51,7 @@ impl Keeper {
         Self {
             context,
             books: Books::new(store),
-            last: None,
+            watched: None,
             since: 0,
         }
     }
@@ -82,11 +79,12 @@ impl Keeper {
         self.publish(now);
     }
 
-    /// Notes who was up in the minute before `minute`, if it was watched as a whole.
+    /// Notes who was up in the minute before `minute`, if it was watched from its begin and is not noted yet.
     fn look(&mut self, minute: u64) {
-        let last = self.last.replace(minute);
-        if last.is_some_and(|last| last < minute) {
-            let before = minute.saturating_sub(1);
+        let (first, last) = self.watched.unwrap_or((minute, minute));
+        self.watched = Some((first, minute));
+        let before = minute.saturating_sub(1);
+        if last < minute && first < before {
             let begin = observe::begin_of(before);
             let sights = observe::sights(&self.context, begin, (self.context.now)());
             self.books.see(before, &sights);
@@ -97,24 +95,8 @@ impl Keeper {
     fn publish(&self, now: u64) {
         let context = &self.context;
         let charges = observe::charges(context, (context.now)());
-        let mut known = Known::default();
-        for shown in observe::shown(context) {
-            for key in shown.keys {
-                let Some(history) = self.books.history(&key) else {
-                    known.unread.insert(key.shard());
-                    continue;
-                };
-                let lately = history
-                    .map(|history| history.lately(day_of(now)))
-                    .unwrap_or_default();
-                let terms = score::score(&Inputs {
-                    served_millis: history.map_or(0, super::history::History::served_millis),
-                    blames: charges.against(&key, &shown.node),
-                    uptime_permille: stability::uptime(&[lately]),
-                });
-                put(&mut known, key, GpuStanding { terms, lately });
-            }
-        }
+        let shown = observe::shown(context);
+        let known = Known::of(&shown, &charges, day_of(now), |key| self.books.history(key));
         context.caches.standings().publish(known);
         self.look_at_nodes();
     }
@@ -140,13 +122,5 @@ impl Keeper {
                 caches.look_at_gpu_node(&name);
             }
         }
-    }
-}
-
-/// Of a GPU that two nodes show the lower score counts: an incident of either node's is its own.
-fn put(known: &mut Known, key: GpuKey, found: GpuStanding) {
-    let standing = known.gpus.entry(key).or_insert(found);
-    if found.terms.score < standing.terms.score {
-        *standing = found;
     }
 }

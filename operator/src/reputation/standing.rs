@@ -8,8 +8,10 @@ use std::{
 use gridstake_crds::gpu_node::{ReputationTerms, Stability};
 
 use super::{
-    history::Day,
+    blame::Charges,
+    history::{Day, History},
     key::{GpuKey, Owner},
+    observe::Shown,
     score::{self, Inputs, Terms},
     stability,
 };
@@ -63,6 +65,41 @@ impl Appraisal {
 }
 
 impl Known {
+    /// What is known on `today`, in days since 1970, of the GPUs that these nodes show, by what counts against them and by their
+    /// histories: there is one, or none; `None`: that is not known.
+    #[must_use]
+    pub fn of<'a>(
+        nodes: &[Shown],
+        charges: &Charges,
+        today: u32,
+        history: impl Fn(&GpuKey) -> Option<Option<&'a History>>,
+    ) -> Self {
+        let mut known = Self::default();
+        for shown in nodes {
+            for key in &shown.keys {
+                let Some(history) = history(key) else {
+                    known.unread.insert(key.shard());
+                    continue;
+                };
+                let lately = history
+                    .map(|history| history.lately(today))
+                    .unwrap_or_default();
+                let terms = score::score(&Inputs {
+                    served_millis: history.map_or(0, History::served_millis),
+                    blames: charges.against(key, &shown.node),
+                    uptime_permille: stability::uptime(&[lately]),
+                });
+                let found = GpuStanding { terms, lately };
+                let standing = known.gpus.entry(key.clone()).or_insert(found);
+                // Of a GPU that two nodes show the lower score counts.
+                if found.terms.score < standing.terms.score {
+                    *standing = found;
+                }
+            }
+        }
+        known
+    }
+
     /// What is to be said of a node of `owner` that shows these GPUs; `None` if it is not known what stands of one of them.
     #[must_use]
     pub fn appraise<'a>(
@@ -156,6 +193,64 @@ mod tests {
         assert_eq!(scores, [("GPU-1", 600, 24), ("GPU-2", 500, 0)]);
         assert_eq!(found.reputation(), Some(500));
         assert_eq!(found.stability.map(|s| s.permille), Some(1000));
+    }
+
+    fn on(node: &str, owner: Owner) -> Shown {
+        Shown {
+            node: node.to_owned(),
+            owner,
+            keys: vec![GpuKey::new(owner, "GPU-1").unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_gpu_keeps_its_history_on_another_node_and_begins_anew_with_another_provider() {
+        let owner = |number| Owner::Provider {
+            chain_id: 1,
+            vault: alloy::primitives::Address::ZERO,
+            number,
+        };
+        let mut served = History::default();
+        let well = Day {
+            watched: 1440,
+            down: 288,
+            ..Day::default()
+        };
+        served.note(20_000, well, 86_400_000);
+        let of = |shown: Shown, today: u32| {
+            let books = |key: &GpuKey| Some((key.owner == owner(7)).then_some(&served));
+            let known = Known::of(
+                std::slice::from_ref(&shown),
+                &Charges::default(),
+                today,
+                books,
+            );
+            let found = known.appraise(Some(shown.owner), ["GPU-1"].into_iter());
+            let found = found.unwrap();
+            let uptime = found.stability.map(|stability| stability.uptime_permille);
+            (found.reputation(), uptime)
+        };
+        let expected = (Some(500 + 100 - 150), Some(800));
+        assert_eq!(of(on("a", owner(7)), 20_000), expected);
+        assert_eq!(of(on("b", owner(7)), 20_000), expected);
+        assert_eq!(of(on("b", owner(8)), 20_000), (Some(500), Some(1000)));
+        assert_eq!(
+            of(on("a", owner(7)), 20_030),
+            (Some(600), Some(1000)),
+            "gaps are forgiven after thirty days, experience is not"
+        );
+    }
+
+    #[test]
+    fn a_shard_that_is_not_read_leaves_its_gpus_unknown() {
+        let known = Known::of(
+            &[on("a", Owner::Nobody)],
+            &Charges::default(),
+            20_000,
+            |_| None,
+        );
+        assert_eq!(known.unread, [key("GPU-1").shard()].into());
+        assert!(known.gpus.is_empty());
     }
 
     #[test]
