@@ -27,14 +27,14 @@ fn a_gpu_that_serves_gains_experience_and_what_is_known_of_it_outlives_its_gpu_n
             terms_of(status, &gpu).cloned()
         })
         .await?;
-        let served_before = served(world, &gpu).await?;
+        let millis_before = served(world, &gpu).await?;
         serves.until_complete().await?;
 
         // Counted within a minute of the seal.
         look_until("the time that it served is counted", || async {
-            let served = served(world, &gpu).await?;
-            Ok(Look::whether(served >= served_before + 60_000, || {
-                format!("{served} ms of {gpu}, {served_before} before")
+            let millis = served(world, &gpu).await?;
+            Ok(Look::whether(millis >= millis_before + 60_000, || {
+                format!("{millis} ms of {gpu}, {millis_before} before")
             }))
         })
         .await?;

@@ -1,14 +1,11 @@
 //! Facts about [`super`], against an API server that keeps ConfigMaps and may fail at any step.
 
-use std::sync::{Arc, Mutex};
-
-use http::{Method, Request, Response};
-use kube::{Client, client::Body};
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     super::{
+        api_server::{Mood, Server},
         counted::{Counted, Credit, fixtures::said},
         history::Day,
         key::Owner,
@@ -21,98 +18,9 @@ use super::{
 const NOW: u64 = 1_798_761_600;
 const MINUTE: u64 = NOW / 60;
 
-/// What the API server does with the next write.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Mood {
-    #[default]
-    Well,
-    /// It dies before it has written.
-    FailsBefore,
-    /// It has written, and the answer is lost.
-    FailsAfter,
-}
-
-#[derive(Default)]
-struct State {
-    version: u64,
-    maps: BTreeMap<String, Value>,
-    mood: Mood,
-    requests: Vec<Method>,
-}
-
-#[derive(Clone, Default)]
-struct Server(Arc<Mutex<State>>);
-
 impl Server {
     fn books(&self) -> Books {
-        let server = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let server = server.clone();
-            async move {
-                let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-                let sent = request.into_body().collect_bytes().await?;
-                let (code, body) =
-                    server.answer(&method, &path, serde_json::from_slice(&sent).ok());
-                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
-                    Response::builder()
-                        .status(code)
-                        .body(Body::from(body.to_string().into_bytes()))
-                        .unwrap(),
-                )
-            }
-        });
-        Books::new(ShardStore::new(Client::new(service, "system"), "system"))
-    }
-
-    fn answer(&self, method: &Method, path: &str, sent: Option<Value>) -> (u16, Value) {
-        let refusal = |code: u16, reason: &str| {
-            (
-                code,
-                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": reason, "code": code}),
-            )
-        };
-        let mut state = self.0.lock().unwrap();
-        state.requests.push(method.clone());
-        if *method == Method::GET {
-            let name = path.rsplit('/').next().unwrap();
-            return state
-                .maps
-                .get(name)
-                .map_or_else(|| refusal(404, "NotFound"), |map| (200, map.clone()));
-        }
-        let mood = std::mem::take(&mut state.mood);
-        if mood == Mood::FailsBefore {
-            return refusal(500, "InternalError");
-        }
-        let mut sent = sent.unwrap();
-        let name = sent["metadata"]["name"].as_str().unwrap().to_owned();
-        let present = state.maps.get(&name);
-        match (method, present) {
-            (&Method::POST, Some(_)) => return refusal(409, "AlreadyExists"),
-            (&Method::PUT, None) => return refusal(404, "NotFound"),
-            (&Method::PUT, Some(map))
-                if map["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"] =>
-            {
-                return refusal(409, "Conflict");
-            }
-            _ => {}
-        }
-        state.version += 1;
-        sent["metadata"]["resourceVersion"] = state.version.to_string().into();
-        state.maps.insert(name, sent.clone());
-        if mood == Mood::FailsAfter {
-            return refusal(504, "Timeout");
-        }
-        (200, sent)
-    }
-
-    fn next_write(&self, mood: Mood) {
-        self.0.lock().unwrap().mood = mood;
-    }
-
-    fn writes(&self) -> usize {
-        let state = self.0.lock().unwrap();
-        state.requests.iter().filter(|m| **m != Method::GET).count()
+        Books::new(ShardStore::new(self.client(), "system"))
     }
 
     /// What a replica reads that starts now: GPU-milliseconds, and minutes watched and down.
@@ -244,7 +152,7 @@ async fn a_shard_that_somebody_has_broken_is_left_alone_and_the_others_go_on() {
     let name = gridstake_crds::names::reputation_shard(gpu().shard());
     let broken =
         json!({"metadata": {"name": name, "resourceVersion": "1"}, "data": {"format": "?"}});
-    server.0.lock().unwrap().maps.insert(name, broken);
+    server.keep(&name, broken);
     let other = (2..1000)
         .filter_map(|number| GpuKey::new(Owner::Nobody, &format!("GPU-{number}")))
         .find(|other| other.shard() != gpu().shard())
@@ -270,7 +178,7 @@ async fn a_config_map_that_is_deleted_is_made_anew_from_what_the_cluster_knows()
     let server = Server::default();
     let mut books = server.books();
     assert!(books.turn(&[one("a", 9)], NOW).await.is_empty());
-    server.0.lock().unwrap().maps.clear();
+    server.lose_all();
     let both = [one("a", 9), one("b", 0)];
     assert!(books.turn(&both, NOW + 60).await.is_empty());
     assert!(books.turn(&both, NOW + 120).await.is_empty());

@@ -35,3 +35,6 @@ pub mod shard;
 pub mod stability;
 pub mod standing;
 pub mod store;
+
+#[cfg(test)]
+mod api_server;

@@ -124,3 +124,7 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;
