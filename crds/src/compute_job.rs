@@ -22,6 +22,8 @@ use crate::{amount::TokenAmount, closed_enum, pod_template::PodTemplate};
     doc = "A batch job, or a gang of members, that needs GPUs. It runs to completion once; failed attempts are repeated within its retry budgets.",
     validation = Rule::new("self.metadata.name.size() <= 52 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be at most 52 lower-case letters, digits and hyphens: pods are named <job>-<attempt>-<member>"),
+    validation = Rule::new("!has(self.spec.verification) || self.spec.verification.mode == 'None' || self.metadata.name.size() <= 44")
+        .message("metadata.name must be at most 44 characters where spec.verification asks for a check: the checks are named <job>-check-<number>"),
     printcolumn(name = "GPUs", type_ = "integer", json_path = ".spec.gpu.count"),
     printcolumn(name = "Members", type_ = "integer", json_path = ".spec.members"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
@@ -240,7 +242,8 @@ pub struct PlacementPolicy {
     pub require_bond: Option<bool>,
 }
 
-/// Whether and how results are checked.
+/// Whether and how results are checked: the digests that members 0 leave in their termination messages are compared. See the
+/// condition `Verified`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -252,11 +255,14 @@ pub struct PlacementPolicy {
 pub struct Verification {
     /// `None`, `Redundant` (every member runs several times and the digests must agree) or `Sampled` (some jobs do).
     pub mode: VerificationMode,
-    /// For `Redundant` and `Sampled`: how often each member runs, on nodes of different providers.
+    /// How often each member runs, the first time included, on nodes of different providers: for `Redundant` always, for
+    /// `Sampled` (default 2) where the sample hits the job. Every run is paid for. Where digests differ, one more run breaks
+    /// the tie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 5))]
     pub replicas: Option<u32>,
-    /// For `Sampled`: the share of jobs that is checked, in thousandths.
+    /// For `Sampled`: the share of jobs that is checked on a node of no reputation, in thousandths. It falls with the node's
+    /// reputation, to a fifth of this. Whether a job is checked is drawn after it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub sample_permille: Option<u32>,
@@ -282,7 +288,8 @@ pub struct ComputeJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Validated`, `Admitted`, `Scheduled`, `Running`, `Complete`, `Failed`, `Metered`, `Settled` and the summary `Ready`.
+    /// `Validated`, `Admitted`, `Scheduled`, `Running`, `Complete`, `Failed`, `Verified`, `Metered`, `Settled` and the summary
+    /// `Ready`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -316,6 +323,10 @@ pub struct ComputeJobStatus {
     /// What the program left as its result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
+
+    /// How the check of the result stands. Absent where `spec.verification` does not ask for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<JobVerification>,
 
     /// Why the job ended. Absent while it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -664,6 +675,114 @@ pub struct JobResult {
     pub digest: String,
 }
 
+/// The most runs of a job whose result is checked, the first included: five that must agree, and two in place of runs that
+/// failed or to break a tie.
+pub const MOST_RUNS: u32 = 7;
+
+/// How the check of a result stands.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct JobVerification {
+    /// The state.
+    pub state: VerificationState,
+    /// The digest that more than half of the owners computed. Absent until there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub digest: Option<String>,
+    /// For `Sampled`: the draw that decided whether the result is checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<SampleDraw>,
+    /// The runs that are compared. The first is the job itself, the others are ComputeJobs of their own, owned by it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 7))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["job".into()]))]
+    pub runs: Vec<CheckedRun>,
+}
+
+/// The draw that decides whether a result is checked.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SampleDraw {
+    /// The share of results that is checked, in thousandths, as the node's reputation made it.
+    pub share_permille: u32,
+    /// The number drawn, from 0 to 999. Below the share, the result is checked.
+    pub drawn: u32,
+    /// A random number of the operator, made after the end of the job: nobody could know it before.
+    #[schemars(schema_with = "crate::schema::hash")]
+    pub nonce: String,
+}
+
+/// One run whose digest is compared.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckedRun {
+    /// The ComputeJob, in the same namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub job: String,
+    /// How far it is.
+    pub outcome: RunOutcome,
+    /// The node of its member 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub node: Option<String>,
+    /// Who owns the nodes that computed it: `<chain>/<account number of the provider>`, or the name of a node that is bound to
+    /// no provider.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 253)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub owners: Vec<String>,
+    /// What its member 0 left in its termination message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub digest: Option<String>,
+}
+
+closed_enum! {
+    /// How far a run is whose digest is compared.
+    pub enum RunOutcome {
+        /// It waits or runs.
+        Pending,
+        /// Its digest counts.
+        Counted,
+        /// It ended well on a node whose owner has computed the result already, so it does not count.
+        SameOwner,
+        /// It ended well and left no digest.
+        NoDigest,
+        /// It did not end well.
+        Failed,
+    }
+}
+
+closed_enum! {
+    /// How the check of a result stands.
+    pub enum VerificationState {
+        /// Runs are under way.
+        Pending,
+        /// The sample did not hit the job.
+        NotSampled,
+        /// All owners computed the same digest.
+        Agreed,
+        /// More than half of the owners computed the job's digest, and somebody another one.
+        Confirmed,
+        /// More than half of the owners computed another digest than the job.
+        Outvoted,
+        /// No digest has a majority: the program may not give the same result twice.
+        Disagreed,
+        /// The job left no digest in its termination message.
+        NoDigest,
+        /// Too few runs on nodes of different owners ended well.
+        TooFewResults,
+    }
+}
+
+impl VerificationState {
+    /// Whether nothing more will be found out.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        !matches!(self, Self::Pending)
+    }
+}
+
 closed_enum! {
     /// Why a job ended.
     pub enum JobEndReason {
@@ -695,6 +814,9 @@ closed_enum! {
         Complete,
         /// The job has ended without success.
         Failed,
+        /// Nodes of different owners computed the same result. `Unknown` where no check was asked for, or the sample did not
+        /// hit the job.
+        Verified,
         /// The use of every ended attempt is recorded.
         Metered,
         /// Every slice's payment is final.
@@ -714,8 +836,6 @@ closed_enum! {
         Valid,
         /// The spec contradicts itself or asks for what tenants may not have; the message names the field.
         InvalidTemplate,
-        /// The spec asks for a feature that this version does not have; the message names the field.
-        Unsupported,
         /// The API server refuses the pod; the message is its own.
         PodRefused,
         /// The API server could not be asked; it will be asked again.
@@ -774,6 +894,22 @@ closed_enum! {
         RunTimeout,
         /// The job has not ended.
         NotEnded,
+        /// `spec.verification` asks for no check of the result.
+        NotAsked,
+        /// Other nodes compute the result once more.
+        Verifying,
+        /// The sample did not hit the job: its result is not checked.
+        NotSampled,
+        /// More than half of the owners computed the job's result.
+        ResultsAgree,
+        /// More than half of the owners computed another result than the job; `status.verification.digest` is theirs.
+        Outvoted,
+        /// No result has a majority; a program that is checked must give the same result each time.
+        ResultsDisagree,
+        /// The job left no digest in its termination message.
+        NoDigest,
+        /// Too few runs on nodes of different owners ended well.
+        TooFewResults,
         /// The use is recorded.
         Recorded,
         /// Nothing has been used yet.

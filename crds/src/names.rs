@@ -11,6 +11,8 @@ pub const LABEL_JOB_UID: &str = "gridstake.dev/job-uid";
 pub const LABEL_ATTEMPT: &str = "gridstake.dev/attempt";
 /// Label on a job's pods: the gang member (rank), counted from 0.
 pub const LABEL_MEMBER: &str = "gridstake.dev/member";
+/// Label on a ComputeJob that the operator has created to check another one's result: the name of that one.
+pub const LABEL_CHECKS: &str = "gridstake.dev/checks";
 /// The well-known label that says what manages an object.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`] on everything that Gridstake creates.
@@ -89,6 +91,18 @@ pub fn heartbeat_lease(node: &str) -> String {
 #[must_use]
 pub fn pod_name(job: &str, attempt: u32, member: u32) -> String {
     format!("{job}-{attempt}-{member}")
+}
+
+/// The name of the ComputeJob that runs `job` once more, to check its result: `<job>-check-<number>`, counted from 1.
+#[must_use]
+pub fn check_of(job: &str, number: u32) -> String {
+    format!("{job}-check-{number}")
+}
+
+/// The name of the Incident of a run whose result was outvoted.
+#[must_use]
+pub fn invalid_result(job_uid: &str) -> String {
+    format!("invalid-result-{job_uid}")
 }
 
 /// The name of a slice's UsageRecord: `<job uid>-<attempt>-<member>-<slice>`.

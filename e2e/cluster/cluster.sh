@@ -10,7 +10,10 @@
 #   cluster.sh images     DIR TAR...       load image archives into every node
 #   cluster.sh restart    DIR NODE NAME    kill containerd, kubelet or kube-proxy of a node; it is started again
 #   cluster.sh power      DIR NODE off|on  cut a node's power, or give it back
-#   cluster.sh cable      DIR NODE off|on  take a node off the network, or put it back
+#   cluster.sh cable      DIR NODE off|mute|deaf|on  take a node off the network; let nothing out of it, or nothing in; or put
+#                                          it back
+#   cluster.sh api-server DIR off|kill|on  let the API server hang (it takes connections and never answers), kill it (it is
+#                                          started again), or let it go on
 #
 # Environment of `up`:
 #   KUBE_BIN  folder with kube-all and its links (default: .build/bin of this checkout)
@@ -200,18 +203,53 @@ power() { # NODE off|on
   esac
 }
 
-cable() { # NODE off|on
+# What is neither sent out nor let in stays within the node: its own programs still reach one another.
+silence() { # NODE output|input: drops what passes that hook, and what the node forwards for its pods
+  local others
+  case $2 in output) others='oifname != "lo"' ;; input) others='iifname != "lo"' ;; esac
+  on_node "$1" nft -f - <<NFT
+table inet e2e_cable {
+  chain $2 { type filter hook $2 priority -300; policy accept; $others drop; }
+  chain forward { type filter hook forward priority -300; policy drop; }
+}
+NFT
+}
+
+cable() { # NODE off|mute|deaf|on
   check_node "$1"
   case ${2:-} in
-    on) exec_ ip link set "$1" up ;;
+    on)
+      exec_ ip link set "$1" up
+      on_node "$1" nft delete table inet e2e_cable 2>/dev/null || true
+      ;;
     off) exec_ ip link set "$1" down ;;
-    *) fail "usage: cluster.sh cable DIR NODE off|on" ;;
+    mute) silence "$1" output ;;
+    deaf) silence "$1" input ;;
+    *) fail "usage: cluster.sh cable DIR NODE off|mute|deaf|on" ;;
   esac
+}
+
+api_server() { # off|kill|on
+  local signal process found=
+  case ${1:-} in
+    off) signal=STOP ;;
+    kill) signal=KILL ;;
+    on) signal=CONT ;;
+    *) fail "usage: cluster.sh api-server DIR off|kill|on" ;;
+  esac
+  for process in $(cgroup_pids "$id/control-plane"); do
+    if [ "$(cat "/proc/$process/comm" 2>/dev/null)" = kube-apiserver ]; then
+      kill "-$signal" "$process"
+      found=yes
+    fi
+  done
+  [ -n "$found" ] || fail "no API server of $dir is running"
 }
 
 case $command in
   up | down | status | kubeconfig | restart | power | cable) "$command" "$@" ;;
   exec) exec_ "$@" ;;
+  api-server) api_server "$@" ;;
   node) on_node "$@" ;;
   images) load_images "$@" ;;
   *)

@@ -11,7 +11,10 @@
 #                                  changed since; prints the names of what it loaded
 #   world.sh on-node NODE CMD...   run CMD on a node, as root, in its host namespaces
 #   world.sh power NODE off|on     cut a node's power, or give it back
-#   world.sh cable NODE off|on     take a node off the network, or put it back
+#   world.sh cable NODE off|mute|deaf|on  take a node off the network; let nothing out of it, or nothing in (native only); or
+#                                  put it back
+#   world.sh api-server off|kill|on  let the API server hang, kill it (it is started again), or let it go on
+#   world.sh restart NODE NAME     kill containerd or kubelet of a node with SIGKILL; it is started again
 #
 # Environment:
 #   E2E_CLUSTER   native    a cluster of its own on this machine, without Docker; needs root (see cluster.sh)
@@ -173,14 +176,33 @@ power() { # NODE off|on
   esac
 }
 
-cable() { # NODE off|on
+cable() { # NODE off|mute|deaf|on
   local node=${1:?NODE} state=${2:-}
   case $cluster/$state in
     native/*) "$here/cluster.sh" cable "$dir" "$node" "$state" ;;
     kind/off) docker network disconnect kind "$node" ;;
     kind/on) docker network connect kind "$node" ;;
     existing/*) fail "the nodes of an existing cluster cannot be taken off their network" ;;
-    *) fail "usage: world.sh cable NODE off|on" ;;
+    *) fail "usage: world.sh cable NODE off|on, and with native mute|deaf" ;;
+  esac
+}
+
+api_server() { # off|kill|on
+  local signal
+  case ${1:-} in off) signal=STOP ;; kill) signal=KILL ;; on) signal=CONT ;; *) fail "usage: world.sh api-server off|kill|on" ;; esac
+  case $cluster in
+    native) "$here/cluster.sh" api-server "$dir" "$1" ;;
+    kind) docker exec "$kind_name-control-plane" pkill "-$signal" -x kube-apiserver ;;
+    existing) fail "the API server of an existing cluster cannot be stopped" ;;
+  esac
+}
+
+restart() { # NODE NAME
+  local node=${1:?NODE} name=${2:?containerd or kubelet}
+  case $cluster in
+    native) "$here/cluster.sh" restart "$dir" "$node" "$name" ;;
+    kind) docker exec "$node" pkill -KILL -x "$name" ;;
+    existing) fail "the services of an existing cluster's nodes cannot be killed" ;;
   esac
 }
 
@@ -203,9 +225,10 @@ shift
 cluster=$(choose)
 case $verb in
   which) which_world ;;
-  up | down | status | run | power | cable) "$verb" "$@" ;;
+  up | down | status | run | power | cable | restart) "$verb" "$@" ;;
+  api-server) api_server "$@" ;;
   env) environment ;;
   images) load_images "$@" ;;
   on-node) on_node "$@" ;;
-  *) fail "no verb '$verb'; there are which, up, down, status, env, run, images, on-node, power and cable" ;;
+  *) fail "no verb '$verb'; there are which, up, down, status, env, run, images, on-node, power, cable, restart and api-server" ;;
 esac

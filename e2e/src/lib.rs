@@ -11,6 +11,7 @@ pub mod account;
 pub mod admission_hold;
 pub mod agent_process;
 pub mod allocation;
+pub mod api_server;
 pub mod chain;
 mod chain_clock;
 mod chain_faults;

@@ -1,4 +1,4 @@
-//! What can happen to whole nodes: their power fails, or their network.
+//! What can happen to whole nodes: their power fails, or their network, or the services that run their pods.
 
 use std::time::Duration;
 
@@ -28,21 +28,54 @@ pub async fn unplug(world: &World, node: &str) -> Result<()> {
     change(world, "cable", node).await
 }
 
+/// Which way nothing passes any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Out of the node.
+    Out,
+    /// Into the node.
+    In,
+}
+
+/// Lets nothing pass one way between `node` and the others. It is put back at the story's end at the latest.
+pub async fn cut_one_way(world: &World, node: &str, direction: Direction) -> Result<()> {
+    let state = match direction {
+        Direction::Out => "mute",
+        Direction::In => "deaf",
+    };
+    change_to(world, "cable", node, state).await
+}
+
+/// Kills containerd or the kubelet of `node` with SIGKILL; it is started again.
+pub async fn kill_service(node: &str, service: &str) -> Result<()> {
+    ensure_reachable()?;
+    world_script(["restart", node, service]).await.map(drop)
+}
+
 /// Puts `node` back on the network.
 pub async fn plug_in(node: &str) -> Result<()> {
     world_script(["cable", node, "on"]).await.map(drop)
 }
 
 async fn change(world: &World, what: &'static str, node: &str) -> Result<()> {
-    ensure!(
-        container::nodes_can_be_reached(),
-        "this story switches nodes off: tell it with E2E_CLUSTER=native or kind"
-    );
+    change_to(world, what, node, "off").await
+}
+
+async fn change_to(world: &World, what: &'static str, node: &str, state: &str) -> Result<()> {
+    ensure_reachable()?;
     let name = node.to_owned();
     world.undo_at_the_end(format!("{what} of {node}"), async move {
         world_script([what, &name, "on"]).await.map(drop)
     });
-    world_script([what, node, "off"]).await.map(drop)
+    world_script([what, node, state]).await.map(drop)
+}
+
+fn ensure_reachable() -> Result<()> {
+    ensure!(
+        container::nodes_can_be_reached(),
+        "this story breaks nodes: tell it with E2E_CLUSTER=native or kind"
+    );
+    Ok(())
 }
 
 /// Waits until no kubelet of `nodes` has been heard of for `silence`.

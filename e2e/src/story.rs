@@ -61,6 +61,10 @@ fn told<S>(
         .catch_unwind()
         .await;
         let failed = !matches!(told, Ok(Ok(())));
+        if let Ok(Err(error)) = &told {
+            // Before and after what the cluster looked like: reports keep the beginning and the end.
+            eprintln!("{error:#}");
+        }
         if failed {
             eprintln!("{}", diagnosis::of(&world, &tenant).await);
         }

@@ -96,7 +96,7 @@ fn a_gpu_that_is_lost_under_a_job_loses_reputation_and_its_terms_say_why() -> Re
         .await?;
         let status = known(world, &host.name, "its reputation has fallen", |status| {
             let terms = terms_of(status, &gpu)?;
-            // Incidents of downtime take 300 at most: other stories may have come before.
+            // Mishaps take 300 at most: other stories may have come before.
             let fell = terms.incidents > before.incidents || terms.incidents >= 300;
             fell.then(|| status.clone())
         })

@@ -13,7 +13,7 @@ use crate::{
     chain::Chains,
     controllers::{
         gpu_node::{self, inventory::claimed_twice, mode::ModeSight},
-        job_request::job_request,
+        job_request::{Shunned, job_request},
         stake_binding::bond::Bond,
     },
     error::chain,
@@ -231,7 +231,7 @@ pub fn reservations_of(
                 job,
                 placement.attempt,
                 OfNamespace::default(),
-                BTreeSet::new(),
+                Shunned::default(),
                 "",
             ) {
                 Ok(request) => request.per_member(),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use gridstake_crds::{
     ComputeJob, GpuNode, Incident, StakeBinding, UsageRecord,
     gpu_node::{GpuNodeCondition, OfferMode},
-    names::{LABEL_JOB, LABEL_JOB_UID},
+    names::{LABEL_CHECKS, LABEL_JOB, LABEL_JOB_UID},
 };
 use k8s_openapi::{
     api::{
@@ -677,6 +677,13 @@ impl Triggers {
                     }
                     self.compute_jobs
                         .one(job.meta().namespace.as_deref(), &job.name_any());
+                    // What a check finds is for the job that it checks.
+                    if let Some(checked) =
+                        job.meta().labels.as_ref().and_then(|l| l.get(LABEL_CHECKS))
+                    {
+                        self.compute_jobs
+                            .one(job.meta().namespace.as_deref(), checked);
+                    }
                     // A placement takes capacity before its pods exist, and its end gives it back.
                     let status = job.0.as_ref().ok().and_then(|job| job.status.as_ref());
                     let placement = status.and_then(|status| status.placement.as_ref());

@@ -25,13 +25,22 @@ pub enum JobRequestError {
     Request(#[source] RequestError),
 }
 
+/// Nodes that a job is kept off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shunned {
+    /// On which it has failed lately.
+    pub suspects: BTreeSet<String>,
+    /// Whose owners compute the result with which its own is to be compared.
+    pub same_owner: BTreeSet<String>,
+}
+
 /// The request of `attempt`: from the very pod that its members get, so that tolerations and GPU limits which
 /// Gridstake adds count too.
 pub fn job_request(
     job: &ComputeJob,
     attempt: u32,
     namespace: OfNamespace,
-    avoid: BTreeSet<String>,
+    shunned: Shunned,
     priority_class: &str,
 ) -> Result<Request, JobRequestError> {
     let pod = build::pod(job, Member { attempt, member: 0 }, None, priority_class)
@@ -47,7 +56,8 @@ pub fn job_request(
         attempt,
         namespace,
         bond_by_default: false,
-        avoid,
+        avoid: shunned.suspects,
+        same_owner: shunned.same_owner,
     };
     Request::from_job(&job.spec, &pod.spec.unwrap_or_default(), context)
         .map_err(JobRequestError::Request)

@@ -9,6 +9,7 @@ pub mod placement;
 pub mod reclaim;
 pub mod stake_binding;
 pub mod usage_record;
+pub mod verification_group;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -1,11 +1,11 @@
 //! Which Incidents count against which GPUs. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use gridstake_crds::{
     Incident,
     compute_job::Verdict,
-    incident::{CancellationReason, IncidentState},
+    incident::{CancellationReason, IncidentState, Offence},
 };
 use k8s_openapi::jiff::Timestamp;
 
@@ -25,6 +25,8 @@ pub struct Charge {
     node: String,
     /// Empty: all GPUs of the node.
     devices: Vec<String>,
+    /// The namespace of the job that it happened to.
+    tenant: Option<String>,
 }
 
 /// What `incident` counts at `now`; `None`: nothing. Only what is laid at the host's door counts, for 30 days; what the provider
@@ -55,6 +57,7 @@ pub fn charge(incident: &Incident, chains: &Chains, now: Timestamp) -> Option<Ch
         owner,
         node: subject.node_name.clone(),
         devices: subject.devices.clone(),
+        tenant: spec.job.as_ref().map(|job| job.namespace.clone()),
     })
 }
 
@@ -85,15 +88,27 @@ impl FromIterator<Charge> for Charges {
 
 impl Charges {
     /// What counts against the GPU `key`, which is shown by `node`.
+    ///
+    /// Of invalid results only the youngest of each tenant does: a tenant writes the program, and could write one that gives another
+    /// result on the node of somebody whom it wishes to harm.
     #[must_use]
     pub fn against(&self, key: &GpuKey, node: &str) -> Vec<Blame> {
         let of_device = self.by_device.get(&key.uuid).into_iter().flatten();
         let of_node = self.by_node.get(node).into_iter().flatten();
-        of_device
-            .chain(of_node)
-            .filter(|charge| charge.concerns(key, node))
-            .map(|charge| charge.blame)
-            .collect()
+        let mut by_tenant: BTreeMap<Option<&str>, Blame> = BTreeMap::new();
+        let mut blames = Vec::new();
+        for charge in of_device.chain(of_node).filter(|c| c.concerns(key, node)) {
+            if charge.blame.offence == Offence::InvalidResult {
+                let youngest = by_tenant
+                    .entry(charge.tenant.as_deref())
+                    .or_insert(charge.blame);
+                youngest.age_seconds = youngest.age_seconds.min(charge.blame.age_seconds);
+            } else {
+                blames.push(charge.blame);
+            }
+        }
+        blames.extend(by_tenant.into_values());
+        blames
     }
 }
 
@@ -113,7 +128,6 @@ impl Charge {
 
 #[cfg(test)]
 mod tests {
-    use gridstake_crds::incident::Offence;
     use k8s_openapi::jiff::SignedDuration;
     use serde_json::{Value, json};
 
@@ -228,6 +242,26 @@ mod tests {
             "the GPU has moved to a node with an incident of its own"
         );
         assert_eq!((against("GPU-2", "a"), against("GPU-2", "b")), (0, 1));
+    }
+
+    #[test]
+    fn a_tenant_whose_programs_give_other_results_on_a_node_harms_it_once() {
+        let result = |namespace: &str, to: &str| {
+            let job = json!({"namespace": namespace, "name": "j", "uid": "u"});
+            let spec = json!({"offence": "InvalidResult", "job": job, "to": to, "from": to});
+            charge(&incident(&spec, &json!({})), &chains(), now()).unwrap()
+        };
+        let charges: Charges = [
+            result("a", "2027-01-30T00:00:00Z"),
+            result("a", "2027-01-30T23:00:00Z"),
+            result("a", "2027-01-29T00:00:00Z"),
+            result("b", "2027-01-30T12:00:00Z"),
+        ]
+        .into_iter()
+        .collect();
+        let found = charges.against(&key(7, "GPU-1"), "a");
+        let ages: Vec<_> = found.iter().map(|blame| blame.age_seconds / 3600).collect();
+        assert_eq!(ages, [1, 12]);
     }
 
     #[test]

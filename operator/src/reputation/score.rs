@@ -8,8 +8,9 @@
 //! * `incidents` is what its Incidents of the last 30 days weigh; each weighs less by the second and nothing after 30 days;
 //! * `gaps` is one for each thousandth that is missing of its uptime in 30 days.
 //!
-//! What can happen to honest hardware takes 450 at most: a GPU of which that is all that is known can still be drawn, if rarely,
-//! and so can mend its reputation. What is signed and cannot be true has no such limit.
+//! What can happen to honest hardware (downtime, gaps, a result that others did not get) takes 450 at most: a GPU of which that is
+//! all that is known can still be drawn, if rarely, and so can mend its reputation. What is signed and cannot be true has no such
+//! limit.
 //!
 //! The score never falls with more time served, and never rises with one more incident, a younger one, or a lower uptime.
 
@@ -23,8 +24,8 @@ pub const BASE: u32 = 500;
 pub const HIGHEST: u32 = 1000;
 /// For how many seconds an incident counts: 30 days, as in the ladder of sanctions.
 pub const MEMORY_SECONDS: u64 = 30 * 24 * 3600;
-/// What incidents of downtime take at most.
-pub const DOWNTIME_MOST: u32 = 300;
+/// What incidents that can happen to honest hardware take at most.
+pub const MISHAPS_MOST: u32 = 300;
 /// What gaps take at most.
 pub const GAPS_MOST: u32 = 150;
 
@@ -82,8 +83,14 @@ pub struct Terms {
 pub const fn weight(offence: Offence) -> u32 {
     match offence {
         Offence::DowntimeDuringJob => 60,
-        Offence::FalseInventory | Offence::ImpossibleUsage | Offence::InvalidResult => 400,
+        Offence::InvalidResult => 100,
+        Offence::FalseInventory | Offence::ImpossibleUsage => 400,
     }
+}
+
+/// Whether it can happen to honest hardware: it breaks, and it calculates wrong. Nobody signs by mistake what cannot be true.
+const fn is_mishap(offence: Offence) -> bool {
+    matches!(offence, Offence::DowntimeDuringJob | Offence::InvalidResult)
 }
 
 /// The score that follows from `inputs`.
@@ -127,10 +134,10 @@ pub fn experience(served_millis: u64) -> u32 {
 /// What incidents take, rounded up: one that counts at all takes at least one.
 #[must_use]
 pub fn incidents(blames: &[Blame]) -> u32 {
-    let taken = |is_downtime: bool| {
+    let taken = |mishaps: bool| {
         let weighed: u64 = blames
             .iter()
-            .filter(|blame| (blame.offence == Offence::DowntimeDuringJob) == is_downtime)
+            .filter(|blame| is_mishap(blame.offence) == mishaps)
             .map(|blame| {
                 let left = MEMORY_SECONDS.saturating_sub(blame.age_seconds);
                 u64::from(weight(blame.offence)) * left
@@ -139,7 +146,7 @@ pub fn incidents(blames: &[Blame]) -> u32 {
         u32::try_from(weighed.div_ceil(MEMORY_SECONDS)).unwrap_or(u32::MAX)
     };
     taken(true)
-        .min(DOWNTIME_MOST)
+        .min(MISHAPS_MOST)
         .saturating_add(taken(false))
         .min(HIGHEST)
 }
@@ -185,6 +192,13 @@ mod tests {
         }
     }
 
+    fn wrong(days_ago: u64) -> Blame {
+        Blame {
+            offence: Offence::InvalidResult,
+            age_seconds: days_ago * DAY,
+        }
+    }
+
     fn lie(days_ago: u64) -> Blame {
         Blame {
             offence: Offence::ImpossibleUsage,
@@ -209,6 +223,8 @@ mod tests {
             (0, &[downtime(29)], SPOTLESS, 498),
             (0, &[downtime(30)], SPOTLESS, 500),
             (0, &[], 990, 490),
+            (0, &[wrong(0)], SPOTLESS, 400),
+            (0, &[wrong(0), downtime(0), wrong(15)], SPOTLESS, 290),
             (0, &[lie(0)], SPOTLESS, 100),
             (0, &[lie(0), lie(0)], SPOTLESS, 0),
             (180 * DAY, &[lie(0)], SPOTLESS, 600),
@@ -225,10 +241,11 @@ mod tests {
 
     #[test]
     fn what_can_happen_to_honest_hardware_never_takes_the_last_chance_from_a_newcomer() {
-        let worst = score(&inputs(0, &[downtime(0); 99], 0));
+        let mishaps = [downtime(0), wrong(0)].repeat(99);
+        let worst = score(&inputs(0, &mishaps, 0));
         assert_eq!(
             (worst.score, worst.incidents, worst.gaps),
-            (50, DOWNTIME_MOST, GAPS_MOST)
+            (50, MISHAPS_MOST, GAPS_MOST)
         );
     }
 

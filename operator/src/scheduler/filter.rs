@@ -54,6 +54,8 @@ pub enum Rejection {
     NoWeight,
     /// A placement of this job there has failed.
     Suspect,
+    /// Its owner computes the result with which the job's own is to be compared.
+    SameOwner,
     /// Too few free GPUs.
     InsufficientGpus,
     /// Too little free CPU.
@@ -92,6 +94,7 @@ impl Rejection {
             Self::ReputationTooLow => "ReputationTooLow",
             Self::NoWeight => "NoWeight",
             Self::Suspect => "Suspect",
+            Self::SameOwner => "SameOwner",
             Self::InsufficientGpus => "InsufficientGpus",
             Self::InsufficientCpu => "InsufficientCpu",
             Self::InsufficientMemory => "InsufficientMemory",
@@ -262,6 +265,9 @@ pub fn first_rejection(
     }
     if request.avoid.contains(&facts.name) {
         return Some(Rejection::Suspect);
+    }
+    if request.same_owner.contains(&facts.name) {
+        return Some(Rejection::SameOwner);
     }
     node.free().first_shortage(member).map(Rejection::from)
 }

@@ -77,6 +77,7 @@ pub fn request(gpus: u32, members: u32) -> Request {
         namespace_labels: BTreeMap::new(),
         chain: None,
         avoid: BTreeSet::new(),
+        same_owner: BTreeSet::new(),
     }
 }
 

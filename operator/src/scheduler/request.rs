@@ -155,6 +155,8 @@ pub struct Request {
     pub chain: Option<String>,
     /// Nodes that are suspect for this job: a placement there has failed.
     pub avoid: BTreeSet<String>,
+    /// Nodes whose owners compute the result with which this job's is to be compared.
+    pub same_owner: BTreeSet<String>,
 }
 
 /// What a job's namespace says about where it may be placed.
@@ -179,6 +181,8 @@ pub struct JobContext {
     pub bond_by_default: bool,
     /// Nodes that are suspect for this job.
     pub avoid: BTreeSet<String>,
+    /// Nodes whose owners compute the result with which this job's is to be compared.
+    pub same_owner: BTreeSet<String>,
 }
 
 /// Why a job's spec is no request.
@@ -232,6 +236,7 @@ impl Request {
             namespace_labels: context.namespace.labels,
             chain: context.namespace.chain,
             avoid: context.avoid,
+            same_owner: context.same_owner,
         })
     }
 
@@ -270,6 +275,7 @@ mod tests {
             },
             bond_by_default: true,
             avoid: BTreeSet::new(),
+            same_owner: BTreeSet::new(),
         }
     }
 

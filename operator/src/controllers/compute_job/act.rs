@@ -12,10 +12,13 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{build, decide::Write};
+use super::{build, decide::Write, verification};
 use crate::{
     context::Context,
-    controllers::usage_record::record::{self, NewMember},
+    controllers::{
+        incident::invalid_result,
+        usage_record::record::{self, NewMember},
+    },
     error::{ReconcileError, is_conflict, is_not_found},
 };
 
@@ -44,6 +47,11 @@ pub enum ActError {
         "create Pod {0}: a pod of that name exists that is not this job's; delete it or rename the job"
     )]
     NameTaken(String),
+    /// Another ComputeJob has the name that a check must get.
+    #[error(
+        "create ComputeJob {0}: a job of that name exists that is no check of this one; delete it or rename the job"
+    )]
+    CheckNameTaken(String),
 }
 
 impl ReconcileError for ActError {
@@ -52,6 +60,7 @@ impl ReconcileError for ActError {
             Self::Kube { verb, .. } => verb,
             Self::Build(..) => "build_pod",
             Self::NameTaken(_) => "pod_name_taken",
+            Self::CheckNameTaken(_) => "check_name_taken",
         }
     }
 }
@@ -130,6 +139,20 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                         .collect(),
                 )
                 .await?;
+            }
+            Write::CreateCheck(number) => create_check(&jobs, job, *number).await?,
+            Write::DeleteChecks(names) => {
+                for name in names {
+                    let result = jobs.delete(name, &DeleteParams::background()).await;
+                    unless_gone(result, "delete ComputeJob", name)?;
+                }
+            }
+            Write::Accuse { runs, verification } => {
+                for run in runs {
+                    invalid_result::open(ctx, job, run, verification)
+                        .await
+                        .map_err(failed("create Incident", run))?;
+                }
             }
             Write::ReleaseJob => release_job(&jobs, job).await?,
             Write::DeleteJob => delete_job(&jobs, job).await?,
@@ -285,6 +308,31 @@ async fn release(pods: &Api<Pod>, name: String) -> Result<(), ActError> {
         "release Pod",
         &name,
     )
+}
+
+/// Creates a check, unless it is there.
+async fn create_check(
+    jobs: &Api<ComputeJob>,
+    job: &ComputeJob,
+    number: u32,
+) -> Result<(), ActError> {
+    let check = verification::check(job, number);
+    let name = check.name_any();
+    match jobs.create(&PostParams::default(), &check).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            let there = jobs
+                .get_opt(&name)
+                .await
+                .map_err(failed("get ComputeJob", &name))?;
+            if there.is_none_or(|there| verification::is_check_of(&there, job)) {
+                Ok(())
+            } else {
+                Err(ActError::CheckNameTaken(name))
+            }
+        }
+        Err(error) => Err(failed("create ComputeJob", &name)(error)),
+    }
 }
 
 async fn release_job(jobs: &Api<ComputeJob>, job: &ComputeJob) -> Result<(), ActError> {

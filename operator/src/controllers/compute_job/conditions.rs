@@ -3,14 +3,14 @@
 use gridstake_crds::{
     closed_enum::ClosedEnum as _,
     compute_job::{
-        AttemptEndReason, ComputeJobCondition as C, ComputeJobReason as R, ComputeJobStatus,
-        JobEndReason,
+        AttemptEndReason, ComputeJobCondition as C, ComputeJobReason as R, ComputeJobSpec,
+        ComputeJobStatus, JobEndReason, VerificationState,
     },
     condition::{self, Fact, Status},
 };
 use k8s_openapi::jiff::Timestamp;
 
-use super::decide::Observed;
+use super::{decide::Observed, verification};
 use crate::{
     failover::NodeState,
     payer::{Funds, WhoPays},
@@ -37,18 +37,24 @@ pub enum Phase {
     Ended(JobEndReason, String),
 }
 
-/// The facts that a job in `phase` states; `status` and `seen` tell what it has used and who pays.
+/// The facts that a job of this spec in `phase` states; `status` and `seen` tell what it has used and who pays.
 #[must_use]
-pub fn facts(status: &ComputeJobStatus, phase: &Phase, seen: &Observed) -> Vec<Fact> {
+pub fn facts(
+    job: &ComputeJobSpec,
+    status: &ComputeJobStatus,
+    phase: &Phase,
+    seen: &Observed,
+) -> Vec<Fact> {
     vec![
         validated(status, phase),
         admitted(status, phase),
         running(status, phase, seen),
         complete(phase),
         failed(phase),
+        verified(job, status),
         metered(status, seen),
         settled(status, seen),
-        ready(status, phase, seen),
+        ready(job, status, phase, seen),
     ]
 }
 
@@ -187,6 +193,69 @@ fn failed(phase: &Phase) -> Fact {
     }
 }
 
+/// Whether other owners' nodes computed the same result.
+fn verified(spec: &ComputeJobSpec, status: &ComputeJobStatus) -> Fact {
+    if verification::mode(spec).is_none() {
+        return fact(C::Verified, Status::Unknown, R::NotAsked, "");
+    }
+    let Some(found) = &status.verification else {
+        return match status.end_reason {
+            Some(reason) if reason != JobEndReason::Succeeded => {
+                fact(C::Verified, false, end_reason(reason), "")
+            }
+            _ => fact(C::Verified, false, R::NotEnded, ""),
+        };
+    };
+    let with = |what: &str| match found.runs.len() {
+        0 | 1 => what.to_owned(),
+        runs => format!("{what}; status.verification.runs lists the {runs} runs"),
+    };
+    match found.state {
+        VerificationState::Pending => fact(
+            C::Verified,
+            false,
+            R::Verifying,
+            "nodes of other owners compute the result once more",
+        ),
+        VerificationState::NotSampled => fact(C::Verified, Status::Unknown, R::NotSampled, ""),
+        VerificationState::Agreed => fact(C::Verified, true, R::ResultsAgree, ""),
+        VerificationState::Confirmed => fact(
+            C::Verified,
+            true,
+            R::ResultsAgree,
+            with("another node computed another result and was outvoted"),
+        ),
+        VerificationState::Outvoted => fact(
+            C::Verified,
+            false,
+            R::Outvoted,
+            with(
+                "the result is not what most others computed; theirs is status.verification.digest",
+            ),
+        ),
+        VerificationState::Disagreed => fact(
+            C::Verified,
+            false,
+            R::ResultsDisagree,
+            with(
+                "no result has a majority; a program that is checked must give the same result each time",
+            ),
+        ),
+        VerificationState::NoDigest => fact(
+            C::Verified,
+            false,
+            R::NoDigest,
+            "write the digest of the output to the termination message of member 0, /dev/termination-log",
+        ),
+        VerificationState::TooFewResults => fact(
+            C::Verified,
+            false,
+            R::TooFewResults,
+            with("too few runs on nodes of different owners ended well"),
+        ),
+    }
+}
+
 fn metered(status: &ComputeJobStatus, seen: &Observed) -> Fact {
     if status.active_placement().is_some() {
         fact(C::Metered, false, R::InProgress, "")
@@ -241,19 +310,24 @@ fn settled(status: &ComputeJobStatus, seen: &Observed) -> Fact {
 }
 
 /// The summary. Its reason is the column STATE of `kubectl get computejobs`.
-fn ready(status: &ComputeJobStatus, phase: &Phase, seen: &Observed) -> Fact {
+fn ready(spec: &ComputeJobSpec, status: &ComputeJobStatus, phase: &Phase, seen: &Observed) -> Fact {
     match phase {
         Phase::Running => {
             let (reason, message) =
                 doubt(status, seen).unwrap_or((R::Running, warning(seen).unwrap_or_default()));
             fact(C::Ready, true, reason, message)
         }
-        Phase::Ended(reason, message) => fact(
-            C::Ready,
-            *reason == JobEndReason::Succeeded,
-            end_reason(*reason),
-            message,
-        ),
+        Phase::Ended(JobEndReason::Succeeded, _) => {
+            // A result that is not what others computed is none that the tenant should take.
+            let checked = verified(spec, status);
+            let doubtful = checked.status == Status::False;
+            let reason = R::ALL.iter().find(|r| r.as_str() == checked.reason);
+            match reason.filter(|_| doubtful) {
+                Some(reason) => fact(C::Ready, *reason == R::Verifying, *reason, checked.message),
+                None => fact(C::Ready, true, R::Succeeded, ""),
+            }
+        }
+        Phase::Ended(reason, message) => fact(C::Ready, false, end_reason(*reason), message),
         Phase::Invalid(reason, message)
         | Phase::NotAdmitted(reason, message)
         | Phase::Starting(reason, message) => fact(C::Ready, false, *reason, message),

@@ -8,7 +8,7 @@ use gridstake_crds::{
     ComputeJob,
     compute_job::{
         ATTEMPTS_KEPT, Attempt, AttemptEndReason, ComputeJobReason, ComputeJobStatus, Ending,
-        JobEndReason, JobResult, MemberNode, Placement, VerdictReason,
+        JobEndReason, JobResult, JobVerification, MemberNode, Placement, VerdictReason,
     },
     condition::Fact,
     names::FINALIZER_JOB,
@@ -26,6 +26,7 @@ use super::{
     retry::{self, Consequence},
     start::{what_it_waits_for, why_not_started},
     usage::Books,
+    verification,
 };
 use crate::{
     controllers::usage_record::{bill::unix_millis, record::NewMember},
@@ -78,6 +79,8 @@ pub struct Observed {
     pub places: Vec<Place>,
     /// Why the provider wants the GPUs of the attempt in progress back, if it does.
     pub reclaimed: Option<String>,
+    /// What is known of the runs with which its result is compared.
+    pub verification: verification::Seen,
 }
 
 /// A change to be made in the cluster.
@@ -98,6 +101,17 @@ pub enum Write {
     DeletePods(Vec<String>),
     /// Take our finalizer off these pods: their end is recorded and what they used is billed.
     ReleasePods(Vec<String>),
+    /// Create the check of this number, which runs the job once more.
+    CreateCheck(u32),
+    /// Delete these checks: their results are not needed any more.
+    DeleteChecks(Vec<String>),
+    /// Open an Incident for each of these runs, whose result was outvoted.
+    Accuse {
+        /// The runs: ComputeJobs of the job's namespace, itself perhaps among them.
+        runs: Vec<String>,
+        /// How the check has ended.
+        verification: Box<JobVerification>,
+    },
     /// Take our finalizer off the job.
     ReleaseJob,
     /// Delete the job: its time to live is over.
@@ -138,6 +152,7 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
     let phase = turn.phase();
     turn.settle_leftovers();
     turn.keep_books();
+    turn.verify();
     let deleting = job.metadata.deletion_timestamp.is_some();
     if deleting && turn.may_be_let_go() {
         return Plan {
@@ -147,7 +162,7 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
             wake: None,
         };
     }
-    let facts = conditions::facts(&turn.next, &phase, seen);
+    let facts = conditions::facts(&job.spec, &turn.next, &phase, seen);
     Plan {
         writes: turn.writes,
         status: Some(turn.next),
@@ -237,10 +252,22 @@ impl Turn<'_> {
         let expires = ttl
             .zip(self.next.finished_at.as_ref())
             .and_then(|(ttl, at)| after(at.0, ttl));
+        // Its checks would go with it.
+        let is_checked = verification::mode(&self.job.spec).is_none()
+            || self
+                .next
+                .verification
+                .as_ref()
+                .is_none_or(|v| v.state.is_final());
         match expires {
-            Some(at) if at <= self.now && self.job.metadata.deletion_timestamp.is_none() => {
+            Some(at)
+                if at <= self.now
+                    && is_checked
+                    && self.job.metadata.deletion_timestamp.is_none() =>
+            {
                 self.writes.push(Write::DeleteJob);
             }
+            Some(_) if !is_checked => {}
             at => self.wake_at(at),
         }
         let last = self.next.attempts.iter().max_by_key(|a| a.attempt);
@@ -754,6 +781,28 @@ impl Turn<'_> {
         }
         self.next.usage = books.usage(self.next.usage.as_ref(), &self.next.attempts);
         self.next.settlement = books.settlement(self.next.settlement.as_ref());
+    }
+
+    /// What follows from the results of the runs that are compared.
+    fn verify(&mut self) {
+        let next = verification::next(self.job, &self.next, &self.seen.verification);
+        if let Some(number) = next.create {
+            self.writes.push(Write::CreateCheck(number));
+        }
+        if !next.delete.is_empty() {
+            self.writes.push(Write::DeleteChecks(next.delete));
+        }
+        if let Some(verification) = next
+            .verification
+            .as_ref()
+            .filter(|_| !next.accuse.is_empty())
+        {
+            self.writes.push(Write::Accuse {
+                runs: next.accuse,
+                verification: Box::new(verification.clone()),
+            });
+        }
+        self.next.verification = next.verification;
     }
 
     /// A job in deletion may go once no attempt is in progress, no pod is held or running, and all it used is billed.

@@ -127,6 +127,7 @@ fn asked(validation: Validation, admission: Admission) -> Observed {
         funds: Funds::Suffice,
         places: Vec::new(),
         reclaimed: None,
+        verification: verification::Seen::default(),
     }
 }
 
@@ -614,6 +615,23 @@ fn a_job_is_deleted_when_its_time_to_live_is_over() {
         decide(&ended, &seen(vec![]), at(150)).writes,
         [Write::DeleteJob]
     );
+}
+
+#[test]
+fn a_job_whose_result_is_being_checked_outlives_its_time_to_live() {
+    let ended = |state: &str| {
+        job(
+            ", ttlSecondsAfterFinished: 100, verification: {mode: Redundant, replicas: 2}",
+            &format!(
+                "endReason: Succeeded, finishedAt: '{}', result: {{digest: x}}, {}, verification: {{state: {state}}}",
+                at(50),
+                placed(1, 1)
+            ),
+        )
+    };
+    let writes = |state| decide(&ended(state), &seen(vec![]), at(150)).writes;
+    assert_eq!(writes("Pending"), [Write::CreateCheck(1)]);
+    assert_eq!(writes("Agreed"), [Write::DeleteJob]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`observe`] | reads: pods, a dry run of the first pod, whether any node could take the job |
-//! | [`decide`] | pure: what is to be done; with [`template`], [`member`], [`start`], [`words`], [`retry`], [`usage`], [`conditions`] |
+//! | [`decide`] | pure: what is to be done; with [`template`], [`member`], [`start`], [`words`], [`retry`], [`usage`], [`verification`], [`conditions`] |
 //! | [`act`] | writes records, pods and finalizers; [`build`] says what a pod looks like (pure) |
 //! | [`status`] | writes the status and tells the news |
 //!
@@ -20,6 +20,7 @@ pub mod start;
 pub mod status;
 pub mod template;
 pub mod usage;
+pub mod verification;
 pub mod words;
 
 use std::{sync::Arc, time::Duration};

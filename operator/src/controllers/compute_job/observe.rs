@@ -1,15 +1,17 @@
 //! What is known about a job: its pods, and, while it waits, whether it is sound and can be satisfied. Reads only.
 
+use alloy::signers::local::PrivateKeySigner;
 use gridstake_crds::{
     ComputeJob, TokenAmount,
-    compute_job::{ComputeJobCondition, ComputeJobReason, ComputeJobStatus},
+    compute_job::{ComputeJobCondition, ComputeJobReason, ComputeJobStatus, MemberNode},
     condition,
-    names::{JOB_PRIORITY_CLASS, MANAGER_COMPUTE_JOB},
+    names::{JOB_PRIORITY_CLASS, MANAGER_COMPUTE_JOB, invalid_result},
 };
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams, ValidationDirective},
+    runtime::reflector::ObjectRef,
 };
 
 use super::{
@@ -18,14 +20,16 @@ use super::{
     member::Member,
     template,
     usage::{Books, Slice},
+    verification::{self, Run},
 };
 use crate::{
     caches::parsed,
     context::Context,
     controllers::{
-        job_request::job_request,
+        job_request::{Shunned, job_request},
         placement::{decide::next_attempt, fleet},
         reclaim::decide::AttemptKey,
+        verification_group,
     },
     error::chain,
     failover::{self, NodeState},
@@ -59,6 +63,7 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
         funds,
         places: places(ctx, job, now),
         reclaimed: reclaimed(ctx, job),
+        verification: checked(ctx, job),
     };
     let ended = job.status.as_ref().is_some_and(ComputeJobStatus::has_ended);
     if job.metadata.deletion_timestamp.is_some() || ended || active {
@@ -92,6 +97,37 @@ fn reclaimed(ctx: &Context, job: &ComputeJob) -> Option<String> {
         attempt: placement.attempt,
     };
     ctx.caches.reclaims().of(attempt)
+}
+
+/// What is known of the runs that are compared with `job`'s, if its result is to be checked.
+fn checked(ctx: &Context, job: &ComputeJob) -> verification::Seen {
+    if verification::mode(&job.spec).is_none() {
+        return verification::Seen::default();
+    }
+    let is_accused = |run: &ComputeJob| {
+        let name = invalid_result(run.metadata.uid.as_deref().unwrap_or_default());
+        ctx.caches.incidents.get(&ObjectRef::new(&name)).is_some()
+    };
+    let placement = job.status.as_ref().and_then(|s| s.placement.as_ref());
+    let reputation = |node: &MemberNode| {
+        let found = ctx.caches.gpu_node(&node.node)?;
+        found.0.as_ref().ok()?.status.as_ref()?.reputation
+    };
+    verification::Seen {
+        checks: verification_group::checks_of(&ctx.caches, job)
+            .iter()
+            .map(|check| Run::read(check, is_accused(check)))
+            .collect(),
+        is_accused: is_accused(job),
+        reputation: placement
+            .iter()
+            .flat_map(|placed| &placed.nodes)
+            .map(|node| reputation(node).unwrap_or(0))
+            .min()
+            .unwrap_or(0),
+        // A fresh key is 32 bytes that nobody can foresee.
+        nonce: PrivateKeySigner::random().to_bytes(),
+    }
 }
 
 fn books(ctx: &Context, job: &ComputeJob) -> Books {
@@ -133,9 +169,9 @@ async fn validation(ctx: &Context, job: &ComputeJob) -> Validation {
         return Validation::NotAsked;
     }
     let faults = template::faults(&job.spec);
-    if let Some(first) = faults.first() {
+    if !faults.is_empty() {
         let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
-        return Validation::Faulty(first.reason, texts.join("; "));
+        return Validation::Faulty(ComputeJobReason::InvalidTemplate, texts.join("; "));
     }
     let member = build::Member {
         attempt: REHEARSAL,
@@ -200,7 +236,7 @@ fn admission(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Admission {
         job,
         attempt,
         namespace,
-        std::collections::BTreeSet::new(),
+        Shunned::default(),
         JOB_PRIORITY_CLASS,
     );
     let request = match request {

@@ -32,6 +32,7 @@ const OWNER: StatusOwner = StatusOwner {
         "usage",
         "settlement",
         "result",
+        "verification",
         "endReason",
         "finishedAt",
     ],
@@ -41,6 +42,7 @@ const OWNER: StatusOwner = StatusOwner {
         "Running",
         "Complete",
         "Failed",
+        "Verified",
         "Metered",
         "Settled",
         "Ready",
@@ -48,14 +50,16 @@ const OWNER: StatusOwner = StatusOwner {
 };
 
 /// Conditions that are told as an event when they become true.
-const GOOD_NEWS: [ComputeJobCondition; 3] = [
+const GOOD_NEWS: [ComputeJobCondition; 4] = [
     ComputeJobCondition::Running,
     ComputeJobCondition::Complete,
+    ComputeJobCondition::Verified,
     ComputeJobCondition::Failed,
 ];
 
 /// Conditions that are told as an event, with their cause, when they become false.
-const BAD_NEWS: [ComputeJobCondition; 3] = [
+const BAD_NEWS: [ComputeJobCondition; 4] = [
+    ComputeJobCondition::Verified,
     ComputeJobCondition::Validated,
     ComputeJobCondition::Admitted,
     ComputeJobCondition::Running,

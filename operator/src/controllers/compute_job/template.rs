@@ -4,10 +4,7 @@
 //! drawn for them, and a tenant gets no more of a provider's node than a container. Everything else is the API
 //! server's to judge, by a dry run.
 
-use gridstake_crds::{
-    compute_job::{ComputeJobReason, ComputeJobSpec, VerificationMode},
-    names::GPU_RESOURCE,
-};
+use gridstake_crds::{compute_job::ComputeJobSpec, names::GPU_RESOURCE};
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 
 use crate::scheduler::quantity;
@@ -28,8 +25,6 @@ pub struct Fault {
     pub path: String,
     /// What is wrong and what would be right.
     pub remedy: String,
-    /// The reason under which it is reported.
-    pub reason: ComputeJobReason,
 }
 
 impl std::fmt::Display for Fault {
@@ -46,7 +41,6 @@ impl Faults {
         self.0.push(Fault {
             path: path.into(),
             remedy: remedy.into(),
-            reason: ComputeJobReason::InvalidTemplate,
         });
     }
 
@@ -61,17 +55,6 @@ impl Faults {
 #[must_use]
 pub fn faults(spec: &ComputeJobSpec) -> Vec<Fault> {
     let mut faults = Faults(Vec::new());
-    if spec
-        .verification
-        .as_ref()
-        .is_some_and(|v| v.mode != VerificationMode::None)
-    {
-        faults.0.push(Fault {
-            path: "spec.verification.mode".into(),
-            remedy: "this version runs every member once; leave the field out or set None".into(),
-            reason: ComputeJobReason::Unsupported,
-        });
-    }
     match spec.template.typed() {
         Ok(template) => check_template(&template, spec.gpu.count, &mut faults),
         Err(error) => faults.add("spec.template", error.to_string()),

@@ -143,17 +143,6 @@ fn reserved_labels_names_and_finalizers_are_refused() {
 }
 
 #[test]
-fn a_feature_that_is_not_there_yet_is_called_unsupported() {
-    let fault = only_fault(&spec(
-        "gpu: {count: 1}\nverification: {mode: Redundant, replicas: 2}\ntemplate: {spec: {containers: [{name: a, image: a}]}}",
-    ));
-    assert_eq!(
-        (fault.path.as_str(), fault.reason),
-        ("spec.verification.mode", ComputeJobReason::Unsupported)
-    );
-}
-
-#[test]
 fn a_template_without_a_pod_is_refused() {
     assert_eq!(
         only_fault(&spec("gpu: {count: 1}\ntemplate: {}")).path,

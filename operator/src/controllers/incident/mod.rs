@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`open`] | pure: what a failed attempt that is the host's leads to |
+//! | [`invalid_result`] | pure, and opens it: what an outvoted result leads to |
 //! | [`hold`] | which payments are held back meanwhile |
 //! | [`evidence`] | puts the evidence into the archive |
 //! | [`observe`], [`history`] | what the chain says about the slash |
@@ -20,6 +21,7 @@ pub mod draft;
 pub mod evidence;
 pub mod history;
 pub mod hold;
+pub mod invalid_result;
 pub mod observe;
 pub mod open;
 pub mod record;

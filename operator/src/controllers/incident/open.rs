@@ -123,7 +123,7 @@ struct FaultOf<'a> {
     fault: &'a DeviceFault,
 }
 
-/// The sanction for `offence` on a node of which `past` others of its class count, and the cut in nano-tokens.
+/// The sanction for `offence` on a node of which `past` others count, and the cut in nano-tokens.
 #[must_use]
 pub fn sanction(
     offence: Offence,
@@ -133,9 +133,8 @@ pub fn sanction(
 ) -> (Sanction, Option<u128>) {
     let ladder: &[Sanction] = match offence {
         Offence::DowntimeDuringJob => &[Sanction::Repair, Sanction::Warn, Sanction::Hold],
-        Offence::FalseInventory | Offence::ImpossibleUsage | Offence::InvalidResult => {
-            &[Sanction::Hold]
-        }
+        Offence::FalseInventory | Offence::ImpossibleUsage => &[Sanction::Hold],
+        Offence::InvalidResult => &[Sanction::Warn, Sanction::Hold],
     };
     let Some(bound) = bound else {
         // Nobody is paid for such a node: there is nothing to hold back.
@@ -153,9 +152,16 @@ pub fn sanction(
     }
 }
 
-/// Whether two offences are steps of one ladder.
+/// Whether two offences are steps of one ladder. Results are not: see [`super::invalid_result`].
 const fn is_of_one_class(a: Offence, b: Offence) -> bool {
-    matches!(a, Offence::DowntimeDuringJob) == matches!(b, Offence::DowntimeDuringJob)
+    const fn class(offence: Offence) -> u8 {
+        match offence {
+            Offence::DowntimeDuringJob => 0,
+            Offence::FalseInventory | Offence::ImpossibleUsage => 1,
+            Offence::InvalidResult => 2,
+        }
+    }
+    class(a) == class(b)
 }
 
 /// What a statement that cannot be true comes to.
@@ -342,7 +348,8 @@ fn false_words(record: &UsageRecord, refused: &RefusedEvidence) -> String {
 }
 
 /// At most as long as the API takes.
-fn clipped(mut words: String) -> String {
+#[must_use]
+pub fn clipped(mut words: String) -> String {
     words.truncate(words.floor_char_boundary(1024));
     words
 }
@@ -428,7 +435,8 @@ fn faults(context: &Context, record: &UsageRecord, bill: &Bill) -> Vec<(String, 
 }
 
 /// The stake that answers for the record's node, if the chain is known.
-fn bound(context: &Context, record: &UsageRecord) -> Option<Bound> {
+#[must_use]
+pub fn bound(context: &Context, record: &UsageRecord) -> Option<Bound> {
     let payment = record.spec.payment.as_ref()?;
     let view = context.chains.get(&payment.chain)?.view()?;
     let Account::Known(provider) = view.provider(payment.provider) else {

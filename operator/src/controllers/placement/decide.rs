@@ -15,7 +15,10 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt as _;
 
 use crate::{
-    controllers::{compute_job::retry, job_request::job_request},
+    controllers::{
+        compute_job::retry,
+        job_request::{Shunned, job_request},
+    },
     error::chain,
     scheduler::{
         self, Placement, Request, Seed, Snapshot, explain, queue::QueueEntry, request::OfNamespace,
@@ -108,6 +111,8 @@ pub struct Surroundings<'a> {
     pub seed: Seed,
     /// The time at which suspicions are judged.
     pub now: Timestamp,
+    /// Nodes whose owners compute the result with which the job's own is to be compared.
+    pub same_owner: BTreeSet<String>,
 }
 
 /// Places the next attempt of `job` on `snapshot`, or says what it waits for.
@@ -115,12 +120,15 @@ pub struct Surroundings<'a> {
 pub fn place(job: &ComputeJob, snapshot: &Snapshot, around: Surroundings<'_>) -> Outcome {
     let status = job.status.clone().unwrap_or_default();
     let suspects = retry::suspects(&status, around.now);
-    let avoid: BTreeSet<String> = suspects.iter().map(|(node, _)| node.clone()).collect();
+    let shunned = Shunned {
+        suspects: suspects.iter().map(|(node, _)| node.clone()).collect(),
+        same_owner: around.same_owner,
+    };
     let request = match job_request(
         job,
         next_attempt(&status),
         around.namespace,
-        avoid,
+        shunned,
         around.priority_class,
     ) {
         Ok(request) => request,
@@ -213,7 +221,7 @@ pub fn admission_is_outdated(
         job,
         next_attempt(&status),
         around.namespace.clone(),
-        BTreeSet::new(),
+        Shunned::default(),
         around.priority_class,
     );
     request.is_ok_and(|request| explain::satisfiable(snapshot, &request).is_ok() != said)
@@ -329,6 +337,7 @@ mod tests {
             priority_class: "p",
             seed,
             now: at(1),
+            same_owner: BTreeSet::new(),
         };
         let outcome = place(&job("", &seen("")), &snapshot, around);
         assert_eq!(

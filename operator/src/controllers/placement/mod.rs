@@ -16,7 +16,7 @@ pub mod decide;
 pub mod fleet;
 pub mod log;
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use gridstake_crds::{ComputeJob, names::JOB_PRIORITY_CLASS};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -33,8 +33,10 @@ use crate::{
     caches::parsed,
     context::Context,
     controllers::{
+        compute_job::verification::owner_by_provider,
         fleet_changes::FleetChanges,
         stake_binding::{observe::resolutions, resolve::Claim},
+        verification_group,
     },
     error::chain,
     scheduler::Snapshot,
@@ -131,6 +133,25 @@ impl Placer {
         }
     }
 
+    /// The nodes whose owners compute the result with which that of `job` is to be compared.
+    fn same_owner(&self, job: &ComputeJob, snapshot: &Snapshot) -> BTreeSet<String> {
+        let taken = verification_group::taken(&self.ctx.caches, job);
+        if taken.is_empty() {
+            return BTreeSet::new();
+        }
+        let is_taken = |node: &&str| {
+            let owner = self
+                .provider_of(node)
+                .map(|payee| owner_by_provider(&payee.chain, payee.provider));
+            taken.contains(*node) || owner.is_some_and(|owner| taken.contains(&owner))
+        };
+        let names = snapshot
+            .nodes()
+            .iter()
+            .map(|node| node.facts().name.as_str());
+        names.filter(is_taken).map(str::to_owned).collect()
+    }
+
     /// Decides about one job and writes it down. A decision that is not written has not been made: the next one
     /// neither counts what it took nor follows it in the log.
     async fn serve(
@@ -145,6 +166,7 @@ impl Placer {
             priority_class: JOB_PRIORITY_CLASS,
             seed: self.log.seed(),
             now,
+            same_owner: self.same_owner(job, snapshot),
         };
         if decide::admission_is_outdated(job, standing, snapshot, &around) {
             self.ctx

@@ -87,6 +87,10 @@ fn every_filter_gives_its_own_reason() {
         Some(Rejection::Suspect)
     );
     assert_eq!(
+        rejected(|_, r| r.same_owner = [text("n")].into()),
+        Some(Rejection::SameOwner)
+    );
+    assert_eq!(
         rejected(|_, r| r.gpu.count = 9),
         Some(Rejection::InsufficientGpus)
     );

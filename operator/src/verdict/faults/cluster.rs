@@ -26,6 +26,7 @@ use super::scenario::{Cause, Scenario, Shown, Sign, Signals};
 use crate::{
     caches::heartbeats::Heartbeats,
     controllers::compute_job::{
+        self,
         decide::{Admission, Observed, Validation, Write, decide},
         member::Member,
         usage::Books,
@@ -207,6 +208,7 @@ impl World<'_> {
             })
             .collect();
         Observed {
+            verification: compute_job::verification::Seen::default(),
             pods,
             validation: Validation::NotAsked,
             admission: Admission::NotAsked,
