@@ -76,16 +76,18 @@ impl Books {
         errors
     }
 
-    /// Whether each of `records` stands in every shard that it concerns.
+    /// When the first of `records` was sealed that does not stand in every shard that it concerns, in Unix seconds.
     #[must_use]
-    pub fn have(&self, records: &[Counted]) -> bool {
+    pub fn open_since(&self, records: &[Counted]) -> Option<u64> {
         let stands = |record: &Counted, key: &GpuKey| {
             let stored = self.pages.get(key.shard()).and_then(|p| p.stored.as_ref());
             stored.is_some_and(|stored| !stored.shard.is_news(record))
         };
         records
             .iter()
-            .all(|record| record.credits.keys().all(|key| stands(record, key)))
+            .filter(|record| !record.credits.keys().all(|key| stands(record, key)))
+            .map(|record| record.sealed_at)
+            .min()
     }
 
     /// What is known of `key`, as it stands in the API server: nothing (`Some(None)`), or a history. `None`: it is not known what
@@ -113,8 +115,7 @@ impl Page {
         let is_news =
             self.waiting.has_news() || records.iter().any(|record| stored.shard.is_news(record));
         let minutes = (now / 60).saturating_sub(self.tried);
-        let size = stored.shard.size();
-        let pause = 1 + u64::try_from(size / BYTES_A_MINUTE).unwrap_or(0);
+        let pause = 1 + u64::try_from(stored.bytes / BYTES_A_MINUTE).unwrap_or(0);
         let is_due = if is_news {
             minutes >= pause
         } else {

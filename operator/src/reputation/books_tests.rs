@@ -125,8 +125,10 @@ async fn a_shard_is_written_once_a_minute_with_news_and_every_half_hour_without(
     let both = [one("a", 0), one("b", 0)];
     assert!(books.turn(&both, NOW + 30).await.is_empty());
     assert_eq!(server.writes(), 1);
+    assert_eq!(books.open_since(&both), Some(NOW));
     assert!(books.turn(&both, NOW + 60).await.is_empty());
     assert_eq!(server.writes(), 2);
+    assert_eq!(books.open_since(&both), None);
     for minute in 1..=40 {
         books.see(MINUTE + minute, &sight(true));
         assert!(books.turn(&both, NOW + 60 * (minute + 1)).await.is_empty());

@@ -73,9 +73,9 @@ impl Keeper {
                 "the histories of some GPUs are not read or written; it is tried again"
             );
         }
-        if self.books.have(&records) {
-            self.since = now.saturating_sub(LATEST_SECONDS);
-        }
+        let open = self.books.open_since(&records);
+        let dealt_with = now.saturating_sub(LATEST_SECONDS);
+        self.since = open.map_or(dealt_with, |open| open.min(dealt_with));
         self.publish(now);
     }
 

@@ -139,8 +139,7 @@ impl Shard {
     /// Lets go of histories until the text takes at most `most` bytes: first of what never served and was not seen today, then of
     /// what was seen longest ago. An agent that shows new UUIDs without end only drives out its own.
     fn fit(&mut self, most: usize, today: u32) {
-        let size = |shard: &Self| shard.data().values().map(String::len).sum::<usize>();
-        let mut over = size(self).saturating_sub(most);
+        let mut over = self.bytes().saturating_sub(most);
         if over == 0 {
             return;
         }
@@ -234,9 +233,9 @@ impl Shard {
         })
     }
 
-    /// How many bytes its text has, roughly.
+    /// How many bytes its text has.
     #[must_use]
-    pub fn size(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.data().values().map(String::len).sum()
     }
 

@@ -202,9 +202,9 @@ fn who_shows_new_uuids_without_end_drives_out_no_gpu_that_ever_served() {
         };
         history.note(day_of(NOW) - number % 2, seen, 0);
     }
-    let whole = shard.size();
+    let whole = shard.bytes();
     shard.fit(whole / 4, day_of(NOW));
-    assert!(shard.size() <= whole / 4);
+    assert!(shard.bytes() <= whole / 4);
     assert_eq!(served(&shard), 1000);
     assert!(
         shard
@@ -218,7 +218,13 @@ fn who_shows_new_uuids_without_end_drives_out_no_gpu_that_ever_served() {
 fn forty_thousand_gpus_with_the_longest_histories_fit() {
     let mut shard = Shard::default();
     for number in 0..40_000 / super::super::key::SHARDS {
-        let key = gpu(&format!("GPU-5a3c0f6e-0000-4000-8000-{number:012}"));
+        let owner = Owner::Provider {
+            chain_id: u64::MAX,
+            vault: alloy::primitives::Address::repeat_byte(0xab),
+            number: u32::MAX,
+        };
+        let uuid = format!("GPU-5a3c0f6e-0000-4000-8000-{number:012}");
+        let key = GpuKey::new(owner, &uuid).unwrap();
         let history = shard.gpus.entry(key).or_default();
         for day in 0..30 {
             let busy = Day {
@@ -230,7 +236,7 @@ fn forty_thousand_gpus_with_the_longest_histories_fit() {
             history.note(20_000 + day, busy, 15_552_000_000);
         }
     }
-    assert!(shard.size() < MOST_BYTES, "{}", shard.size());
+    assert!(shard.bytes() < MOST_BYTES, "{}", shard.bytes());
 }
 
 #[test]

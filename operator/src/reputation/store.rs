@@ -48,6 +48,8 @@ impl StoreError {
 pub struct Stored {
     /// The histories.
     pub shard: Shard,
+    /// How long their text is.
+    pub bytes: usize,
     version: Option<String>,
 }
 
@@ -91,6 +93,7 @@ impl ShardStore {
         let shard = Shard::read(&map.data.unwrap_or_default())
             .map_err(|source| StoreError::Unreadable { name, source })?;
         Ok(Stored {
+            bytes: shard.bytes(),
             shard,
             version: map.metadata.resource_version,
         })
@@ -123,6 +126,7 @@ impl ShardStore {
         };
         match result {
             Ok(map) => Ok(Replaced::Yes(Stored {
+                bytes: next.bytes(),
                 shard: next,
                 version: map.metadata.resource_version,
             })),
