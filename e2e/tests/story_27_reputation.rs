@@ -1,6 +1,8 @@
 //! Story 27: a GPU that serves gains experience, one that is lost under a job loses reputation, and the terms add up. What is known
 //! of it outlives its GpuNode.
 
+use std::collections::BTreeMap;
+
 use gridstake_crds::{
     compute_job::Verdict,
     gpu_node::{GpuNodeStatus, ReputationTerms},
@@ -19,15 +21,22 @@ fn a_gpu_that_serves_gains_experience_and_what_is_known_of_it_outlives_its_gpu_n
 {
     story(async |world, tenant| {
         let (host, _) = world.one_and_the_others()?;
-        let serves = tenant
-            .submit(&job("serves", 1).on_node(&host.name).works_for(65))
-            .await?;
-        let gpu = gpu_of(world, &serves).await?;
-        let before = known(world, &host.name, "its GPU has a reputation", |status| {
-            terms_of(status, &gpu).cloned()
+        let all = known(world, &host.name, "its GPUs have a reputation", |status| {
+            let terms = &status.reputation_terms;
+            (!terms.is_empty() && terms.len() == status.devices.len()).then(|| terms.clone())
         })
         .await?;
-        let millis_before = served(world, &gpu).await?;
+        let mut served_before = BTreeMap::new();
+        for terms in &all {
+            served_before.insert(terms.uuid.clone(), served(world, &terms.uuid).await?);
+        }
+        let serves = tenant
+            .submit(&job("serves", 1).on_node(&host.name).works_for(63))
+            .await?;
+        let gpu = gpu_of(world, &serves).await?;
+        let before = all.iter().find(|terms| terms.uuid == gpu);
+        let before = before.context("the job has a GPU that the node showed")?;
+        let millis_before = served_before.get(&gpu).copied().unwrap_or(0);
         serves.until_complete().await?;
 
         // Counted within a minute of the seal.
