@@ -51,6 +51,12 @@ use crate::{amount::TokenAmount, closed_enum};
         priority = 1
     ),
     printcolumn(
+        name = "Reputation",
+        type_ = "integer",
+        json_path = ".status.reputation",
+        priority = 1
+    ),
+    printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status"
@@ -288,10 +294,23 @@ pub struct GpuNodeStatus {
     #[schemars(length(min = 1, max = 63))]
     pub chain: Option<String>,
 
-    /// Reputation in thousandths: 1000 is spotless.
+    /// Reputation in thousandths: that of the node's GPU with the lowest; `reputationTerms` explains it. 500 is a newcomer's, 1000
+    /// the highest. It weighs in the draw of nodes for jobs, in proportion. Absent until it is known: until then the node counts as
+    /// a newcomer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub reputation: Option<u32>,
+
+    /// How the reputation of each GPU comes about. It belongs to the provider and the GPU: it moves with the GPU, and a GPU for
+    /// which another provider answers begins anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".into()]))]
+    pub reputation_terms: Vec<ReputationTerms>,
+
+    /// How steady the node was in the last 30 days. It weighs in emissions. Absent until it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stability: Option<Stability>,
 
     /// Hash over the node's GPUs (UUIDs, models, memory) and its provider, as it stands on chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -308,6 +327,58 @@ pub struct GpuNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// How the reputation of a GPU comes about: `score` is `base` + `experience` − `incidents` − `gaps`, at least 0 and at most 1000.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReputationTerms {
+    /// The GPU's UUID.
+    #[schemars(length(min = 1, max = 63))]
+    pub uuid: String,
+    /// The GPU's reputation in thousandths.
+    #[schemars(range(min = 0, max = 1000))]
+    pub score: u32,
+    /// What every GPU begins with.
+    #[schemars(range(min = 0, max = 1000))]
+    pub base: u32,
+    /// What is added for the time that it served jobs without a fault of its host: the first hours count most. 500 at most, for
+    /// half a year of work.
+    #[schemars(range(min = 0, max = 1000))]
+    pub experience: u32,
+    /// What is taken off for its Incidents of the last 30 days; the older one is, the less it weighs. Those that were called off or
+    /// not upheld weigh nothing.
+    #[schemars(range(min = 0, max = 1000))]
+    pub incidents: u32,
+    /// What is taken off for the time in which it was down and should have been up: one for each thousandth of the last 30 days,
+    /// 150 at most. Announced maintenance, an amnesty and time in which the node is not meant to be offered do not count.
+    #[schemars(range(min = 0, max = 1000))]
+    pub gaps: u32,
+    /// The time that it served jobs without a fault of its host, in whole GPU-hours.
+    pub gpu_hours: u64,
+    /// The version of the formula.
+    #[schemars(range(min = 1))]
+    pub version: u32,
+}
+
+/// How steady a node was in the last 30 days; in thousandths, rounded down. 1000 is spotless, and what a node without a history
+/// has.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Stability {
+    /// Uptime × completion: what weighs in emissions, unless the operator's chains file sets another.
+    #[schemars(range(min = 0, max = 1000))]
+    pub permille: u32,
+    /// The time in which its GPUs answered and could be used, out of the time in which they should have; at least a day counts.
+    #[schemars(range(min = 0, max = 1000))]
+    pub uptime_permille: u32,
+    /// Attempts on its GPUs that ended well or by the tenant's fault, out of those and the ones that ended by the host's; at least
+    /// 20 count for each GPU.
+    #[schemars(range(min = 0, max = 1000))]
+    pub completion_permille: u32,
+    /// The version of the formula.
+    #[schemars(range(min = 1))]
+    pub version: u32,
 }
 
 /// One GPU.

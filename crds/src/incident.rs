@@ -114,7 +114,7 @@ pub struct Subject {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub provider_id: Option<u32>,
-    /// The devices, by NVML's UUID.
+    /// The devices, by NVML's UUID: those against which something was reported, else those of the job, else all of the node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -138,9 +138,10 @@ closed_enum! {
 closed_enum! {
     /// What follows from an offence; each step is harder than the one before.
     pub enum Sanction {
-        /// The device is quarantined until it has been clean for a while.
+        /// The device is quarantined until it has been clean for a while. Like every incident that is laid at the host's door, it
+        /// lowers the GPU's reputation for 30 days.
         Repair,
-        /// The provider is told; its reputation falls.
+        /// The provider is told.
         Warn,
         /// The rewards in question are held back until the incident is closed.
         Hold,

@@ -75,6 +75,12 @@ pub fn lane_numbers(lane: u32) -> String {
     format!("lane-{lane}-numbers")
 }
 
+/// The name of the ConfigMap with the histories of a part of all GPUs, from which their reputation follows.
+#[must_use]
+pub fn reputation_shard(index: usize) -> String {
+    format!("reputation-{index:02}")
+}
+
 /// The name of the heartbeat Lease that the agent on `node` renews.
 #[must_use]
 pub fn heartbeat_lease(node: &str) -> String {

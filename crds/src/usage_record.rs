@@ -446,8 +446,9 @@ pub struct Factors {
     /// Uptime and completion over 30 days: 1000 is spotless.
     #[schemars(range(min = 0, max = 1000))]
     pub stability_permille: u32,
-    /// The version of the reference table.
-    #[schemars(length(min = 1, max = 32))]
+    /// On what they rest, the performance and then the stability where that is something else: `configured` by the operator, or the
+    /// rule by which it was observed and its version, such as `configured stability/1`.
+    #[schemars(length(min = 1, max = 64))]
     pub reference: String,
 }
 

@@ -17,7 +17,7 @@ use kube::{
 
 use crate::{
     command::kubectl,
-    wait::{Look, look_until, sight, watch_until_gone, watch_until_or_never},
+    wait::{Look, look_until, sight, try_until, watch_until_gone, watch_until_or_never},
 };
 
 /// A job of a story.
@@ -251,9 +251,12 @@ impl Job {
                 .map(String::from),
             )
         };
-        try_join_all(pods.iter().map(|pod| touch(pod.as_str())))
-            .await
-            .map(drop)
+        // A kubelet that has just been started may not know the pod again yet.
+        try_until("its pods are told", || {
+            try_join_all(pods.iter().map(|pod| touch(pod.as_str())))
+        })
+        .await
+        .map(drop)
     }
 
     /// The log of a member's pod.

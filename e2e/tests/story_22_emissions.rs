@@ -144,10 +144,16 @@ fn emission(record: &UsageRecord) -> Result<u64> {
         .unwrap_or(0))
 }
 
-/// What a performance earns at the configured rate, in nano-tokens.
+/// What a performance earns at the configured rate, in nano-tokens, at the stability that was observed: other stories may have
+/// broken the node's GPUs.
 fn by_performance(record: &UsageRecord, permille: u128) -> Result<u64> {
-    let millis = u128::from(usage::sealed(record)?.gpu_millis);
-    Ok(u64::try_from(millis * RATE * permille / 1_000_000)?)
+    let sealed = usage::sealed(record)?;
+    let factors = sealed.factors.as_ref().context("it has factors")?;
+    let stability = u128::from(factors.stability_permille);
+    let millis = u128::from(sealed.gpu_millis);
+    Ok(u64::try_from(
+        millis * RATE * permille * stability / 1_000_000_000,
+    )?)
 }
 
 /// What the use of a slice costs by itself, in nano-tokens.

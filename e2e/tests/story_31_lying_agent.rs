@@ -58,8 +58,14 @@ fn an_agent_that_replays_a_statement_about_another_job_is_paid_for_what_came_bef
         let client = identity::of_pod(world, &agent).await?;
         agent_process::halt(world, node).await?;
         let mut lie = evidence(&record).context("its evidence")?.clone();
-        let stands = lie.checkpoints.last().context("its begin")?.to_ms;
-        lie.checkpoints.push(replayed);
+        let begin = lie.checkpoints.last().context("its begin")?.clone();
+        let stands = begin.to_ms;
+        // Its signature is the key's, and it is made to follow.
+        lie.checkpoints.push(Checkpoint {
+            seq: begin.seq + 1,
+            previous: begin.head,
+            ..replayed
+        });
         let name = record.name_any();
         let records: Api<UsageRecord> = Api::namespaced(client, &world.namespace);
         let body = json!({

@@ -10,6 +10,7 @@
 //! | [`settlement`] | what a lane owes: batched, signed, sent, followed until it is final |
 //! | [`archive`] | final batches as files, and what may leave the cluster for it |
 //! | [`uptime`] | which node was up in which minute, as a log that is stated on chain |
+//! | [`reputation`] | what is known of each GPU, and how steady a node is |
 //! | [`verdict`] | at whose door a failed attempt is laid |
 //! | [`contracts_deploy`] | the subcommand that puts the contracts on a chain |
 //! | [`caches`] | what is known of the cluster, kept up to date by watches |
@@ -37,6 +38,7 @@ pub mod leader;
 pub mod metrics;
 pub mod payer;
 pub mod reconcile;
+pub mod reputation;
 pub mod run;
 pub mod scheduler;
 pub mod settlement;

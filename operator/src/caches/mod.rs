@@ -56,6 +56,7 @@ use crate::{
     failover,
     health::Health,
     metrics::Metrics,
+    reputation::standing::Standings,
 };
 
 /// Selects the agents' heartbeats among the leases of the namespace.
@@ -96,6 +97,7 @@ pub struct Caches {
     windows: RememberedWindows,
     last_held: LastHeld,
     reclaims: Reclaims,
+    standings: Standings,
     stated: Stated,
     record_index: RecordIndex,
     failures: Failures,
@@ -261,6 +263,7 @@ impl Caches {
             windows: RememberedWindows::default(),
             last_held,
             reclaims: Reclaims::default(),
+            standings: Standings::default(),
             stated: Stated::default(),
             record_index,
             failures,
@@ -370,6 +373,12 @@ impl Caches {
     #[must_use]
     pub fn reclaims(&self) -> &Reclaims {
         &self.reclaims
+    }
+
+    /// What is known of the reputation of GPUs, as last found out.
+    #[must_use]
+    pub fn standings(&self) -> &Standings {
+        &self.standings
     }
 
     /// UsageRecords to look at: changed in any way, or whose pod or job changed.

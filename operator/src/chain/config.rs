@@ -183,7 +183,7 @@ impl Default for PlannerConfig {
 pub struct EmissionsConfig {
     /// For one GPU and one second at factors of 1000, in whole tokens as a decimal string.
     pub per_gpu_second: TokenAmount,
-    /// Nodes whose factors differ from 1000, by name.
+    /// Nodes whose factors are set by hand, by name.
     #[serde(default)]
     pub factors: BTreeMap<String, NodeFactors>,
 }
@@ -194,15 +194,15 @@ pub struct EmissionsConfig {
 pub struct NodeFactors {
     /// Its speed against the reference device.
     pub performance_permille: u32,
-    /// Uptime and completion.
-    pub stability_permille: u32,
+    /// Uptime and completion, in the place of what was observed. Absent: what was observed counts.
+    pub stability_permille: Option<u32>,
 }
 
 impl Default for NodeFactors {
     fn default() -> Self {
         Self {
             performance_permille: 1000,
-            stability_permille: 1000,
+            stability_permille: None,
         }
     }
 }
@@ -630,7 +630,7 @@ chains:
         let emissions = chain.emissions.as_ref().unwrap();
         assert_eq!(emissions.per_gpu_second.nano(), 100_000);
         assert_eq!(emissions.factors_of("n1").performance_permille, 900);
-        assert_eq!(emissions.factors_of("n1").stability_permille, 1000);
+        assert_eq!(emissions.factors_of("n1").stability_permille, None);
         assert_eq!(emissions.factors_of("other"), NodeFactors::default());
     }
 

@@ -14,7 +14,7 @@ pub mod verification_group;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Context, archive, failover, payer, settlement, uptime};
+use crate::{Context, archive, failover, payer, reputation, settlement, uptime};
 
 /// Runs all controllers until `stop`, or until one of them ends; then lets what runs finish.
 pub async fn run(context: &Context, stop: CancellationToken) {
@@ -31,6 +31,7 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     controllers.spawn(usage_record::run(context.clone(), stop.clone()));
     controllers.spawn(placement::run(context.clone(), stop.clone()));
     controllers.spawn(reclaim::run(context.clone(), stop.clone()));
+    controllers.spawn(reputation::run::run(context.clone(), stop.clone()));
     // Each lane has loops of its own, so that one that waits for its chain holds up no other.
     for lane in context.lanes.iter() {
         let (chain, lane) = (lane.chain().clone(), lane.clone());

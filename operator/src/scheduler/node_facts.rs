@@ -10,7 +10,7 @@ use kube::core::{ParseExpressionError, Selector};
 
 use super::request::ComputeCapability;
 use super::resources::{ResourceError, Resources};
-use super::weight::SPOTLESS_REPUTATION;
+use super::weight::NEWCOMER_REPUTATION;
 
 /// One GPU of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl NodeFacts {
             jurisdiction: gpu_node.spec.jurisdiction.clone(),
             reputation: status
                 .and_then(|status| status.reputation)
-                .unwrap_or(SPOTLESS_REPUTATION),
+                .unwrap_or(NEWCOMER_REPUTATION),
             bonded: standing.bonded,
             provider: standing.provider,
             chain: standing.chain,
@@ -248,7 +248,7 @@ mod tests {
         );
         assert_eq!(
             (facts.price.nano(), facts.reputation, facts.stake),
-            (500_000_000, SPOTLESS_REPUTATION, 5)
+            (500_000_000, NEWCOMER_REPUTATION, 5)
         );
         assert_eq!(
             (facts.region.as_deref(), facts.jurisdiction.as_deref()),

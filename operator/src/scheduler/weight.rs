@@ -16,6 +16,9 @@ pub const MAX_WEIGHT: u64 = 1 << 40;
 /// A node without a blemish, in thousandths.
 pub const SPOTLESS_REPUTATION: u32 = 1000;
 
+/// What a node counts with whose reputation is not known: a newcomer's.
+pub const NEWCOMER_REPUTATION: u32 = crate::reputation::score::BASE;
+
 /// The stake (whole tokens) that every node counts with where no chain is configured: the same for all, so that only
 /// reputation and price tell nodes apart. At 100,000 tokens no clamp bites for prices from 96 nano-tokens to 10,000
 /// tokens per GPU-second.

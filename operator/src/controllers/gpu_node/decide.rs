@@ -21,7 +21,8 @@ use super::{
     quarantine::{self, NodeGpus},
 };
 use crate::{
-    controllers::stake_binding::bond::Bond, failover::is_in_maintenance, scheduler::Resources,
+    controllers::stake_binding::bond::Bond, failover::is_in_maintenance,
+    reputation::standing::Appraisal, scheduler::Resources,
 };
 
 /// How many devices a message names.
@@ -46,6 +47,8 @@ pub struct Plan {
     pub chain: Option<String>,
     /// What stands on chain about its GPUs, and what should.
     pub inventory: Inventory,
+    /// What is to be said of its reputation and stability; `None`: what was said before stands.
+    pub appraisal: Option<Appraisal>,
     /// The moment at which time alone can change the answer.
     pub again_at: Option<Timestamp>,
 }
@@ -87,6 +90,7 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
         inventory: inventory::decide(gpu_node, &seen.guarantee, |statement| {
             seen.stated.as_ref()?.is_stated(statement)
         }),
+        appraisal: seen.appraisal.clone(),
         again_at: quarantine
             .iter()
             .map(|q| q.until.0)

@@ -28,6 +28,7 @@ use crate::{
         fixtures::OPERATOR,
     },
     failover::Terms,
+    reputation::{key::Owner, standing::Known},
     snapshot::GpuCounts,
 };
 
@@ -92,6 +93,7 @@ fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
         rivals: BTreeSet::new(),
         stated: None,
         mode: ModeSight::default(),
+        appraisal: None,
     }
 }
 
@@ -724,4 +726,43 @@ fn a_free_count_that_changed_alone_waits_and_any_other_change_takes_it_along() {
         status::desired(&gpu_node, &silent, true, now()).free,
         Some(1)
     );
+}
+
+#[test]
+fn reputation_and_stability_are_written_as_they_are_known_and_stay_while_they_are_not() {
+    let mut gpu_node = gpu_node(&json!({}), &two_devices());
+    let mut seen = all_well();
+    let known = Known::default();
+    let uuids = ["GPU-0", "GPU-1"].into_iter();
+    seen.appraisal = known.appraise(Some(Owner::Nobody), uuids);
+    let write = |gpu_node: &GpuNode, seen: &Observed| {
+        let plan = decide(gpu_node, seen, now());
+        status::desired(gpu_node, &plan, false, now())
+    };
+    let written = write(&gpu_node, &seen);
+    assert_eq!(written.reputation, Some(500));
+    assert_eq!(written.reputation_terms.len(), 2);
+    assert_eq!(written.stability.map(|s| s.permille), Some(1000));
+
+    let present = gpu_node.status.get_or_insert_default();
+    present.reputation = written.reputation;
+    present
+        .reputation_terms
+        .clone_from(&written.reputation_terms);
+    present.stability = written.stability;
+    seen.appraisal = None;
+    let kept = write(&gpu_node, &seen);
+    assert_eq!(
+        (kept.reputation, kept.reputation_terms, kept.stability),
+        (
+            written.reputation,
+            written.reputation_terms,
+            written.stability
+        )
+    );
+    // Nobody answers for it any more.
+    seen.appraisal = known.appraise(None, ["GPU-0"].into_iter());
+    let without = write(&gpu_node, &seen);
+    assert_eq!((without.reputation, without.stability), (None, None));
+    assert!(without.reputation_terms.is_empty());
 }

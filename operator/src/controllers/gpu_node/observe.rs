@@ -22,6 +22,7 @@ use crate::{
         observe::{resolutions, sight},
     },
     failover,
+    reputation::{self, key::Owner, standing::Appraisal},
     settlement::statements::Statements,
     snapshot::{GpuCounts, gpu_counts},
 };
@@ -49,6 +50,8 @@ pub struct Observed {
     pub stated: Option<Statements>,
     /// What the node's mode looks at.
     pub mode: ModeSight,
+    /// What is to be said of its reputation and stability; `None` while that is not known.
+    pub appraisal: Option<Appraisal>,
 }
 
 /// Looks around `gpu_node` at `now`.
@@ -62,7 +65,12 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
     let heartbeat = caches.last_heartbeat(&name);
     let terms = caches.failover();
     let mode = mode(caches, gpu_node, || local_pods(caches), now);
+    let owner = Owner::find(chains, chain, guarantee.backing.provider);
     Observed {
+        appraisal: caches
+            .standings()
+            .known()
+            .and_then(|known| known.appraise(owner, reputation::observe::uuids(gpu_node))),
         failover: *terms,
         amnesty: terms.is_silent(heartbeat, now) && failover::amnesty_now(caches, now).is_some(),
         stated: lane.map(|lane| lane.statements().clone()),

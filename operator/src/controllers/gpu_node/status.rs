@@ -22,6 +22,9 @@ pub const OWNER: StatusOwner = StatusOwner {
         "quarantine",
         "providerId",
         "chain",
+        "reputation",
+        "reputationTerms",
+        "stability",
         "inventoryHash",
         "postedDevices",
     ],
@@ -58,6 +61,21 @@ pub fn desired(gpu_node: &GpuNode, plan: &Plan, settling: bool, now: Timestamp) 
         conditions: condition::conditions(conditions, &plan.facts, generation, now),
         ..GpuNodeStatus::default()
     };
+    match &plan.appraisal {
+        Some(appraisal) => {
+            desired.reputation = appraisal.reputation();
+            desired.reputation_terms.clone_from(&appraisal.terms);
+            desired.stability = appraisal.stability;
+        }
+        // An apply must repeat what was said before.
+        None => {
+            desired.reputation = present.and_then(|status| status.reputation);
+            desired.reputation_terms = present
+                .map(|status| status.reputation_terms.clone())
+                .unwrap_or_default();
+            desired.stability = present.and_then(|status| status.stability);
+        }
+    }
     if let Some(present) = present.filter(|_| settling)
         && present.free.is_some()
         && only_free_differs(present, &desired, plan)
@@ -74,6 +92,8 @@ fn only_free_differs(present: &GpuNodeStatus, desired: &GpuNodeStatus, plan: &Pl
         && present.quarantine == desired.quarantine
         && present.provider_id == desired.provider_id
         && present.chain == desired.chain
+        && present.reputation_terms == desired.reputation_terms
+        && present.stability == desired.stability
         && present.inventory_hash == desired.inventory_hash
         && present.posted_devices == desired.posted_devices
         && plan

@@ -18,11 +18,11 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{Api, ResourceExt as _, api::PostParams};
 use serde::Serialize;
 
-use super::open::{Bound, MEMORY, Terms, bound, clipped, sanction};
+use super::open::{Bound, MEMORY, Terms, bound, clipped, sanction, used};
 use crate::{Context, caches::parsed};
 
-/// How many UsageRecords an Incident names.
-const RECORDS: usize = 64;
+/// How many UsageRecords, and how many devices, an Incident names.
+const MOST: usize = 64;
 
 /// All that such an incident follows from.
 #[derive(Clone, Debug)]
@@ -33,6 +33,10 @@ pub struct Case<'a> {
     pub verification: &'a JobVerification,
     /// The names of the run's records.
     pub records: Vec<String>,
+    /// The GPUs that they name.
+    pub devices: Vec<String>,
+    /// Who is paid for them: the chain and the provider's account there.
+    pub payee: Option<(String, u32)>,
     /// The other namespaces whose jobs got invalid results from the node within [`MEMORY`].
     pub others: BTreeSet<String>,
     /// The stake that answers for the node.
@@ -103,8 +107,8 @@ pub fn incident(case: &Case<'_>) -> Option<Incident> {
             offence,
             subject: Subject {
                 node_name: node.clone(),
-                provider_id: case.bound.as_ref().map(|bound| bound.provider),
-                devices: Vec::new(),
+                provider_id: case.payee.as_ref().map(|(_, provider)| *provider),
+                devices: case.devices.clone(),
             },
             from: began
                 .filter(|t| t.0 <= ended.0)
@@ -122,7 +126,7 @@ pub fn incident(case: &Case<'_>) -> Option<Incident> {
             job: Some(job),
             sanction,
             slash: cut.map(TokenAmount::from_nano),
-            chain: case.bound.as_ref().map(|bound| bound.chain.clone()),
+            chain: case.payee.as_ref().map(|(chain, _)| chain.clone()),
         },
     );
     incident
@@ -180,12 +184,23 @@ fn case<'a>(context: &Context, run: &'a ComputeJob, verification: &'a JobVerific
         .collect();
     let mut names: Vec<_> = of_attempt.iter().map(|record| record.name_any()).collect();
     names.sort_unstable();
-    names.truncate(RECORDS);
+    names.truncate(MOST);
+    let mut devices: Vec<_> = of_attempt
+        .iter()
+        .flat_map(|record| used(record))
+        .map(str::to_owned)
+        .collect();
+    devices.sort_unstable();
+    devices.dedup();
+    devices.truncate(MOST);
+    let payment = of_attempt.iter().find_map(|r| r.spec.payment.as_ref());
     Case {
         run,
         verification,
         bound: of_attempt.first().and_then(|record| bound(context, record)),
         records: names,
+        devices,
+        payee: payment.map(|payment| (payment.chain.clone(), payment.provider)),
         others,
         terms: context.incidents,
         now,
@@ -239,6 +254,8 @@ mod tests {
             run: &run,
             verification: &verification,
             records: vec!["u-1-0-0".into()],
+            devices: vec!["GPU-1".into()],
+            payee: Some(("anvil".into(), 7)),
             others: (0..others).map(|n| format!("tenant-{n}")).collect(),
             bound: Some(Bound {
                 provider: 7,
@@ -272,6 +289,7 @@ mod tests {
             assert!(text.contains(digest), "{text}");
         }
         assert_eq!(incident.spec.usage_records, ["u-1-0-0"]);
+        assert_eq!(incident.spec.subject.devices, ["GPU-1"]);
         assert!(incident.spec.from.0 < incident.spec.to.0);
     }
 
@@ -309,6 +327,8 @@ mod tests {
             run: &run,
             verification: &verification,
             records: Vec::new(),
+            devices: Vec::new(),
+            payee: None,
             others: BTreeSet::new(),
             bound: None,
             terms: TERMS,

@@ -28,6 +28,7 @@ use crate::{
     caches::parsed,
     chain::Account,
     controllers::usage_record::bill::{Bill, timestamp, unix_millis},
+    reputation,
     verdict::gpu_evidence::CAUSE_MS,
 };
 
@@ -78,6 +79,8 @@ pub struct Case<'a> {
     pub bill: &'a Bill,
     /// What was reported against its GPUs, by their UUIDs.
     pub faults: Vec<(String, DeviceFault)>,
+    /// The GPUs that its node shows.
+    pub shown: Vec<String>,
     /// What its agent has stated that cannot be true.
     pub refused: Option<&'a RefusedEvidence>,
     /// Earlier incidents of its node that count.
@@ -237,9 +240,7 @@ fn incident(
         .count();
     let (sanction, cut) = sanction(offence, past, case.bound.as_ref(), case.terms);
     let at = Time(timestamp(bill.span.to_ms)?);
-    let mut gpus: Vec<String> = faults.iter().map(|(gpu, _)| gpu.clone()).collect();
-    gpus.sort_unstable();
-    gpus.dedup();
+    let payment = spec.payment.as_ref();
     let what = match offence {
         Offence::DowntimeDuringJob => "downtime",
         _ => "false-statement",
@@ -250,8 +251,8 @@ fn incident(
             offence,
             subject: Subject {
                 node_name: spec.node_name.clone(),
-                provider_id: case.bound.as_ref().map(|bound| bound.provider),
-                devices: gpus,
+                provider_id: payment.map(|payment| payment.provider),
+                devices: concerned(case, faults, refused.is_some()),
             },
             job: Some(spec.job.clone()),
             usage_records: vec![record.name_any()],
@@ -263,13 +264,49 @@ fn incident(
             summary,
             sanction,
             slash: cut.map(TokenAmount::from_nano),
-            chain: case.bound.as_ref().map(|bound| bound.chain.clone()),
+            chain: payment.map(|payment| payment.chain.clone()),
         },
     );
     incident
         .annotations_mut()
         .insert(ANNOTATION_EVIDENCE.to_owned(), text);
     Some(incident)
+}
+
+/// The devices that the incident concerns: those against which something was reported, else the member's, else all that the node
+/// shows. A false statement concerns all of them: it is not about one of them that it is false.
+fn concerned(
+    case: &Case<'_>,
+    faults: &[(String, DeviceFault)],
+    is_false_statement: bool,
+) -> Vec<String> {
+    let reported = faults.iter().map(|(gpu, _)| gpu.clone()).collect();
+    let own = used(case.record).into_iter().map(str::to_owned).collect();
+    let shown = case.shown.clone();
+    let choice: [Vec<String>; 3] = if is_false_statement {
+        [Vec::new(), Vec::new(), shown]
+    } else {
+        [reported, own, shown]
+    };
+    let mut gpus = choice
+        .into_iter()
+        .find(|gpus| !gpus.is_empty())
+        .unwrap_or_default();
+    gpus.sort_unstable();
+    gpus.dedup();
+    // As many as the API takes, and as a node may have.
+    gpus.truncate(64);
+    gpus
+}
+
+/// The member's GPUs, by its evidence.
+#[must_use]
+pub fn used(record: &UsageRecord) -> Vec<&str> {
+    let evidence = record.status.iter().filter_map(|s| s.evidence.as_ref());
+    evidence
+        .flat_map(|evidence| &evidence.devices)
+        .map(DeviceUse::physical)
+        .collect()
 }
 
 fn member_of(record: &UsageRecord) -> String {
@@ -356,10 +393,16 @@ fn case<'a>(
         let spec = &incident.spec;
         spec.subject.node_name == *node && spec.verdict == Verdict::Host && spec.to.0 >= since
     };
+    let found = context.caches.gpu_node(node);
+    let shown = found.as_ref().and_then(|node| node.0.as_ref().ok());
     Case {
         record,
         bill,
         faults: faults(context, record, bill),
+        shown: shown
+            .iter()
+            .flat_map(|node| reputation::observe::uuids(node).map(str::to_owned))
+            .collect(),
         refused,
         past: parsed(&incidents)
             .filter(counts)
@@ -372,13 +415,7 @@ fn case<'a>(
 
 /// What was reported against the member's GPUs near its end.
 fn faults(context: &Context, record: &UsageRecord, bill: &Bill) -> Vec<(String, DeviceFault)> {
-    let used: Vec<&str> = record
-        .status
-        .iter()
-        .filter_map(|status| status.evidence.as_ref())
-        .flat_map(|evidence| &evidence.devices)
-        .map(DeviceUse::physical)
-        .collect();
+    let used = used(record);
     let found = context.caches.gpu_node(&record.spec.node_name);
     let status = found
         .as_ref()
@@ -473,11 +510,69 @@ mod tests {
                     count: 1,
                 },
             )],
+            shown: vec!["GPU-2".into(), "GPU-1".into()],
             refused,
             past,
             bound: Some(bound()),
             terms: TERMS,
         })
+    }
+
+    #[test]
+    fn an_incident_names_the_gpus_that_it_concerns_and_who_answered_for_them() {
+        let mut record = record();
+        let devices = serde_json::json!([{"uuid": "MIG-1", "parentUuid": "GPU-3"}, {"uuid": "MIG-2", "parentUuid": "GPU-3"}]);
+        let payment = serde_json::json!(
+            {"chain": "anvil", "lane": 7, "payer": 3, "provider": 9, "perGpuSecond": "0.1"});
+        record.spec.payment = serde_json::from_value(payment).unwrap();
+        let failed = bill(HOST, SealCause::MemberEnded);
+        let refused = RefusedEvidence {
+            reason: EvidenceFault::Overlap,
+            epoch: 1,
+            seq: 4,
+            accepted_ms: None,
+            accepted_head: None,
+            statements: Vec::new(),
+        };
+        let subjects = |record: &UsageRecord| -> Vec<Subject> {
+            let case = Case {
+                record,
+                bill: &failed,
+                faults: vec![],
+                shown: vec!["GPU-2".into(), "GPU-1".into()],
+                refused: Some(&refused),
+                past: vec![],
+                // The chain was never seen.
+                bound: None,
+                terms: TERMS,
+            };
+            let found = incidents(&case);
+            assert!(
+                found
+                    .iter()
+                    .all(|i| i.spec.chain.as_deref() == Some("anvil"))
+            );
+            found.into_iter().map(|i| i.spec.subject).collect()
+        };
+        let named = |record: &UsageRecord| -> Vec<Vec<String>> {
+            let subjects = subjects(record);
+            assert!(subjects.iter().all(|s| s.provider_id == Some(9)));
+            subjects.into_iter().map(|s| s.devices).collect()
+        };
+        assert_eq!(
+            named(&record),
+            [["GPU-1", "GPU-2"], ["GPU-1", "GPU-2"]],
+            "nothing says which GPUs the member had"
+        );
+        let evidence = serde_json::json!({"podUid": "p", "key": "0x52908400098527886E0F7030069857D2E4169EE7", "devices": devices});
+        record.status.get_or_insert_default().evidence = serde_json::from_value(evidence).unwrap();
+        assert_eq!(
+            named(&record),
+            [
+                vec!["GPU-3".to_owned()],
+                vec!["GPU-1".into(), "GPU-2".into()]
+            ]
+        );
     }
 
     const TERMS: Terms = Terms {

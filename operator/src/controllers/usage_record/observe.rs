@@ -29,11 +29,15 @@ use crate::{
         incident::hold,
     },
     payer::accounts::owed_emissions,
+    reputation::stability,
     settlement::Lane,
 };
 
-/// What factors rest on until devices are measured: the operator's configuration.
+/// What factors rest on that are not observed: the operator's configuration.
 const CONFIGURED: &str = "configured";
+
+/// A stability without a blemish, in thousandths.
+const STABLE: u32 = 1000;
 
 /// Looks around `record`.
 #[must_use]
@@ -292,16 +296,46 @@ fn emission(ctx: &Context, chain: &Chain, node: &str) -> Option<EmissionTerms> {
     let available_nano =
         u128::from(rewards.balance.saturating_sub(rewards.thawing)).saturating_sub(owed);
     let factors = config.factors_of(node);
+    let (stability_permille, stability) =
+        stability(factors.stability_permille, || observed_stability(ctx, node));
     (available_nano > 0).then(|| EmissionTerms {
         per_gpu_second: config.per_gpu_second,
         factors: Factors {
             performance_permille: factors.performance_permille,
-            stability_permille: factors.stability_permille,
-            reference: CONFIGURED.to_owned(),
+            stability_permille,
+            reference: reference(CONFIGURED, stability),
         },
         fee_bps: view.params.fee_bps,
         available_nano,
     })
+}
+
+/// The stability of `node`, as its GpuNode says; `None` while it says nothing.
+fn observed_stability(ctx: &Context, node: &str) -> Option<u32> {
+    let found = ctx.caches.gpu_node(node)?;
+    let status = found.0.as_ref().ok()?.status.as_ref()?;
+    status.stability.map(|stability| stability.permille)
+}
+
+/// What a node's stability is, in thousandths, and on what that rests: what is `configured` for it, else what was observed. Of a
+/// node of which nothing is known it is 1000.
+fn stability(
+    configured: Option<u32>,
+    observed: impl FnOnce() -> Option<u32>,
+) -> (u32, &'static str) {
+    match configured {
+        Some(permille) => (permille.min(STABLE), CONFIGURED),
+        None => (observed().unwrap_or(STABLE), stability::REFERENCE),
+    }
+}
+
+/// How a record says on what its factors rest: the performance, then the stability.
+fn reference(performance: &str, stability: &str) -> String {
+    if performance == stability {
+        performance.to_owned()
+    } else {
+        format!("{performance} {stability}")
+    }
 }
 
 /// Whether the key of `record`'s evidence may sign for its node: the provider that is paid has certified it.
@@ -348,4 +382,27 @@ fn key_standing(ctx: &Context, record: &UsageRecord, evidence: &Evidence) -> Key
         );
     }
     KeyStanding::InForce
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_observed_of_a_nodes_stability_counts_unless_it_is_set_by_hand() {
+        for (configured, observed, expected) in [
+            (None, None, (1000, "stability/1")),
+            (None, Some(987), (987, "stability/1")),
+            (Some(500), Some(987), (500, "configured")),
+            (Some(1000), Some(0), (1000, "configured")),
+            (Some(9999), None, (1000, "configured")),
+        ] {
+            assert_eq!(stability(configured, || observed), expected);
+        }
+        assert_eq!(reference(CONFIGURED, CONFIGURED), "configured");
+        assert_eq!(
+            reference(CONFIGURED, stability::REFERENCE),
+            "configured stability/1"
+        );
+    }
 }
