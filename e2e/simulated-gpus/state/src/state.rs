@@ -198,6 +198,12 @@ pub struct DeviceFaults {
     /// Core temperature in degrees Celsius instead of the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_celsius: Option<u32>,
+    /// How fast it computes and copies, in percent of what its model does. Absent: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed_percent: Option<u32>,
+    /// What it computes is wrong, and nothing says so.
+    #[serde(skip_serializing_if = "is_false")]
+    pub wrong_results: bool,
 }
 
 /// An Xid error that the driver reported.

@@ -1,11 +1,13 @@
 //! What the placement of jobs reads from the caches: the fleet, priorities, labels of namespaces.
 
-use kube::runtime::reflector::ObjectRef;
+use gridstake_crds::ComputeJob;
+use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 
 use crate::{
     caches::Caches,
     chain::Chain,
     context::Context,
+    controllers::canary::is_canary,
     payer,
     scheduler::{Reservation, Snapshot, request::OfNamespace, weight::WeightPolicy},
     snapshot::snapshot,
@@ -33,14 +35,19 @@ pub fn priority(caches: &Caches, name: &str) -> Option<i32> {
         .map(|class| class.value)
 }
 
-/// What the namespace `name` says about where its jobs may be placed.
+/// What the namespace of `job` says about where it may be placed. A canary is paid for on no chain, so it may go to nodes of any.
 #[must_use]
-pub fn of_namespace(ctx: &Context, name: &str) -> OfNamespace {
+pub fn of_job(ctx: &Context, job: &ComputeJob) -> OfNamespace {
+    let name = job.namespace().unwrap_or_default();
     let labels = ctx
         .caches
-        .namespace(name)
+        .namespace(&name)
         .and_then(|namespace| namespace.metadata.labels.clone());
-    let chain = payer::chain_of(ctx, name).ok().flatten();
+    let chain = if is_canary(&ctx.namespace, job) {
+        None
+    } else {
+        payer::chain_of(ctx, &name).ok().flatten()
+    };
     OfNamespace {
         labels: labels.unwrap_or_default(),
         chain: chain.map(Chain::name).map(str::to_owned),

@@ -141,7 +141,7 @@ impl Placer {
         now: Timestamp,
     ) -> Option<Timestamp> {
         let around = Surroundings {
-            namespace: fleet::of_namespace(&self.ctx, &job.namespace().unwrap_or_default()),
+            namespace: fleet::of_job(&self.ctx, job),
             priority_class: JOB_PRIORITY_CLASS,
             seed: self.log.seed(),
             now,

@@ -17,6 +17,7 @@ use super::{
     conditions::{ArchiveFact, Hold},
     decide::{Observed, PodSeen},
     evidence::{self, Judgement, KeyStanding, Surroundings},
+    performance,
     remembered::{self, Remembered},
 };
 use crate::{
@@ -31,9 +32,6 @@ use crate::{
     payer::accounts::owed_emissions,
     settlement::Lane,
 };
-
-/// What factors rest on until devices are measured: the operator's configuration.
-const CONFIGURED: &str = "configured";
 
 /// Looks around `record`.
 #[must_use]
@@ -62,7 +60,7 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
         interval: interval(ctx, lane),
         emission: lane
             .filter(|_| is_open(record))
-            .and_then(|lane| emission(ctx, lane.chain(), &spec.node_name)),
+            .and_then(|lane| emission(ctx, lane.chain(), record)),
         hold,
         remembered,
         archive: archive(ctx, record),
@@ -280,8 +278,9 @@ fn heartbeat_head(ctx: &Context, record: &UsageRecord) -> Option<u64> {
     heads.get(&record.name_any()).map(|head| head.to_ms)
 }
 
-/// What the lane's reward account pays for time on `node`, if the chain was ever seen and anything is left in it.
-fn emission(ctx: &Context, chain: &Chain, node: &str) -> Option<EmissionTerms> {
+/// What the lane's reward account pays for the time of `record`, if the chain was ever seen and anything is left in it.
+fn emission(ctx: &Context, chain: &Chain, record: &UsageRecord) -> Option<EmissionTerms> {
+    let node = &record.spec.node_name;
     let config = chain.config().emissions.as_ref()?;
     let view = chain.view().filter(|view| view.contract.is_ok())?;
     let Account::Known(rewards) = view.payer(0) else {
@@ -292,12 +291,23 @@ fn emission(ctx: &Context, chain: &Chain, node: &str) -> Option<EmissionTerms> {
     let available_nano =
         u128::from(rewards.balance.saturating_sub(rewards.thawing)).saturating_sub(owed);
     let factors = config.factors_of(node);
+    let found = ctx.caches.gpu_node(node);
+    let status = found
+        .as_ref()
+        .and_then(|node| node.0.as_ref().ok()?.status.as_ref());
+    let performance = performance::of(
+        factors.performance_permille,
+        config.unmeasured_permille,
+        status,
+        record,
+        (ctx.now)(),
+    );
     (available_nano > 0).then(|| EmissionTerms {
         per_gpu_second: config.per_gpu_second,
         factors: Factors {
-            performance_permille: factors.performance_permille,
+            performance_permille: performance.permille,
             stability_permille: factors.stability_permille,
-            reference: CONFIGURED.to_owned(),
+            reference: performance.reference,
         },
         fee_bps: view.params.fee_bps,
         available_nano,
