@@ -202,13 +202,13 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_bit_in_a_step_makes_another_result() {
+    fn an_error_that_is_not_rounded_away_at_once_makes_another_result_however_long_ago_it_was() {
         let run = |upset: Option<usize>| {
             let mut x = 0.25_f32;
             for step in 0..1000 {
                 x = x.mul_add(x, ADDEND);
                 if upset == Some(step) {
-                    x = f32::from_bits(x.to_bits() ^ 1);
+                    x = f32::from_bits(x.to_bits() ^ (1 << 12));
                 }
             }
             x.to_bits()
