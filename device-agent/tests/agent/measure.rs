@@ -104,9 +104,13 @@ fn a_gpu_that_calculates_wrong_is_named_and_has_an_exit_code_of_its_own() {
 #[test]
 fn without_a_library_a_driver_or_a_gpu_it_says_which_is_missing() {
     let mut node = Node::with_gpus(1);
-    let none = measure(&node, "GPU-of-another-node");
-    assert_eq!(none.code, Some(1));
-    assert!(none.message.contains("shows no GPU"), "{}", none.message);
+    let without = measure(&node, "GPU-of-another-node");
+    assert_eq!(without.code, Some(1));
+    assert!(
+        without.message.contains("shows no GPU"),
+        "{}",
+        without.message
+    );
 
     node.change(|state| {
         state.driver = gridstake_simulated_gpus_state::Driver::of(DriverKind::Unloaded);

@@ -170,6 +170,10 @@ pub struct CallFault {
 /// What is wrong with a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fault by itself, and any of them may be set together"
+)]
 pub struct DeviceFaults {
     /// It has fallen off the bus: every call on it answers `GPU_IS_LOST`.
     #[serde(skip_serializing_if = "is_false")]

@@ -45,10 +45,8 @@ pub fn label_of(node: &str) -> String {
 /// Eight hexadecimal digits that stand for `node`.
 fn hash_of(node: &str) -> String {
     let hash = keccak256(node.as_bytes());
-    hash.iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let first = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
+    format!("{first:08x}")
 }
 
 /// The ComputeJob in the operator's `namespace`. Its name follows from the node and the time: whoever makes it twice makes one.

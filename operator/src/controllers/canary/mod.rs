@@ -46,7 +46,7 @@ const GATHERS: Duration = Duration::from_secs(1);
 /// How soon what could not be written is tried again.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// After how long a pass is abandoned. Every write is safe to repeat.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a canary that was made may take to be seen.
 const IS_SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 /// What has ended longer ago was told by whoever led then.

@@ -146,7 +146,7 @@ mod tests {
     const RIGHT: &str = r#"{"version":1,"gpus":[{"uuid":"GPU-1","fp32Gflops":19500,"memoryGBs":2039,"digestOk":true}]}"#;
     const WRONG: &str = r#"{"version":1,"gpus":[{"uuid":"GPU-1","fp32Gflops":19500,"memoryGBs":2039,"digestOk":false}]}"#;
 
-    fn canary(suspend: bool, status: Value, message: Option<&str>) -> Canary {
+    fn canary(suspend: bool, status: &Value, message: Option<&str>) -> Canary {
         let job: ComputeJob = serde_json::from_value(json!({
             "apiVersion": "gridstake.dev/v1alpha1", "kind": "ComputeJob",
             "metadata": {"name": "canary-1", "uid": "u", "creationTimestamp": "2027-01-01T00:00:00Z"},
@@ -187,27 +187,27 @@ mod tests {
 
     #[test]
     fn a_canary_that_gives_way_holds_its_place_until_its_attempt_has_ended() {
-        assert_eq!(canary(false, json!({}), None).stage, Stage::Waits);
-        assert_eq!(canary(false, placed(), None).stage, Stage::Holds);
-        assert_eq!(canary(true, placed(), None).stage, Stage::Leaves);
-        assert_eq!(canary(true, json!({}), None).stage, Stage::GaveWay);
+        assert_eq!(canary(false, &json!({}), None).stage, Stage::Waits);
+        assert_eq!(canary(false, &placed(), None).stage, Stage::Holds);
+        assert_eq!(canary(true, &placed(), None).stage, Stage::Leaves);
+        assert_eq!(canary(true, &json!({}), None).stage, Stage::GaveWay);
         let mut reclaimed = over("Succeeded", None);
         reclaimed["endReason"] = Value::Null;
-        assert_eq!(canary(false, reclaimed, None).stage, Stage::LostItsPlace);
+        assert_eq!(canary(false, &reclaimed, None).stage, Stage::LostItsPlace);
     }
 
     #[test]
     fn figures_count_where_the_program_succeeded_or_found_a_wrong_result() {
-        let well = canary(false, over("Succeeded", None), Some(RIGHT));
+        let well = canary(false, &over("Succeeded", None), Some(RIGHT));
         assert!(matches!(outcome(&well), Outcome::Measured(_)));
         let wrong = over("InfrastructureFailed", Some(("Host", "WrongResult")));
         assert!(matches!(
-            outcome(&canary(false, wrong.clone(), Some(WRONG))),
+            outcome(&canary(false, &wrong, Some(WRONG))),
             Outcome::Measured(_)
         ));
         // Its pod is gone: it is known whose fault it was, and no more.
         assert_eq!(
-            outcome(&canary(false, wrong, None)),
+            outcome(&canary(false, &wrong, None)),
             &Outcome::HostFailed("WrongResult: said".to_owned())
         );
     }
@@ -216,21 +216,21 @@ mod tests {
     fn a_failure_is_the_nodes_only_where_the_verdict_says_so() {
         let host = over("InfrastructureFailed", Some(("Host", "GpuLost")));
         assert_eq!(
-            outcome(&canary(false, host, Some("cannot"))),
+            outcome(&canary(false, &host, Some("cannot"))),
             &Outcome::HostFailed("GpuLost: said".to_owned())
         );
         let own = over("ProgramFailed", Some(("Tenant", "ProgramExit")));
         assert_eq!(
-            outcome(&canary(false, own.clone(), Some(WRONG))),
+            outcome(&canary(false, &own, Some(WRONG))),
             &Outcome::Failed("ProgramExit: said".to_owned())
         );
         assert!(matches!(
-            outcome(&canary(false, over("Succeeded", None), None)),
+            outcome(&canary(false, &over("Succeeded", None), None)),
             Outcome::Failed(_)
         ));
         let never = json!({"endReason": "QueueTimeout", "finishedAt": "2027-01-01T00:01:00Z"});
         assert_eq!(
-            outcome(&canary(false, never, None)),
+            outcome(&canary(false, &never, None)),
             &Outcome::Failed("QueueTimeout".to_owned())
         );
     }
