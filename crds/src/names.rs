@@ -20,7 +20,7 @@ pub const MANAGED_BY: &str = "gridstake";
 /// is known what each of its numbers paid, then `resolved`.
 pub const LABEL_RESTORED: &str = "gridstake.dev/restored";
 
-/// Label on a canary job, by which the operator measures a node: the node, see [`canary_label`]. It counts in the operator's
+/// Label on a canary job, by which the operator measures a node: the node. It counts in the operator's
 /// namespace alone, where only the operator may set it.
 pub const LABEL_CANARY: &str = "gridstake.dev/canary";
 
