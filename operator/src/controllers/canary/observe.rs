@@ -239,3 +239,85 @@ fn who_waits(
     };
     wanted(fleets, &waiting, &pods, |name| ctx.caches.node(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn gpu_node(devices: &Value, more: Value) -> GpuNode {
+        let mut status = json!({
+            "devices": devices,
+            "free": 2,
+            "offer": {"state": "Offered", "reason": "Available"},
+        });
+        if let (Value::Object(status), Value::Object(more)) = (&mut status, more) {
+            status.extend(more);
+        }
+        serde_json::from_value(json!({
+            "apiVersion": "gridstake.dev/v1alpha1", "kind": "GpuNode", "metadata": {"name": "a"}, "spec": {}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn device(uuid: &str, health: &str) -> Value {
+        json!({"uuid": uuid, "index": 0, "model": "m", "memoryMiB": 1, "computeCapability": "9.0", "health": health})
+    }
+
+    #[test]
+    fn a_node_is_seen_with_the_gpus_that_jobs_may_have() {
+        let devices = json!([
+            device("well", "Healthy"),
+            device("warm", "Degraded"),
+            device("lost", "Unhealthy"),
+            device("bad", "Healthy"),
+        ]);
+        let quarantine = json!({"quarantine": [
+            {"subject": "bad", "reason": "RepeatedFailures", "failures": 2, "until": "2027-01-01T00:00:00Z"},
+        ]});
+        let seen = node(&gpu_node(&devices, quarantine));
+        assert_eq!(seen.devices, ["well", "warm"]);
+        assert!(seen.is_offered && !seen.is_divided);
+        assert_eq!((seen.free, seen.takes_canary), (2, false));
+        let withheld = json!({"offer": {"state": "Withheld", "reason": "Drained"}});
+        assert!(!node(&gpu_node(&devices, withheld)).is_offered);
+    }
+
+    #[test]
+    fn a_node_with_a_gpu_that_is_divided_or_shared_is_seen_as_divided() {
+        let mut mig = device("a", "Healthy");
+        mig["mig"] = json!({"enabled": true});
+        assert!(node(&gpu_node(&json!([device("b", "Healthy"), mig]), json!({}))).is_divided);
+        let mut shared = device("a", "Healthy");
+        shared["sharing"] = json!({"strategy": "TimeSlicing", "replicas": 4});
+        assert!(node(&gpu_node(&json!([shared]), json!({}))).is_divided);
+        let mut whole = device("a", "Healthy");
+        whole["mig"] = json!({"enabled": false});
+        assert!(!node(&gpu_node(&json!([whole]), json!({}))).is_divided);
+    }
+
+    #[test]
+    fn a_node_of_which_nothing_is_known_is_not_measured() {
+        let bare: GpuNode = serde_json::from_value(json!({
+            "apiVersion": "gridstake.dev/v1alpha1", "kind": "GpuNode", "metadata": {"name": "a"}, "spec": {},
+        }))
+        .unwrap();
+        let seen = node(&bare);
+        assert!(!seen.is_offered && seen.devices.is_empty());
+    }
+
+    #[test]
+    fn what_a_program_left_is_read_from_the_container_that_has_ended() {
+        let pod = |state: Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [
+                {"name": "measure", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state},
+            ]}}))
+            .unwrap()
+        };
+        let ended = pod(json!({"terminated": {"exitCode": 0, "message": "{}"}}));
+        assert_eq!(termination_message(&ended).as_deref(), Some("{}"));
+        assert_eq!(termination_message(&pod(json!({"running": {}}))), None);
+        assert_eq!(termination_message(&Pod::default()), None);
+    }
+}
