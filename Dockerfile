@@ -14,7 +14,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --locked --profile "${PROFILE}" \
       -p gridstake-operator -p gridstake-device-agent -p gridstake-simulated-gpus \
-      -p gridstake-nvml-double -p gridstake-nvml-double-old-driver \
+      -p gridstake-nvml-double -p gridstake-nvml-double-old-driver -p gridstake-cuda-double \
     && for image in operator device-agent simulated-gpus; do \
          e2e/images/rootfs.sh "$image" "target/$([ "${PROFILE}" = dev ] && echo debug || echo "${PROFILE}")" "/rootfs/$image" || exit 1; \
        done

@@ -570,6 +570,9 @@ closed_enum! {
         NodeLost,
         /// The node was shut down.
         NodeShutdown,
+        /// A GPU of the attempt calculated wrong: a canary job, whose program is the operator's own and whose result is known
+        /// beforehand, found another one.
+        WrongResult,
         /// The node's container runtime could not hand out the GPU.
         GpuRuntime,
         /// The device plugin or the kubelet refused the pod for another reason than want of room.

@@ -312,6 +312,12 @@ pub struct GpuNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stability: Option<Stability>,
 
+    /// How fast the node's GPUs are, as canary jobs have measured it. What has expired says nothing any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".into()]))]
+    pub performance: Vec<Performance>,
+
     /// Hash over the node's GPUs (UUIDs, models, memory) and its provider, as it stands on chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::hash")]
@@ -323,7 +329,7 @@ pub struct GpuNodeStatus {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub posted_devices: Vec<String>,
 
-    /// `Reporting`, `Healthy`, `Bonded`, `Offered`, `Quarantined` and the summary `Ready`.
+    /// `Reporting`, `Healthy`, `Bonded`, `Offered`, `Quarantined`, `Measured` and the summary `Ready`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -650,6 +656,33 @@ pub struct Quarantine {
     pub until: Time,
 }
 
+/// How fast a GPU is: what a canary job has measured on it, against the reference device.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Performance {
+    /// The GPU's UUID.
+    #[schemars(length(min = 1, max = 63))]
+    pub uuid: String,
+    /// The mean of both figures' ratios to the reference device's, in thousandths: 1000 is the reference device.
+    #[schemars(range(min = 0, max = 100_000))]
+    pub permille: u32,
+    /// Single precision, fused multiply-adds counted as two: 10⁹ operations a second.
+    pub fp32_gflops: u64,
+    /// Copies within its memory, what is read and what is written: 10⁹ bytes a second.
+    #[serde(rename = "memoryGBs")]
+    pub memory_gbs: u64,
+    /// The reference against which it is weighed, such as `performance/1`.
+    #[schemars(length(min = 1, max = 32))]
+    pub reference: String,
+    /// When it was measured.
+    pub measured_at: Time,
+    /// Until when that counts.
+    pub expires_at: Time,
+    /// The ComputeJob that measured it, in the operator's namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub job: String,
+}
+
 /// The subject of a quarantine of all of a node's GPUs.
 pub const WHOLE_NODE: &str = "node";
 
@@ -733,13 +766,15 @@ closed_enum! {
         /// Too many failures lately: nothing is placed here until clean time has passed. The one condition for which
         /// `True` is bad.
         Quarantined,
+        /// A canary job has measured how fast every GPU is, and that still counts.
+        Measured,
         /// The summary: the node can take jobs.
         Ready,
     }
 }
 
 closed_enum! {
-    /// Reasons of `Reporting`, `Healthy`, `Bonded`, `Quarantined` and `Ready`; `Offered` uses [`OfferReason`].
+    /// Reasons of `Reporting`, `Healthy`, `Bonded`, `Quarantined`, `Measured` and `Ready`; `Offered` uses [`OfferReason`].
     pub enum GpuNodeReason {
         /// The agent reports.
         AgentReporting,
@@ -781,6 +816,18 @@ closed_enum! {
         RepeatedFailures,
         /// The kubelet goes on to hand out a GPU that must not be used.
         BrokenGpuAllocated,
+        /// Every GPU has been measured, and that still counts.
+        Measured,
+        /// A GPU has not been measured, or what was measured has expired. A canary job follows when GPUs are free.
+        NotMeasured,
+        /// The same, and no canary job follows: the operator runs none.
+        CanariesOff,
+        /// GPUs of the node are divided (MIG) or shared: what is measured of a part says nothing about the GPU.
+        DividedDevices,
+        /// A GPU calculates wrong; the message names it.
+        WrongResult,
+        /// The last canary job failed by the node's fault; the message says why.
+        CanaryFailed,
         /// The node can take jobs.
         Ready,
         /// The node cannot take jobs; see the condition `Offered`.
@@ -817,6 +864,14 @@ impl GpuNodeStatus {
             .iter()
             .filter(|d| matches!(d.health, DeviceHealth::Healthy | DeviceHealth::Degraded))
             .filter(|d| !self.quarantine.iter().any(|q| q.subject == d.uuid))
+    }
+
+    /// Whether a device is cut into MIG instances, or given to several pods at once: a pod's GPU is then none of its own.
+    #[must_use]
+    pub fn divides_devices(&self) -> bool {
+        self.devices
+            .iter()
+            .any(|d| d.sharing.is_some() || d.mig.as_ref().is_some_and(|mig| mig.enabled))
     }
 
     /// How many devices there are of each model.

@@ -22,6 +22,7 @@ pub mod compute_job;
 pub mod condition;
 pub mod gpu_node;
 pub mod incident;
+pub mod measurement;
 pub mod names;
 pub mod pod_template;
 pub mod schema;

@@ -22,6 +22,10 @@ pub const MANAGED_BY: &str = "gridstake";
 /// is known what each of its numbers paid, then `resolved`.
 pub const LABEL_RESTORED: &str = "gridstake.dev/restored";
 
+/// Label on a canary job, by which the operator measures a node: the node. It counts in the operator's
+/// namespace alone, where only the operator may set it.
+pub const LABEL_CANARY: &str = "gridstake.dev/canary";
+
 /// Finalizer on a job's pods: the pod stays until its end has been recorded in the job's status.
 pub const FINALIZER_METERING: &str = "gridstake.dev/metering";
 /// Finalizer on ComputeJobs: the job stays until its pods have ended and are recorded.
@@ -46,6 +50,11 @@ pub const MANAGER_STAKE_BINDING: &str = "gridstake-operator/stake-binding";
 pub const MANAGER_USAGE_RECORD: &str = "gridstake-operator/usage-record";
 /// Field manager of the operator's settlement: SettlementBatches and `status.settlement` of UsageRecords.
 pub const MANAGER_SETTLEMENT: &str = "gridstake-operator/settlement";
+/// The PriorityClass by which canary jobs stand behind all others in the queue. The chart installs it.
+pub const CANARY_PRIORITY_CLASS: &str = "gridstake-canary";
+
+/// Field manager of the operator's canaries: `status.performance` and the condition `Measured` of GpuNodes.
+pub const MANAGER_CANARY: &str = "gridstake-operator/canary";
 /// Field manager of the operator's Incident controller.
 pub const MANAGER_INCIDENT: &str = "gridstake-operator/incident";
 

@@ -91,7 +91,8 @@ pub struct UsageRecordSpec {
     /// begins with the container's first process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_ms: Option<u64>,
-    /// Who pays whom, on which chain. Absent if no chain is configured: then the use is recorded and nothing is owed.
+    /// Who pays whom, on which chain. Absent if no chain is configured, or for a canary job: then the use is recorded and nothing
+    /// is owed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment: Option<Payment>,
 }
@@ -446,8 +447,9 @@ pub struct Factors {
     /// Uptime and completion over 30 days: 1000 is spotless.
     #[schemars(range(min = 0, max = 1000))]
     pub stability_permille: u32,
-    /// On what they rest, the performance and then the stability where that is something else: `configured` by the operator, or the
-    /// rule by which it was observed and its version, such as `configured stability/1`.
+    /// On what they rest, the performance and then the stability where that is something else: the version of the reference table
+    /// or of the rule, `unmeasured` where nothing was measured that still counts, `configured` where the chains file gives it; such
+    /// as `performance/1 stability/1`.
     #[schemars(length(min = 1, max = 64))]
     pub reference: String,
 }
@@ -494,7 +496,7 @@ closed_enum! {
         Final,
         /// The contract left the record out, or would leave it out. It is paid once the cause is gone; see `skipped`.
         Skipped,
-        /// Nothing is owed: no chain is configured.
+        /// Nothing is owed: no chain is configured, or it was a canary job.
         NothingOwed,
         /// A person must decide; the condition `Settled` says what.
         NeedsDecision,
@@ -568,7 +570,7 @@ closed_enum! {
         Paid,
         /// The payment is final.
         Final,
-        /// No chain is configured, so nothing is owed.
+        /// Nothing is owed: no chain is configured, or it was a canary job.
         NothingOwed,
         /// The contract left the record out, or would leave it out; see `status.settlement.skipped`.
         Skipped,

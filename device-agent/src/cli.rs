@@ -1,12 +1,42 @@
 //! The command line. Every flag can also be set by the environment variable that its help names.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
+/// What the program is to be, with the words of its command line that are about it.
+///
+/// What the agent needs must be given to the agent and to nobody else, so each use has a parser of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The agent: [`Args`].
+    Agent(Vec<OsString>),
+    /// A measurement: [`crate::measure::Args`].
+    Measure(Vec<OsString>),
+}
+
+impl Command {
+    /// Reads a command line; the first of `words` is the program's name.
+    #[must_use]
+    pub fn of(words: impl IntoIterator<Item = OsString>) -> Self {
+        let mut words: Vec<OsString> = words.into_iter().collect();
+        if words.get(1).is_some_and(|word| word == "measure") {
+            words.remove(1);
+            Self::Measure(words)
+        } else {
+            Self::Agent(words)
+        }
+    }
+}
+
 /// Reports the GPUs of one Kubernetes node, their health and who uses them.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "gridstake-device-agent", version, about)]
+#[command(
+    name = "gridstake-device-agent",
+    version,
+    about,
+    after_help = "`gridstake-device-agent measure` times the GPUs that it is shown, and ends; see its --help."
+)]
 pub struct Args {
     /// Name of the Node that this agent runs on; its `GpuNode` has the same name.
     #[arg(long, env = "NODE_NAME")]
@@ -152,6 +182,25 @@ mod tests {
         for bad in ["", "5", "999ms", "61m", "2h", "1d"] {
             assert!(checkpoint_interval(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn measure_is_a_use_of_its_own_and_needs_nothing_of_the_agents() {
+        let command = |line: &str| Command::of(line.split(' ').map(OsString::from));
+        let Command::Measure(words) = command("agent measure --rounds 9") else {
+            panic!("it is a measurement");
+        };
+        let args = crate::measure::Args::try_parse_from(words).unwrap();
+        assert_eq!(args.rounds, 9);
+        assert_eq!(
+            args.termination_message,
+            PathBuf::from("/dev/termination-log")
+        );
+        assert!(matches!(
+            command("agent --node-name measure"),
+            Command::Agent(words) if words.len() == 3
+        ));
+        assert!(crate::measure::Args::try_parse_from(["measure", "--rounds", "0"]).is_err());
     }
 
     #[test]

@@ -13,6 +13,8 @@
 //! Pure, tested without a node: [`nvml::inventory`], [`health`], [`attribution`], [`local_use`], [`report`], [`device_id`], [`process::cgroup`],
 //! [`backoff`]. Edges: [`nvml::thread`], [`pod_resources`], [`process::table`], [`publish`], [`heartbeat`], [`http`].
 //!
+//! The program has one more use, by which it never meets a cluster: [`measure`] times the GPUs that it is shown, and ends.
+//!
 //! Nothing that may mend itself ends the process: no library, no driver, no GPU, a failing call, a silent kubelet or API
 //! server are states that are shown and tried again.
 
@@ -27,6 +29,7 @@ pub mod holders;
 pub mod http;
 pub mod kept;
 pub mod local_use;
+pub mod measure;
 pub mod metering;
 pub mod metrics;
 pub mod nvml;

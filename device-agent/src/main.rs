@@ -3,7 +3,12 @@
 use std::{io, process::ExitCode};
 
 use clap::Parser as _;
-use gridstake_device_agent::{cli::Args, outcome::chain, run};
+use gridstake_device_agent::{
+    cli::{Args, Command},
+    measure,
+    outcome::chain,
+    run,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{
@@ -11,7 +16,13 @@ use tracing_subscriber::{
 };
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    match Command::of(std::env::args_os()) {
+        Command::Measure(words) => measure::run(&measure::Args::parse_from(words)),
+        Command::Agent(words) => agent(Args::parse_from(words)),
+    }
+}
+
+fn agent(args: Args) -> ExitCode {
     log_as_json();
     // With two providers in the build, rustls would panic at the first connection instead of choosing one.
     if rustls::crypto::ring::default_provider()

@@ -90,6 +90,7 @@ case $image in
     program gridstake-simulated-gpus
     elf "$binaries/libgridstake_nvml_double.so" /usr/lib/gridstake/libnvidia-ml.so.1
     elf "$binaries/libgridstake_nvml_double_old_driver.so" /usr/lib/gridstake/old-driver/libnvidia-ml.so.1
+    elf "$binaries/libgridstake_cuda_double.so" /usr/lib/gridstake/libcuda.so.1
     ;;
   anvil)
     shell

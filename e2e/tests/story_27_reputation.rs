@@ -8,7 +8,9 @@ use gridstake_crds::{
     gpu_node::{GpuNodeStatus, ReputationTerms},
     usage_record::DeviceUse,
 };
-use gridstake_e2e::{prelude::*, simulated_gpus::Simulator, usage, wait::watch_until};
+use gridstake_e2e::{
+    agent_process, prelude::*, simulated_gpus::Simulator, usage, wait::watch_until,
+};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, ResourceExt as _,
@@ -60,7 +62,8 @@ fn a_gpu_that_serves_gains_experience_and_what_is_known_of_it_outlives_its_gpu_n
         let api = world.gpu_nodes();
         let spec = json!({"spec": api.get(&host.name).await?.spec});
         api.delete(&host.name, &DeleteParams::default()).await?;
-        // Its agent makes it anew, with an empty spec.
+        // Its agent looks whether it is still there every five minutes, and when it starts; it makes it anew, with an empty spec.
+        agent_process::kill(world, &host.name).await?;
         let anew = known(world, &host.name, "the GPU is known again", |status| {
             terms_of(status, &gpu)
                 .filter(|terms| terms.experience >= after.experience)

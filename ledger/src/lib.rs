@@ -9,6 +9,7 @@
 //! | [`refusal`] | what cannot be true of an agent's statements, and which of them stand |
 //! | [`receipt`] | what stands under a batch's usage root for one record |
 //! | [`earnings`] | what each provider got in a week, from the chain's batches |
+//! | [`performance`] | what a GPU's measured speed weighs, against one reference device |
 //! | [`merkle`] | roots and proofs as OpenZeppelin's `MerkleProof` verifies them |
 //! | [`batch`] | the payload of `Settlement.settle`: encoder, strict decoder, the lane's hash chain |
 //! | [`statement`] | what a lane states on chain beside payments: inventories, uptime, the week's earnings |
@@ -25,6 +26,7 @@ pub mod billing;
 pub mod checkpoint;
 pub mod earnings;
 pub mod merkle;
+pub mod performance;
 pub mod receipt;
 pub mod refusal;
 pub mod signature;

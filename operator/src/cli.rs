@@ -3,11 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use gridstake_crds::PodTemplate;
 use k8s_openapi::jiff::SignedDuration;
 
 use crate::{
     archive::{self, Terms},
     contracts_deploy::args::DeployArgs,
+    controllers::canary,
     failover,
 };
 
@@ -118,6 +120,24 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_FALSE_STATEMENT_SLASH_PERMILLE", value_name = "PERMILLE", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub false_statement_slash_permille: u16,
 
+    /// The pod of a canary, as a pod template in JSON or YAML, whose program is `gridstake-device-agent measure`. Its node and its
+    /// GPUs are filled in. Without it nodes are not measured.
+    #[arg(long, env = "GRIDSTAKE_CANARY_TEMPLATE", value_name = "POD-TEMPLATE", value_parser = pod_template)]
+    pub canary_template: Option<PodTemplate>,
+
+    /// How often a node is measured by a canary, such as 24h; from 1m to 720h.
+    #[arg(long, env = "GRIDSTAKE_CANARY_EVERY", default_value = "24h", value_parser = canary_every)]
+    pub canary_every: SignedDuration,
+
+    /// For how long a measurement counts, such as 720h; from 1m to 8760h. Let it be several times as long: nobody can measure a
+    /// node whose GPUs are never free.
+    #[arg(long, env = "GRIDSTAKE_CANARY_EXPIRES_AFTER", default_value = "720h", value_parser = canary_expires_after)]
+    pub canary_expires_after: SignedDuration,
+
+    /// How many canaries there may be at a time.
+    #[arg(long, env = "GRIDSTAKE_CANARY_MOST", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub canary_most: u16,
+
     /// How log lines are written.
     #[arg(long, env = "GRIDSTAKE_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
@@ -172,6 +192,17 @@ impl Args {
         }
     }
 
+    /// How nodes are measured.
+    #[must_use]
+    pub fn canaries(&self) -> canary::Terms {
+        canary::Terms {
+            template: self.canary_template.clone(),
+            every: self.canary_every,
+            expires_after: self.canary_expires_after,
+            most: usize::from(self.canary_most),
+        }
+    }
+
     /// How soon a node is given up.
     #[must_use]
     pub fn failover(&self) -> failover::Terms {
@@ -200,6 +231,35 @@ impl Args {
         }
         Ok(())
     }
+}
+
+fn pod_template(text: &str) -> Result<PodTemplate, String> {
+    let template: PodTemplate = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    let typed = template.typed().map_err(|error| error.to_string())?;
+    if typed.spec.is_none_or(|spec| spec.containers.is_empty()) {
+        return Err("it needs a container, such as {spec: {containers: [{name: measure, image: …, args: [measure]}]}}".to_owned());
+    }
+    Ok(template)
+}
+
+fn canary_every(text: &str) -> Result<SignedDuration, String> {
+    span(text, 720)
+}
+
+fn canary_expires_after(text: &str) -> Result<SignedDuration, String> {
+    span(text, 8760)
+}
+
+/// Reads a time such as `24h` or `1h30m`, from a minute to so many hours.
+fn span(text: &str, most_hours: i64) -> Result<SignedDuration, String> {
+    let fault = || format!("write a time such as 24h, from 1m to {most_hours}h");
+    let span: kube::core::Duration = text.parse().map_err(|_| fault())?;
+    let span = SignedDuration::try_from(Duration::from(span)).map_err(|_| fault())?;
+    let range = SignedDuration::from_mins(1)..=SignedDuration::from_hours(most_hours);
+    if text.starts_with('-') || !range.contains(&span) {
+        return Err(fault());
+    }
+    Ok(span)
 }
 
 fn whole_seconds(text: &str) -> Result<Duration, String> {
@@ -293,6 +353,38 @@ mod tests {
             let refused = cli(&format!("contracts-deploy {line}"))
                 .unwrap_err()
                 .to_string();
+            assert!(refused.contains(words), "{line}: {refused}");
+        }
+    }
+
+    #[test]
+    fn without_a_template_nodes_are_not_measured() {
+        assert_eq!(args("").unwrap().canaries(), canary::Terms::default());
+        let template =
+            r#"--canary-template={"spec":{"containers":[{"name":"measure","image":"a:1"}]}}"#;
+        let measured = args(&format!("{template} --canary-every 90m --canary-most 5")).unwrap();
+        let terms = measured.canaries();
+        assert!(terms.template.is_some());
+        assert_eq!(
+            (terms.every, terms.most),
+            (SignedDuration::from_mins(90), 5)
+        );
+    }
+
+    #[test]
+    fn a_template_or_a_time_that_cannot_be_is_refused_with_an_example() {
+        for (line, words) in [
+            ("--canary-template={}", "needs a container"),
+            (
+                "--canary-template={\"spec\":{\"containers\":7}}",
+                "--canary-template",
+            ),
+            ("--canary-every 30s", "from 1m to 720h"),
+            ("--canary-every=-24h", "from 1m to 720h"),
+            ("--canary-expires-after 1d", "from 1m to 8760h"),
+            ("--canary-most 0", "0"),
+        ] {
+            let refused = args(line).unwrap_err().to_string();
             assert!(refused.contains(words), "{line}: {refused}");
         }
     }

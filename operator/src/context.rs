@@ -6,8 +6,16 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use crate::{
-    archive::Archive, caches::Caches, chain::Chains, controllers::incident, events::Events,
-    health::Health, leader::Leadership, metrics::Metrics, payer::Payers, settlement::Lanes,
+    archive::Archive,
+    caches::Caches,
+    chain::Chains,
+    controllers::{canary, incident},
+    events::Events,
+    health::Health,
+    leader::Leadership,
+    metrics::Metrics,
+    payer::Payers,
+    settlement::Lanes,
 };
 
 /// The operator's surroundings. Cloning shares them.
@@ -27,6 +35,8 @@ pub struct Context {
     pub archive: Option<Archive>,
     /// What a provider's offence may cost.
     pub incidents: incident::open::Terms,
+    /// How nodes are measured.
+    pub canaries: canary::Terms,
     /// Who pays, and whether the money lasts.
     pub payers: Payers,
     /// After which time a slice of a lease is sealed where no chain says so.

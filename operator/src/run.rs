@@ -164,6 +164,7 @@ async fn work(
             downtime_slash_permille: args.downtime_slash_permille,
             false_statement_slash_permille: args.false_statement_slash_permille,
         },
+        canaries: args.canaries(),
         payers: Payers::default(),
         settlement_interval: args.settlement_interval,
         metrics,

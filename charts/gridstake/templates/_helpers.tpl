@@ -36,6 +36,53 @@ system:serviceaccount:{{ .Release.Namespace }}:gridstake-operator
 system:serviceaccount:{{ .Release.Namespace }}:gridstake-device-agent
 {{- end }}
 
+{{/* The pod template of a canary, which keeps to Pod Security "restricted"; the operator fills in node and GPUs. NVIDIA's runtime
+puts the driver's compute libraries into it. */}}
+{{- define "gridstake.canaryPod" -}}
+metadata:
+  labels: {{- include "gridstake.podLabels" (dict "root" $ "component" "canary") | nindent 4 }}
+spec:
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  {{- with .Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ . }}
+    {{- end }}
+  {{- end }}
+  {{- if and (not .Values.simulation.enabled) .Values.deviceAgent.nvml.runtimeClassName }}
+  runtimeClassName: {{ .Values.deviceAgent.nvml.runtimeClassName }}
+  {{- end }}
+  {{- with .Values.deviceAgent.tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 65532
+    runAsGroup: 65532
+    seccompProfile: {type: RuntimeDefault}
+  containers:
+    - name: measure
+      image: {{ include "gridstake.image" (dict "root" $ "image" .Values.deviceAgent.image) }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args:
+        - measure
+        {{- with .Values.canary.cudaLibraryPath }}
+        - --cuda-library={{ . }}
+        {{- end }}
+      env:
+        - {name: NVIDIA_DRIVER_CAPABILITIES, value: "compute,utility"}
+        # Where device plugins mount the driver that do without NVIDIA's runtime; what it loads itself is there too.
+        - {name: LD_LIBRARY_PATH, value: /usr/local/nvidia/lib64}
+        # The root file system is read-only, and its kernel is made in a moment.
+        - {name: CUDA_CACHE_DISABLE, value: "1"}
+      resources: {{- toYaml .Values.canary.resources | nindent 8 }}
+      securityContext:
+        allowPrivilegeEscalation: false
+        readOnlyRootFilesystem: true
+        capabilities: {drop: [ALL]}
+{{- end }}
+
 {{/* Where simulated GPUs keep their state on a node; the same path inside the containers. */}}
 {{- define "gridstake.simulationDirectory" -}}
 /run/gridstake/simulated-gpus

@@ -212,6 +212,13 @@ def tenant_cases():
     in_tenant = f"--namespace={TENANT}"
     ended = {"endReason": "Succeeded"}
     case("tenant (edit)", "create a ComputeJob", "allowed", create(tenant, JOB))
+    canary = {"gridstake.dev/canary": "node-a"}
+    case("tenant (edit)", "create a ComputeJob with the label canary in its namespace", "allowed",
+         create(tenant, labelled(TENANT, canary)))
+    case("admin of the release namespace", "create a canary", "policy: a ComputeJob with the label gridstake.dev/canary",
+         create(["--as=gridstake-policies-admin"], labelled(RELEASE, canary)))
+    case("cluster administrator", "create a canary", "policy: a ComputeJob with the label gridstake.dev/canary",
+         create([], labelled(RELEASE, canary)))
     case("tenant (edit)", "status of its ComputeJob", "RBAC", status("computejobs", "policies", ended, tenant, TENANT))
     case("cluster administrator", "status of a ComputeJob", "policy: the status", status("computejobs", "policies", ended, [], TENANT))
     case("operator", "status of a ComputeJob", "allowed", status("computejobs", "policies", ended, operator, TENANT))
@@ -256,6 +263,12 @@ def record(name, node):
 JOB = {"apiVersion": "gridstake.dev/v1alpha1", "kind": "ComputeJob", "metadata": {"name": "policies", "namespace": TENANT},
        "spec": {"gpu": {"count": 1}, "suspend": True,
                 "template": {"spec": {"containers": [{"name": "main", "image": "localhost/busybox:1"}]}}}}
+
+
+def labelled(namespace, labels):
+    return {**JOB, "metadata": {"name": "policies-labelled", "namespace": namespace, "labels": labels}}
+
+
 RECORD = {"job": {"namespace": TENANT, "name": "policies", "uid": "0f0e6e8a-0000-4000-8000-000000000000"}, "attempt": 1, "member": 0,
           "slice": 0, "podName": "policies-1-0", "gpuCount": 1}
 EVIDENCE = {"podUid": "0f0e6e8a-0000-4000-8000-000000000001", "key": "0x" + "a" * 40}

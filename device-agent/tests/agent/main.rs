@@ -1,5 +1,5 @@
-//! The agent against everything it meets on a node, each in its real form: NVML as a library that is loaded by dlopen
-//! (the double), the kubelet as a gRPC server on a unix socket, the API server as an HTTP server.
+//! The agent against everything it meets on a node, each in its real form: NVML and the driver as libraries that are loaded by
+//! dlopen (the doubles), the kubelet as a gRPC server on a unix socket, the API server as an HTTP server.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +14,7 @@ mod health;
 mod kubelet;
 mod load;
 mod machine;
+mod measure;
 mod metering;
 mod node;
 mod nvml;

@@ -50,6 +50,15 @@ impl Node {
         self.folder.path().join("lib/libnvidia-ml.so.1")
     }
 
+    /// The double of the driver, beside that of NVML.
+    pub fn cuda_library(&self) -> PathBuf {
+        let library = self.folder.path().join("lib/libcuda.so.1");
+        if !library.exists() {
+            fs::copy(double("libgridstake_cuda_double.so"), &library).unwrap();
+        }
+        library
+    }
+
     /// Makes the state what `change` says.
     pub fn change(&mut self, change: impl FnOnce(&mut State)) {
         change(&mut self.state);
@@ -184,7 +193,7 @@ impl Watch {
     }
 }
 
-/// The double, built once by the cargo that runs this test.
+/// A double, built once by the cargo that runs this test.
 fn double(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
@@ -195,6 +204,7 @@ fn double(name: &str) -> PathBuf {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--package", "gridstake-nvml-double"]);
         cargo.args(["--package", "gridstake-nvml-double-old-driver"]);
+        cargo.args(["--package", "gridstake-cuda-double"]);
         if folder.ends_with("release") {
             // What `--release` would optimise for minutes more.
             cargo.args(["--profile", "bench"]);
@@ -203,7 +213,7 @@ fn double(name: &str) -> PathBuf {
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .unwrap();
-        assert!(built.success(), "build the NVML double");
+        assert!(built.success(), "build the doubles");
         folder
     });
     folder.join(name)

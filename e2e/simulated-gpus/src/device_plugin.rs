@@ -1,8 +1,8 @@
 //! The kubelet's device plugin API: which devices there are, in what health, and what a container gets.
 
-use std::{collections::BTreeMap, pin::Pin};
+use std::{collections::BTreeMap, path::Path, pin::Pin};
 
-use gridstake_simulated_gpus_state::{DriverKind, State};
+use gridstake_simulated_gpus_state::{DEFAULT_DIRECTORY, DriverKind, LIBRARY_DIRECTORY, State};
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
 use tonic::{Request, Response, Status};
@@ -12,7 +12,7 @@ use crate::{
     proto::deviceplugin::{
         AllocateRequest, AllocateResponse, ContainerAllocateResponse,
         ContainerPreferredAllocationRequest, ContainerPreferredAllocationResponse, Device,
-        DevicePluginOptions, Empty, ListAndWatchResponse, PreStartContainerRequest,
+        DevicePluginOptions, Empty, ListAndWatchResponse, Mount, PreStartContainerRequest,
         PreStartContainerResponse, PreferredAllocationRequest, PreferredAllocationResponse,
         device_plugin_server::DevicePlugin,
     },
@@ -47,17 +47,36 @@ pub fn advertised(state: &State) -> Vec<Advertised> {
         .collect()
 }
 
+/// Where a container with devices finds the driver's libraries: where Google's device plugin puts them.
+const LIBRARIES_IN_CONTAINER: &str = "/usr/local/nvidia/lib64";
+
 /// The service that the kubelet calls.
 #[derive(Debug, Clone)]
 pub struct DevicePluginService {
     devices: watch::Receiver<Vec<Advertised>>,
+    mounts: Vec<Mount>,
 }
 
 impl DevicePluginService {
-    /// Advertises what the channel holds.
+    /// Advertises what the channel holds. A container that gets devices also gets the libraries in `state_directory`, a folder
+    /// of the node, and what they read.
     #[must_use]
-    pub fn new(devices: watch::Receiver<Vec<Advertised>>) -> Self {
-        Self { devices }
+    pub fn new(devices: watch::Receiver<Vec<Advertised>>, state_directory: &Path) -> Self {
+        let read_only = |inside: &str, outside: &Path| Mount {
+            container_path: inside.to_owned(),
+            host_path: outside.to_string_lossy().into_owned(),
+            read_only: true,
+        };
+        Self {
+            devices,
+            mounts: vec![
+                read_only(
+                    LIBRARIES_IN_CONTAINER,
+                    &state_directory.join(LIBRARY_DIRECTORY),
+                ),
+                read_only(DEFAULT_DIRECTORY, state_directory),
+            ],
+        }
     }
 }
 
@@ -86,10 +105,11 @@ fn response(devices: &[Advertised]) -> ListAndWatchResponse {
     }
 }
 
-/// What a container gets that was given these devices.
+/// What a container gets that was given these devices, beside `mounts`.
 fn allocate(
     devices: &[Advertised],
     wanted: &[String],
+    mounts: &[Mount],
 ) -> Result<ContainerAllocateResponse, Status> {
     let mut wanted = wanted.to_vec();
     wanted.sort();
@@ -104,6 +124,7 @@ fn allocate(
     }
     Ok(ContainerAllocateResponse {
         envs: [(VISIBLE_DEVICES.to_owned(), wanted.join(","))].into(),
+        mounts: mounts.to_vec(),
         ..ContainerAllocateResponse::default()
     })
 }
@@ -193,7 +214,7 @@ impl DevicePlugin for DevicePluginService {
         let requests = request.into_inner().container_requests;
         let container_responses = requests
             .iter()
-            .map(|request| allocate(&devices, &request.devices_ids))
+            .map(|request| allocate(&devices, &request.devices_ids, &self.mounts))
             .collect::<Result<_, _>>()?;
         Ok(Response::new(AllocateResponse {
             container_responses,
@@ -229,14 +250,40 @@ mod tests {
 
     #[test]
     fn a_container_sees_its_devices_sorted() {
-        let answer = allocate(&devices(8), &ids(&[3, 1])).unwrap();
+        let answer = allocate(&devices(8), &ids(&[3, 1]), &[]).unwrap();
         assert_eq!(answer.envs[VISIBLE_DEVICES], "GPU-1,GPU-3");
-        assert_eq!(allocate(&devices(8), &ids(&[3, 1])).unwrap(), answer);
+        assert_eq!(allocate(&devices(8), &ids(&[3, 1]), &[]).unwrap(), answer);
+    }
+
+    #[test]
+    fn a_container_gets_the_drivers_libraries_and_the_state_that_they_read_and_may_change_neither()
+    {
+        let (_sender, receiver) = watch::channel(devices(1));
+        let service = DevicePluginService::new(receiver, Path::new("/run/of-the-node"));
+        let answer = allocate(&devices(1), &ids(&[0]), &service.mounts).unwrap();
+        let mounts: Vec<_> = answer
+            .mounts
+            .iter()
+            .map(|mount| {
+                (
+                    mount.container_path.as_str(),
+                    mount.host_path.as_str(),
+                    mount.read_only,
+                )
+            })
+            .collect();
+        assert_eq!(
+            mounts,
+            [
+                ("/usr/local/nvidia/lib64", "/run/of-the-node/lib", true),
+                ("/run/gridstake/simulated-gpus", "/run/of-the-node", true),
+            ]
+        );
     }
 
     #[test]
     fn an_unknown_device_is_an_error_that_names_it() {
-        let status = allocate(&devices(8), &ids(&[1, 9])).unwrap_err();
+        let status = allocate(&devices(8), &ids(&[1, 9]), &[]).unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         assert!(status.message().contains("GPU-9"), "{status}");
     }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use gridstake_simulated_gpus_state::{
-    Driver, DriverKind, LIBRARY_DIRECTORY, LIBRARY_FILE, LOCK_FILE, PROCESSES_FILE, Processes,
-    STATE_FILE, State,
+    CUDA_LIBRARY_FILE, Driver, DriverKind, LIBRARY_DIRECTORY, LIBRARY_FILE, LOCK_FILE,
+    PROCESSES_FILE, Processes, STATE_FILE, State,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -153,34 +153,42 @@ impl StateDirectory {
         Ok(())
     }
 
-    /// Installs the double that fits the driver, or removes it where there is none. `source` holds both doubles as
-    /// the image does: `libnvidia-ml.so.1` and `old-driver/libnvidia-ml.so.1`.
+    /// Installs the doubles that fit the driver, or removes them where there is none. `source` holds them as the image does:
+    /// `libnvidia-ml.so.1`, `old-driver/libnvidia-ml.so.1` and `libcuda.so.1`, which is the same for both drivers.
     pub fn install_library(
         &self,
         _lock: &WriteLock,
         source: &Path,
         driver: &Driver,
     ) -> Result<(), DirectoryError> {
-        let target = self.library();
-        let double = match driver.kind {
-            DriverKind::Absent => {
-                return match fs::remove_file(&target) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        Err(io_error("remove", &target)(error))
-                    }
-                    _ => Ok(()),
-                };
-            }
-            DriverKind::Old => source.join("old-driver").join(LIBRARY_FILE),
-            DriverKind::Current | DriverKind::Unloaded => source.join(LIBRARY_FILE),
+        let nvml = match driver.kind {
+            DriverKind::Absent => None,
+            DriverKind::Old => Some(source.join("old-driver").join(LIBRARY_FILE)),
+            DriverKind::Current | DriverKind::Unloaded => Some(source.join(LIBRARY_FILE)),
         };
-        let bytes = fs::read(&double).map_err(io_error("read", &double))?;
-        // The file of programs that have it loaded already is left alone where nothing changes.
-        if fs::read(&target).is_ok_and(|installed| installed == bytes) {
-            return Ok(());
-        }
-        replace(&target, &bytes, 0o755)
+        let cuda = nvml.as_ref().map(|_| source.join(CUDA_LIBRARY_FILE));
+        let folder = self.path.join(LIBRARY_DIRECTORY);
+        install(nvml.as_deref(), &folder.join(LIBRARY_FILE))?;
+        install(cuda.as_deref(), &folder.join(CUDA_LIBRARY_FILE))
     }
+}
+
+/// Makes `target` a copy of `double`; without one there is none.
+fn install(double: Option<&Path>, target: &Path) -> Result<(), DirectoryError> {
+    let Some(double) = double else {
+        return match fs::remove_file(target) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", target)(error))
+            }
+            _ => Ok(()),
+        };
+    };
+    let bytes = fs::read(double).map_err(io_error("read", double))?;
+    // The file of programs that have it loaded already is left alone where nothing changes.
+    if fs::read(target).is_ok_and(|installed| installed == bytes) {
+        return Ok(());
+    }
+    replace(target, &bytes, 0o755)
 }
 
 fn io_error(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
@@ -281,6 +289,7 @@ mod tests {
         fs::create_dir_all(source.join("old-driver")).unwrap();
         fs::write(source.join(LIBRARY_FILE), "current").unwrap();
         fs::write(source.join("old-driver").join(LIBRARY_FILE), "old").unwrap();
+        fs::write(source.join(CUDA_LIBRARY_FILE), "cuda").unwrap();
         let lock = directory.lock().unwrap();
         let install = |kind| {
             directory
@@ -300,6 +309,11 @@ mod tests {
                 expected,
                 "{kind:?}"
             );
+            let cuda = directory
+                .path()
+                .join(LIBRARY_DIRECTORY)
+                .join(CUDA_LIBRARY_FILE);
+            assert_eq!(cuda.exists(), expected.is_some(), "{kind:?}");
         }
     }
 

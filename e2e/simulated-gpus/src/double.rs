@@ -22,13 +22,17 @@ pub struct Doubles {
     pub current: PathBuf,
     /// The double of a driver that lacks newer calls.
     pub old_driver: PathBuf,
+    /// The double of the driver itself.
+    pub cuda: PathBuf,
 }
 
 /// Environment variables that name libraries that are built already.
 const CURRENT_ENV: &str = "GRIDSTAKE_NVML_DOUBLE";
 const OLD_DRIVER_ENV: &str = "GRIDSTAKE_NVML_DOUBLE_OLD_DRIVER";
+const CUDA_ENV: &str = "GRIDSTAKE_CUDA_DOUBLE";
 const CURRENT_PACKAGE: &str = "gridstake-nvml-double";
 const OLD_DRIVER_PACKAGE: &str = "gridstake-nvml-double-old-driver";
+const CUDA_PACKAGE: &str = "gridstake-cuda-double";
 
 /// Why there is no double.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -38,25 +42,28 @@ pub enum DoubleError {
     TargetDirectory { executable: PathBuf },
     #[error("cannot run cargo: {0}")]
     Cargo(String),
-    #[error("cargo cannot build the NVML double:\n{0}")]
+    #[error("cargo cannot build the doubles:\n{0}")]
     Build(String),
     #[error("cargo built no library of {0}")]
     NoArtifact(&'static str),
 }
 
-/// Builds both doubles, once per process.
+/// Builds the doubles, once per process.
 pub fn build() -> Result<Doubles, DoubleError> {
     static BUILT: OnceLock<Result<Doubles, DoubleError>> = OnceLock::new();
     BUILT.get_or_init(build_now).clone()
 }
 
 fn build_now() -> Result<Doubles, DoubleError> {
-    if let (Some(current), Some(old_driver)) =
-        (env::var_os(CURRENT_ENV), env::var_os(OLD_DRIVER_ENV))
-    {
+    if let (Some(current), Some(old_driver), Some(cuda)) = (
+        env::var_os(CURRENT_ENV),
+        env::var_os(OLD_DRIVER_ENV),
+        env::var_os(CUDA_ENV),
+    ) {
         return Ok(Doubles {
             current: current.into(),
             old_driver: old_driver.into(),
+            cuda: cuda.into(),
         });
     }
     let executable = env::current_exe().map_err(|error| DoubleError::Cargo(error.to_string()))?;
@@ -71,7 +78,14 @@ fn build_now() -> Result<Doubles, DoubleError> {
             "--quiet",
             "--message-format=json-render-diagnostics",
         ])
-        .args(["-p", CURRENT_PACKAGE, "-p", OLD_DRIVER_PACKAGE])
+        .args([
+            "-p",
+            CURRENT_PACKAGE,
+            "-p",
+            OLD_DRIVER_PACKAGE,
+            "-p",
+            CUDA_PACKAGE,
+        ])
         .args(["--profile", profile, "--manifest-path"])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
         .arg("--target-dir")
@@ -87,6 +101,7 @@ fn build_now() -> Result<Doubles, DoubleError> {
     Ok(Doubles {
         current: artifact(&messages, CURRENT_PACKAGE)?,
         old_driver: artifact(&messages, OLD_DRIVER_PACKAGE)?,
+        cuda: artifact(&messages, CUDA_PACKAGE)?,
     })
 }
 

@@ -24,6 +24,8 @@ Faults of one device (--gpu):
                            hw-power-brake
   temperature=C            core temperature in degrees Celsius
   load=GPU[,MEMORY]        utilisation while busy, in percent
+  speed=PERCENT            it computes and copies at so many percent of its model's speed
+  wrong-results            what it computes is wrong, and nothing says so
   energy-reset             the energy counter starts at zero again
   mig=N,-,N,...            MIG devices of N compute slices by index, `-` for an index without one (mig=off)
   accounting=on|off        accounting mode
@@ -64,6 +66,10 @@ pub enum Fault {
         /// Memory.
         memory: Option<u32>,
     },
+    /// Speed of computing and copying, in percent of the model's.
+    Speed(u32),
+    /// What it computes is wrong.
+    WrongResults,
     /// Energy counter at zero.
     EnergyReset,
     /// MIG devices by index (slices; 0 for none), or MIG off.
@@ -157,6 +163,8 @@ pub fn set(
 fn set_on(device: &mut Device, fault: Fault) -> Result<(), FaultError> {
     match fault {
         Fault::Recovered => device.faults.lost = false,
+        Fault::Speed(percent) => device.faults.speed_percent = Some(percent),
+        Fault::WrongResults => device.faults.wrong_results = true,
         Fault::EccUncorrected(errors) => device.faults.ecc_uncorrected = errors,
         Fault::EccCorrected(errors) => device.faults.ecc_corrected = errors,
         Fault::RemappedRows(rows) => device.faults.remapped_rows = rows,

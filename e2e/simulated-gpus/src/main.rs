@@ -23,7 +23,7 @@ struct Cli {
     /// Folder that the NVML double reads.
     #[arg(long, global = true, env = DIRECTORY_ENV, default_value = DEFAULT_DIRECTORY)]
     state_dir: PathBuf,
-    /// Folder with both NVML doubles: libnvidia-ml.so.1 and old-driver/libnvidia-ml.so.1.
+    /// Folder with the doubles: libnvidia-ml.so.1, old-driver/libnvidia-ml.so.1 and libcuda.so.1.
     #[arg(
         long,
         global = true,

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::{NodeProfile, state_for},
-    device_plugin::{Advertised, advertised},
+    device_plugin::{Advertised, DevicePluginService, advertised},
     directory::StateDirectory,
     pod_resources::PodResources,
     registration,
@@ -32,7 +32,7 @@ pub struct Options {
     pub profile: NodeProfile,
     /// The state directory.
     pub state_directory: PathBuf,
-    /// Folder with both doubles, see [`StateDirectory::install_library`].
+    /// Folder with the doubles, see [`StateDirectory::install_library`].
     pub library_source: PathBuf,
     /// The kubelet's folder for device plugins.
     pub device_plugins: PathBuf,
@@ -69,10 +69,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         boot_id,
     );
 
+    let service = DevicePluginService::new(devices, directory.path());
     let mut tasks = JoinSet::new();
     tasks.spawn(watch_state(directory, sender));
     tasks.spawn(tracker.run());
-    tasks.spawn(registration::run(options.device_plugins.clone(), devices));
+    tasks.spawn(registration::run(options.device_plugins.clone(), service));
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     tokio::select! {

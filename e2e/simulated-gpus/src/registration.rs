@@ -10,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::UnixListener, sync::watch, task::JoinSet, time::sleep};
+use tokio::{net::UnixListener, task::JoinSet, time::sleep};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
 use crate::{
     RESOURCE,
-    device_plugin::{Advertised, DevicePluginService, options},
+    device_plugin::{DevicePluginService, options},
     pod_resources::unix_channel,
     proto::deviceplugin::{
         RegisterRequest, device_plugin_server::DevicePluginServer,
@@ -66,13 +66,13 @@ fn identity(path: &Path) -> Option<FileIdentity> {
     })
 }
 
-/// Serves and registers for ever.
-pub async fn run(folder: PathBuf, devices: watch::Receiver<Vec<Advertised>>) {
+/// Serves and registers `service` for ever.
+pub async fn run(folder: PathBuf, service: DevicePluginService) {
     let mut wait = FIRST_WAIT;
     let mut last_error = String::new();
     loop {
         let kubelet = wait_for(&folder.join(KUBELET_SOCKET)).await;
-        match serve_and_register(&folder, devices.clone()).await {
+        match serve_and_register(&folder, service.clone()).await {
             Ok(server) => {
                 info!(resource = RESOURCE, "registered with the kubelet");
                 (wait, last_error) = (FIRST_WAIT, String::new());
@@ -122,7 +122,7 @@ async fn until_replaced(folder: &Path, kubelet: FileIdentity) {
 /// Serves the plugin and registers it; the server stops when the set is dropped.
 async fn serve_and_register(
     folder: &Path,
-    devices: watch::Receiver<Vec<Advertised>>,
+    service: DevicePluginService,
 ) -> Result<JoinSet<()>, RegistrationError> {
     let path = folder.join(SOCKET);
     // One that an earlier run left is in the way.
@@ -134,7 +134,7 @@ async fn serve_and_register(
     let mut server = JoinSet::new();
     server.spawn(async move {
         let outcome = Server::builder()
-            .add_service(DevicePluginServer::new(DevicePluginService::new(devices)))
+            .add_service(DevicePluginServer::new(service))
             .serve_with_incoming(UnixListenerStream::new(listener))
             .await;
         if let Err(error) = outcome {

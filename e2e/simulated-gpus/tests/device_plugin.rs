@@ -114,6 +114,7 @@ impl World {
             path("doubles/old-driver/libnvidia-ml.so.1"),
         )
         .unwrap();
+        std::fs::copy(&built.cuda, path("doubles/libcuda.so.1")).unwrap();
         let listener = UnixListener::bind(path("pod-resources.sock")).unwrap();
         let service = PodResourcesListerServer::new(pods.clone());
         let pod_resources = tokio::spawn(async move {
@@ -354,6 +355,13 @@ async fn the_kubelet_learns_of_the_devices_and_a_container_of_its_own() {
         assert_eq!(
             answer.container_responses[0].envs[VISIBLE_DEVICES],
             expected.join(",")
+        );
+        let libraries = &answer.container_responses[0].mounts[0];
+        assert!(
+            Path::new(&libraries.host_path)
+                .join("libcuda.so.1")
+                .exists(),
+            "{libraries:?}"
         );
     }
     let refused = client

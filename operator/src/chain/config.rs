@@ -183,28 +183,28 @@ impl Default for PlannerConfig {
 pub struct EmissionsConfig {
     /// For one GPU and one second at factors of 1000, in whole tokens as a decimal string.
     pub per_gpu_second: TokenAmount,
+    /// What a GPU's performance is taken for that was never measured, or so long ago that it does not count any more, in
+    /// thousandths.
+    #[serde(default = "unmeasured_permille")]
+    pub unmeasured_permille: u32,
     /// Nodes whose factors are set by hand, by name.
     #[serde(default)]
     pub factors: BTreeMap<String, NodeFactors>,
 }
 
-/// What weighs a node's time when emissions are divided, in thousandths.
-#[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct NodeFactors {
-    /// Its speed against the reference device.
-    pub performance_permille: u32,
-    /// Uptime and completion, in the place of what was observed. Absent: what was observed counts.
-    pub stability_permille: Option<u32>,
+/// Half of the reference device: what is not measured is not worth as much as what is.
+const fn unmeasured_permille() -> u32 {
+    500
 }
 
-impl Default for NodeFactors {
-    fn default() -> Self {
-        Self {
-            performance_permille: 1000,
-            stability_permille: None,
-        }
-    }
+/// What weighs a node's time when emissions are divided, in thousandths.
+#[derive(Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodeFactors {
+    /// Its speed against the reference device, in the place of what canaries have measured. Absent: what they have.
+    pub performance_permille: Option<u32>,
+    /// Uptime and completion, in the place of what was observed. Absent: what was observed counts.
+    pub stability_permille: Option<u32>,
 }
 
 impl EmissionsConfig {
@@ -629,7 +629,8 @@ chains:
         assert_eq!(chain.fees.max_fee_per_gas.get(), 1_500_000_000);
         let emissions = chain.emissions.as_ref().unwrap();
         assert_eq!(emissions.per_gpu_second.nano(), 100_000);
-        assert_eq!(emissions.factors_of("n1").performance_permille, 900);
+        assert_eq!(emissions.unmeasured_permille, 500);
+        assert_eq!(emissions.factors_of("n1").performance_permille, Some(900));
         assert_eq!(emissions.factors_of("n1").stability_permille, None);
         assert_eq!(emissions.factors_of("other"), NodeFactors::default());
     }

@@ -1,5 +1,6 @@
 //! The controllers: one folder per kind, in each the same steps: observe → decide → act → status.
 
+pub mod canary;
 pub mod compute_job;
 pub mod fleet_changes;
 pub mod gpu_node;
@@ -32,6 +33,7 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     controllers.spawn(placement::run(context.clone(), stop.clone()));
     controllers.spawn(reclaim::run(context.clone(), stop.clone()));
     controllers.spawn(reputation::run::run(context.clone(), stop.clone()));
+    controllers.spawn(canary::run(context.clone(), stop.clone()));
     // Each lane has loops of its own, so that one that waits for its chain holds up no other.
     for lane in context.lanes.iter() {
         let (chain, lane) = (lane.chain().clone(), lane.clone());

@@ -48,6 +48,8 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 pub enum WhoPays {
     /// No chain is configured: nobody, and nothing is owed.
     Nobody,
+    /// The job is a canary, the operator's own: nobody, and nothing is owed.
+    Canary,
     /// An account.
     Account(Account),
     /// Nobody can now: why, and what mends it.

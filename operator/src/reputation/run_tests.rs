@@ -97,6 +97,7 @@ async fn keeper(server: &Server) -> (Keeper, JoinSet<()>) {
         lanes: Lanes::new(vec![]).unwrap(),
         archive: None,
         incidents: incident::open::Terms::default(),
+        canaries: crate::controllers::canary::Terms::default(),
         payers: Payers::default(),
         settlement_interval: Duration::from_hours(1),
         metrics,

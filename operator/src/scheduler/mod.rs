@@ -26,7 +26,7 @@ pub mod snapshot;
 pub mod weight;
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -324,3 +324,23 @@ fn nodes_win_in_proportion_to_their_weight() {
         "chi-square {chi_in_thousandths} thousandths: {wins:?}"
     );
 }
+
+proptest! {
+    #[test]
+    fn what_is_given_back_is_as_free_as_if_it_had_never_been_taken(gpus in 1_u64..9, taken in 1_u64..9, by_a_pod in any::<bool>()) {
+        let taken = Resources { gpus: taken.min(gpus), cpu_milli: 500, ..Resources::default() };
+        let member = MemberKey { job_uid: JobUid([9; 16]), attempt: 1, member: 0 };
+        let mut inputs = SnapshotInputs { nodes: vec![node("a", gpus)], ..SnapshotInputs::default() };
+        if by_a_pod {
+            inputs.pods.push(PodFacts { node: Some("a".to_owned()), ended: false, resources: taken.clone(), member: Some(member) });
+        } else {
+            inputs.reservations.push(Reservation { member, node: "a".to_owned(), resources: taken.clone() });
+        }
+        let mut fleet = Snapshot::assemble(inputs);
+        prop_assert_eq!(fleet.nodes()[0].free().gpus, gpus - taken.gpus);
+        fleet.give_back("a", &taken);
+        fleet.give_back("elsewhere", &taken);
+        let untouched = snapshot(vec![node("a", gpus)]);
+        prop_assert_eq!(fleet.nodes()[0].free(), untouched.nodes()[0].free());
+    }
+}

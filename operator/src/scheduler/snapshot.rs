@@ -199,6 +199,18 @@ impl Snapshot {
         self.sequence
     }
 
+    /// As if so much less of `node` were taken, by a pod or by a promise.
+    pub fn give_back(&mut self, node: &str, resources: &Resources) {
+        if let Some(node) = self.nodes.iter_mut().find(|known| known.facts.name == node) {
+            if node.reserved.first_shortage(resources).is_none() {
+                node.reserved = node.reserved.less(resources);
+            } else {
+                node.used = node.used.less(resources);
+            }
+            node.count_free();
+        }
+    }
+
     /// Takes what a placement was promised, so that the next decision can be made on this snapshot. The sequence number
     /// rises by one.
     pub fn reserve(&mut self, placement: &Placement, request: &Request) {

@@ -97,6 +97,45 @@ fn a_program_that_fails_on_a_gpu_that_reports_nothing_is_the_tenants() {
 }
 
 #[test]
+fn a_wrong_result_of_a_canary_is_the_hosts_and_the_same_code_of_a_tenants_program_is_not() {
+    let code = Ending {
+        exit_code: Some(gridstake_crds::measurement::WRONG_RESULT_EXIT_CODE),
+        ..end(R::ExitedNonZero)
+    };
+    let found = Ending {
+        hint: Some(V::WrongResult),
+        ..code.clone()
+    };
+    assert_eq!(
+        judged(&code, &[place(0, vec![])]),
+        (Verdict::Tenant, V::ProgramExit)
+    );
+    assert_eq!(
+        judged(&found, &[place(0, vec![])]),
+        (Verdict::Host, V::WrongResult)
+    );
+    // Nobody need have watched; but what was reported explains more.
+    let unwatched = Place {
+        sees_gpus: false,
+        ..place(0, vec![])
+    };
+    assert_eq!(
+        judged(&found, &[unwatched]),
+        (Verdict::Host, V::WrongResult)
+    );
+    let xid = place(0, vec![xid_at(48, ENDED)]);
+    assert_eq!(judged(&found, &[xid]), (Verdict::Host, V::HardwareXid));
+    let excused = Place {
+        excuse: Some(Excuse::Maintenance),
+        ..place(0, vec![])
+    };
+    assert_eq!(
+        judged(&found, &[excused]),
+        (Verdict::Infrastructure, V::Maintenance)
+    );
+}
+
+#[test]
 fn xids_that_programs_cause_are_the_tenants_whatever_else_follows_from_any_end() {
     for number in [13, 31, 68] {
         assert_eq!(

@@ -248,6 +248,10 @@ impl Case<'_> {
     fn without_signals(&self, watched: bool) -> (Verdict, VerdictReason) {
         use VerdictReason as V;
         match (self.end.reason, self.end.hint) {
+            // The program is the operator's own, and what it must find is known: nobody need have watched.
+            (AttemptEndReason::ExitedNonZero, Some(V::WrongResult)) => {
+                self.of_the_host(V::WrongResult)
+            }
             (AttemptEndReason::ContainerStartFailed, Some(V::ContainerConfig)) => {
                 (Verdict::Tenant, V::ContainerConfig)
             }

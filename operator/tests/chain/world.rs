@@ -418,6 +418,7 @@ pub fn context(
         lanes,
         archive: None,
         incidents: gridstake_operator::controllers::incident::open::Terms::default(),
+        canaries: gridstake_operator::controllers::canary::Terms::default(),
         payers: Payers::default(),
         settlement_interval: Duration::from_hours(1),
         metrics,

@@ -38,9 +38,11 @@ impl FromStr for Fault {
         let call = |example: &str| {
             needs(example)?
                 .split_once(':')
-                .filter(|(symbol, _)| *symbol == "*" || symbol.starts_with("nvml"))
+                .filter(|(symbol, _)| {
+                    *symbol == "*" || symbol.starts_with("nvml") || symbol.starts_with("cu")
+                })
                 .map(|(symbol, value)| (symbol.to_owned(), value))
-                .ok_or_else(|| format!("{text:?} names no NVML function; write it like {example}"))
+                .ok_or_else(|| format!("{text:?} names no function of NVML or of the driver; write it like {example}"))
         };
         let fault = match name {
             "lost" => match value {
@@ -58,6 +60,11 @@ impl FromStr for Fault {
             "slowdown" => Self::Slowdown(clock_event_reasons(needs("slowdown=hw-thermal")?)?),
             "temperature" => Self::Temperature(small("temperature=92")?),
             "load" => load(needs("load=50,20")?)?,
+            "speed" => match small("speed=50")? {
+                percent @ 1..=100 => Self::Speed(percent),
+                _ => return Err(format!("{text:?} is no percentage from 1 to 100")),
+            },
+            "wrong-results" => Self::WrongResults,
             "energy-reset" => Self::EnergyReset,
             "mig" => Self::Mig(mig_layout(needs("mig=3,-,3")?)?),
             "accounting" => match needs("accounting=on")? {
@@ -154,6 +161,7 @@ mod tests {
                 .replace("N,-,N,...", "3,-,3")
                 .replace("=N", "=1")
                 .replace("=C", "=90")
+                .replace("PERCENT", "50")
                 .replace("REASON", "hw-thermal")
                 .replace("on|off", "on")
                 .replace("SYMBOL:CODE", "nvmlInit_v2:UNKNOWN")
@@ -174,6 +182,7 @@ mod tests {
             ("mig=3,3,3", "7"),
             ("mig=5", "1, 2, 3, 4, 7"),
             ("load=101", "100"),
+            ("speed=0", "1 to 100"),
             ("gone", "lost"),
         ] {
             let error = text.parse::<Fault>().unwrap_err();

@@ -1,5 +1,5 @@
 //! The contract between the simulated GPUs' two halves: the device plugin writes these files on a node, the NVML
-//! double (`libnvidia-ml.so.1`) reads them.
+//! double (`libnvidia-ml.so.1`) and that of the driver (`libcuda.so.1`) read them.
 //!
 //! - [`State`] (`state.json`): which devices the node has, which driver, which faults are set.
 //! - [`Processes`] (`processes.json`): which processes run on which device, and the energy that was used so far.
@@ -31,6 +31,8 @@ pub const LOCK_FILE: &str = "lock";
 pub const LIBRARY_DIRECTORY: &str = "lib";
 /// The name under which programs load NVML.
 pub const LIBRARY_FILE: &str = "libnvidia-ml.so.1";
+/// The name under which programs load the driver, beside it.
+pub const CUDA_LIBRARY_FILE: &str = "libcuda.so.1";
 /// Environment variable that names the state directory.
 pub const DIRECTORY_ENV: &str = "GRIDSTAKE_SIMULATED_GPUS_DIR";
 /// The state directory where nothing else is said.

@@ -47,6 +47,20 @@ pub struct Model {
     pub nv_link: Option<NvLink>,
 }
 
+impl Model {
+    /// What its data sheet says of single precision, in 10⁹ operations a second: two for each core and clock.
+    #[must_use]
+    pub fn fp32_gflops(&self) -> u64 {
+        u64::from(self.cores) * 2 * u64::from(self.clocks.busy_mhz) / 1000
+    }
+
+    /// What its data sheet says of its memory, in 10⁹ bytes a second: two transfers a clock, over the whole bus.
+    #[must_use]
+    pub fn memory_gigabytes_per_second(&self) -> u64 {
+        u64::from(self.memory_bus_width) / 8 * 2 * u64::from(self.clocks.memory_mhz) / 1000
+    }
+}
+
 /// Board power in milliwatts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -170,6 +170,10 @@ pub struct CallFault {
 /// What is wrong with a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fault by itself, and any of them may be set together"
+)]
 pub struct DeviceFaults {
     /// It has fallen off the bus: every call on it answers `GPU_IS_LOST`.
     #[serde(skip_serializing_if = "is_false")]
@@ -198,6 +202,12 @@ pub struct DeviceFaults {
     /// Core temperature in degrees Celsius instead of the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_celsius: Option<u32>,
+    /// How fast it computes and copies, in percent of what its model does. Absent: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed_percent: Option<u32>,
+    /// What it computes is wrong, and nothing says so.
+    #[serde(skip_serializing_if = "is_false")]
+    pub wrong_results: bool,
 }
 
 /// An Xid error that the driver reported.

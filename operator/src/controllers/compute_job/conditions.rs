@@ -283,6 +283,12 @@ fn settled(status: &ComputeJobStatus, seen: &Observed) -> Fact {
             R::NoChainConfigured,
             "no chain is configured, so nothing is owed",
         )
+    } else if seen.payer == WhoPays::Canary {
+        fact(
+            true,
+            R::NothingUsed,
+            "it is a canary: nothing is owed for it",
+        )
     } else if status.active_placement().is_some() {
         fact(false, R::InProgress, "")
     } else if !books.are_closed() {

@@ -704,6 +704,24 @@ fn the_price_and_provider_of_the_decision_and_the_namespaces_payer_stand_in_the_
 }
 
 #[test]
+fn nobody_pays_for_a_canary_whatever_its_node_costs_and_whatever_chain_that_is_on() {
+    let canary = Observed {
+        payer: WhoPays::Canary,
+        ..seen(vec![])
+    };
+    let dear = priced().replace("providerId: 9", "providerId: 9, chain: base");
+    let plan = decide(&job("", &dear), &canary, at(11));
+    let [Write::CreatePods { members, .. }] = plan.writes.as_slice() else {
+        panic!("{:?}", plan.writes)
+    };
+    assert_eq!(members[0].payment, None);
+    assert_eq!(
+        reason(&plan, ComputeJobCondition::Settled),
+        ("True", "NothingUsed")
+    );
+}
+
+#[test]
 fn a_place_on_another_chain_than_the_payers_is_given_up_before_anything_runs_there() {
     let chosen_for =
         |chain: &str| priced().replace("providerId: 9", &format!("providerId: 9, chain: {chain}"));

@@ -2,6 +2,7 @@
 
 use gridstake_crds::{
     compute_job::{AttemptEndReason, VerdictReason},
+    measurement::WRONG_RESULT_EXIT_CODE,
     names::{FINALIZER_METERING, GATE_PLACEMENT, LABEL_ATTEMPT, LABEL_MEMBER},
 };
 use k8s_openapi::{
@@ -163,6 +164,18 @@ impl Member {
                 .map(|m| clip(m.trim(), MAX_DIGEST)),
             node,
         })
+    }
+
+    /// The same, of a canary: its program is the operator's own, so its exit codes are known.
+    #[must_use]
+    pub fn of_a_canary(mut self) -> Self {
+        if let State::Ended(end) = &mut self.state
+            && end.reason == AttemptEndReason::ExitedNonZero
+            && end.exit_code == Some(WRONG_RESULT_EXIT_CODE)
+        {
+            end.hint = Some(VerdictReason::WrongResult);
+        }
+        self
     }
 
     /// Whether its pod is still to be deleted: it runs, or its node is given up and may come back with it.
@@ -472,6 +485,30 @@ mod tests {
             State::Starting(StartTrouble::None, String::new())
         );
         assert_eq!(read(BOUND, "phase: Running").state, State::Running);
+    }
+
+    #[test]
+    fn only_a_canarys_exit_code_says_that_a_gpu_calculates_wrong() {
+        let exited = |code: i32| {
+            read(
+                BOUND,
+                &format!(
+                    "phase: Failed, containerStatuses: [{{name: a, image: a, imageID: '', ready: false, restartCount: 0, state: {{terminated: {{exitCode: {code}, reason: Error}}}}}}]"
+                ),
+            )
+        };
+        let hint = |member: &Member| match &member.state {
+            State::Ended(end) => end.hint,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(hint(&exited(WRONG_RESULT_EXIT_CODE)), None);
+        assert_eq!(
+            hint(&exited(WRONG_RESULT_EXIT_CODE).of_a_canary()),
+            Some(VerdictReason::WrongResult)
+        );
+        assert_eq!(hint(&exited(1).of_a_canary()), None);
+        let running = read(BOUND, "phase: Running");
+        assert_eq!(running.clone().of_a_canary(), running);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::{
     caches::parsed,
     context::Context,
     controllers::{
+        canary::is_canary,
         job_request::{Shunned, job_request},
         placement::{decide::next_attempt, fleet},
         reclaim::decide::AttemptKey,
@@ -33,7 +34,7 @@ use crate::{
     },
     error::chain,
     failover::{self, NodeState},
-    payer::{self, Funds},
+    payer::{self, Funds, WhoPays},
     scheduler::{Request, Snapshot, explain, filter, snapshot::NodeCapacity},
     verdict::{Place, observe as verdict},
 };
@@ -49,7 +50,9 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
         .status
         .as_ref()
         .is_some_and(|s| s.active_placement().is_some());
-    let funds = if active {
+    // The operator's own: nobody pays for it.
+    let is_canary = is_canary(&ctx.namespace, job);
+    let funds = if active && !is_canary {
         payer::funds(ctx, job, books.paying(), now)
     } else {
         Funds::Suffice
@@ -59,7 +62,11 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
         validation: Validation::NotAsked,
         admission: Admission::NotAsked,
         books,
-        payer: payer::who_pays(ctx, &namespace, now),
+        payer: if is_canary {
+            WhoPays::Canary
+        } else {
+            payer::who_pays(ctx, &namespace, now)
+        },
         funds,
         places: places(ctx, job, now),
         reclaimed: reclaimed(ctx, job),
@@ -143,9 +150,17 @@ fn pods(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Vec<Member> {
         job.uid().unwrap_or_default(),
     );
     let pods = ctx.caches.pods_of_job(&namespace, &job.name_any(), &uid);
+    let is_canary = is_canary(&ctx.namespace, job);
     let mut members: Vec<_> = pods
         .iter()
         .filter_map(|pod| Member::read(pod, node_of(ctx, pod, now)))
+        .map(|member| {
+            if is_canary {
+                member.of_a_canary()
+            } else {
+                member
+            }
+        })
         .collect();
     members.sort_by_key(|m| (m.attempt, m.member));
     members
@@ -231,7 +246,7 @@ fn admission(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Admission {
         return Admission::Refused(ComputeJobReason::PriorityClassMissing, message);
     }
     let attempt = job.status.as_ref().map_or(1, next_attempt);
-    let namespace = fleet::of_namespace(ctx, &job.namespace().unwrap_or_default());
+    let namespace = fleet::of_job(ctx, job);
     let request = job_request(
         job,
         attempt,
@@ -248,6 +263,9 @@ fn admission(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Admission {
     let fleet = fleet::now(ctx, &[], 0);
     if let Err(unsatisfiable) = explain::satisfiable(&fleet, &request) {
         return Admission::Refused(ComputeJobReason::Unsatisfiable, unsatisfiable.nearest_miss);
+    }
+    if is_canary(&ctx.namespace, job) {
+        return Admission::Admitted;
     }
     match payer::admit(ctx, job, expected_price(&fleet, &request), now) {
         Ok(()) => Admission::Admitted,

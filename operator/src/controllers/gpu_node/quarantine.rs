@@ -83,7 +83,7 @@ const fn is_of_the_gpu(failure: &Failure) -> bool {
         (failure.verdict, failure.reason),
         (
             Verdict::Host,
-            V::GpuLost | V::HardwareXid | V::MemoryFault | V::UnfitGpu
+            V::GpuLost | V::HardwareXid | V::MemoryFault | V::UnfitGpu | V::WrongResult
         ) | (
             Verdict::Ambiguous,
             V::SignalsDisagree | V::Killed | V::ContainerStart

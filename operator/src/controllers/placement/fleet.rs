@@ -1,11 +1,21 @@
 //! What the placement of jobs reads from the caches: the fleet, priorities, labels of namespaces.
 
-use kube::runtime::reflector::ObjectRef;
+use std::collections::BTreeSet;
 
+use gridstake_crds::{ComputeJob, GpuNode};
+use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
+
+use super::decide::Payee;
 use crate::{
-    caches::Caches,
+    caches::{Caches, parsed},
     chain::Chain,
     context::Context,
+    controllers::{
+        canary::is_canary,
+        compute_job::verification::owner_by_provider,
+        stake_binding::{observe::resolutions, resolve::Claim},
+        verification_group,
+    },
     payer,
     scheduler::{Reservation, Snapshot, request::OfNamespace, weight::WeightPolicy},
     snapshot::snapshot,
@@ -33,16 +43,52 @@ pub fn priority(caches: &Caches, name: &str) -> Option<i32> {
         .map(|class| class.value)
 }
 
-/// What the namespace `name` says about where its jobs may be placed.
+/// What the namespace of `job` says about where it may be placed. A canary is paid for on no chain, so it may go to nodes of any.
 #[must_use]
-pub fn of_namespace(ctx: &Context, name: &str) -> OfNamespace {
+pub fn of_job(ctx: &Context, job: &ComputeJob) -> OfNamespace {
+    let name = job.namespace().unwrap_or_default();
     let labels = ctx
         .caches
-        .namespace(name)
+        .namespace(&name)
         .and_then(|namespace| namespace.metadata.labels.clone());
-    let chain = payer::chain_of(ctx, name).ok().flatten();
+    let chain = if is_canary(&ctx.namespace, job) {
+        None
+    } else {
+        payer::chain_of(ctx, &name).ok().flatten()
+    };
     OfNamespace {
         labels: labels.unwrap_or_default(),
         chain: chain.map(Chain::name).map(str::to_owned),
     }
+}
+
+/// Whom the use of `node` is owed to; nobody without a chain, or on one that is not configured.
+#[must_use]
+pub fn provider_of(ctx: &Context, node: &str) -> Option<Payee> {
+    match resolutions(&ctx.caches).claim(node)? {
+        Claim::One(spec) => ctx.chains.get(&spec.chain).map(|chain| Payee {
+            chain: chain.name().to_owned(),
+            provider: spec.provider_id,
+        }),
+        Claim::Several(_) => None,
+    }
+}
+
+/// The nodes whose owners compute the result with which that of `job` is to be compared.
+#[must_use]
+pub fn same_owner(ctx: &Context, job: &ComputeJob) -> BTreeSet<String> {
+    let taken = verification_group::taken(&ctx.caches, job);
+    if taken.is_empty() {
+        return BTreeSet::new();
+    }
+    let is_taken = |node: &String| {
+        let owner =
+            provider_of(ctx, node).map(|payee| owner_by_provider(&payee.chain, payee.provider));
+        taken.contains(node) || owner.is_some_and(|owner| taken.contains(&owner))
+    };
+    let nodes = ctx.caches.gpu_nodes.state();
+    parsed(&nodes)
+        .map(|node: &GpuNode| node.name_any())
+        .filter(is_taken)
+        .collect()
 }

@@ -16,7 +16,7 @@ pub mod decide;
 pub mod fleet;
 pub mod log;
 
-use std::{collections::BTreeSet, time::Instant};
+use std::time::Instant;
 
 use gridstake_crds::{ComputeJob, names::JOB_PRIORITY_CLASS};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -26,19 +26,11 @@ use tokio_util::sync::CancellationToken;
 use self::{
     act::Written,
     assumed::Assumed,
-    decide::{Outcome, Payee, Standing, Surroundings},
+    decide::{Outcome, Standing, Surroundings},
     log::DecisionLog,
 };
 use crate::{
-    caches::parsed,
-    context::Context,
-    controllers::{
-        compute_job::verification::owner_by_provider,
-        fleet_changes::FleetChanges,
-        stake_binding::{observe::resolutions, resolve::Claim},
-        verification_group,
-    },
-    error::chain,
+    caches::parsed, context::Context, controllers::fleet_changes::FleetChanges, error::chain,
     scheduler::Snapshot,
 };
 
@@ -122,36 +114,6 @@ impl Placer {
             .collect()
     }
 
-    /// Whom the use of `node` is owed to; nobody without a chain, or on one that is not configured.
-    fn provider_of(&self, node: &str) -> Option<Payee> {
-        match resolutions(&self.ctx.caches).claim(node)? {
-            Claim::One(spec) => self.ctx.chains.get(&spec.chain).map(|chain| Payee {
-                chain: chain.name().to_owned(),
-                provider: spec.provider_id,
-            }),
-            Claim::Several(_) => None,
-        }
-    }
-
-    /// The nodes whose owners compute the result with which that of `job` is to be compared.
-    fn same_owner(&self, job: &ComputeJob, snapshot: &Snapshot) -> BTreeSet<String> {
-        let taken = verification_group::taken(&self.ctx.caches, job);
-        if taken.is_empty() {
-            return BTreeSet::new();
-        }
-        let is_taken = |node: &&str| {
-            let owner = self
-                .provider_of(node)
-                .map(|payee| owner_by_provider(&payee.chain, payee.provider));
-            taken.contains(*node) || owner.is_some_and(|owner| taken.contains(&owner))
-        };
-        let names = snapshot
-            .nodes()
-            .iter()
-            .map(|node| node.facts().name.as_str());
-        names.filter(is_taken).map(str::to_owned).collect()
-    }
-
     /// Decides about one job and writes it down. A decision that is not written has not been made: the next one
     /// neither counts what it took nor follows it in the log.
     async fn serve(
@@ -162,11 +124,11 @@ impl Placer {
         now: Timestamp,
     ) -> Option<Timestamp> {
         let around = Surroundings {
-            namespace: fleet::of_namespace(&self.ctx, &job.namespace().unwrap_or_default()),
+            namespace: fleet::of_job(&self.ctx, job),
             priority_class: JOB_PRIORITY_CLASS,
             seed: self.log.seed(),
             now,
-            same_owner: self.same_owner(job, snapshot),
+            same_owner: fleet::same_owner(&self.ctx, job),
         };
         if decide::admission_is_outdated(job, standing, snapshot, &around) {
             self.ctx
@@ -182,7 +144,7 @@ impl Placer {
             _ => None,
         };
         let status = placed.map(|(placement, request)| {
-            let provider_of = |node: &str| self.provider_of(node);
+            let provider_of = |node: &str| fleet::provider_of(&self.ctx, node);
             decide::to_api(placement, request.attempt, snapshot, provider_of, now)
         });
         match act::write(&self.ctx, job, status, &fact).await {

@@ -18,6 +18,7 @@ pub mod decide;
 pub mod evidence;
 pub mod numbers;
 pub mod observe;
+pub mod performance;
 pub mod receipt;
 pub mod record;
 pub mod remembered;

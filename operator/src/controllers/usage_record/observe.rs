@@ -17,6 +17,7 @@ use super::{
     conditions::{ArchiveFact, Hold},
     decide::{Observed, PodSeen},
     evidence::{self, Judgement, KeyStanding, Surroundings},
+    performance::{self, CONFIGURED},
     remembered::{self, Remembered},
 };
 use crate::{
@@ -32,9 +33,6 @@ use crate::{
     reputation::stability,
     settlement::Lane,
 };
-
-/// What factors rest on that are not observed: the operator's configuration.
-const CONFIGURED: &str = "configured";
 
 /// A stability without a blemish, in thousandths.
 const STABLE: u32 = 1000;
@@ -66,7 +64,7 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
         interval: interval(ctx, lane),
         emission: lane
             .filter(|_| is_open(record))
-            .and_then(|lane| emission(ctx, lane.chain(), &spec.node_name)),
+            .and_then(|lane| emission(ctx, lane.chain(), record)),
         hold,
         remembered,
         archive: archive(ctx, record),
@@ -284,8 +282,9 @@ fn heartbeat_head(ctx: &Context, record: &UsageRecord) -> Option<u64> {
     heads.get(&record.name_any()).map(|head| head.to_ms)
 }
 
-/// What the lane's reward account pays for time on `node`, if the chain was ever seen and anything is left in it.
-fn emission(ctx: &Context, chain: &Chain, node: &str) -> Option<EmissionTerms> {
+/// What the lane's reward account pays for the time of `record`, if the chain was ever seen and anything is left in it.
+fn emission(ctx: &Context, chain: &Chain, record: &UsageRecord) -> Option<EmissionTerms> {
+    let node = &record.spec.node_name;
     let config = chain.config().emissions.as_ref()?;
     let view = chain.view().filter(|view| view.contract.is_ok())?;
     let Account::Known(rewards) = view.payer(0) else {
@@ -298,12 +297,23 @@ fn emission(ctx: &Context, chain: &Chain, node: &str) -> Option<EmissionTerms> {
     let factors = config.factors_of(node);
     let (stability_permille, stability) =
         stability(factors.stability_permille, || observed_stability(ctx, node));
+    let found = ctx.caches.gpu_node(node);
+    let status = found
+        .as_ref()
+        .and_then(|node| node.0.as_ref().ok()?.status.as_ref());
+    let performance = performance::of(
+        factors.performance_permille,
+        config.unmeasured_permille,
+        status,
+        record,
+        (ctx.now)(),
+    );
     (available_nano > 0).then(|| EmissionTerms {
         per_gpu_second: config.per_gpu_second,
         factors: Factors {
-            performance_permille: factors.performance_permille,
+            performance_permille: performance.permille,
             stability_permille,
-            reference: reference(CONFIGURED, stability),
+            reference: reference(&performance.reference, stability),
         },
         fee_bps: view.params.fee_bps,
         available_nano,

@@ -1,0 +1,144 @@
+//! Story 28: nodes are measured, not looked up. While its GPUs are free, a node runs a small job of the operator's own, as any
+//! other job runs; what that finds stands in its GpuNode. When a tenant needs the GPUs, it has them at once.
+
+use gridstake_crds::{
+    UsageRecord,
+    compute_job::ComputeJobStatus,
+    condition,
+    gpu_node::{GpuNodeCondition, Performance},
+    names::LABEL_CANARY,
+};
+use gridstake_e2e::{prelude::*, release, simulated_gpus::Simulator, usage, wait::watch_until};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams},
+};
+
+/// Sooner than anywhere else; and what is measured is forgotten soon, so that no other story earns by it.
+const SETTINGS: &[&str] = &[
+    "canary.enabled=true",
+    "canary.every=1m",
+    "canary.expiresAfter=3m",
+    "canary.most=8",
+];
+
+#[test]
+fn an_idle_node_is_measured_and_gives_its_gpus_to_a_tenant_at_once() -> Result<()> {
+    story(async |world, tenant| {
+        let canaries: Api<ComputeJob> = Api::namespaced(world.client.clone(), &world.namespace);
+        let left = canaries.clone();
+        world.undo_at_the_end("delete the canaries", async move {
+            let all = ListParams::default().labels(LABEL_CANARY);
+            left.delete_collection(&DeleteParams::default(), &all)
+                .await?;
+            look_until("all canaries are gone", || async {
+                let left = left.list(&all).await?.items;
+                Ok(Look::whether(left.is_empty(), || {
+                    format!("{} are there", left.len())
+                }))
+            })
+            .await
+        });
+        release::upgrade(world, SETTINGS).await?;
+
+        // Measured, on the way that every job takes.
+        let (host, _) = world.one_and_the_others()?;
+        let performance = until_measured(world, &host.name, host.gpus).await?;
+        for gpu in &performance {
+            ensure!(
+                gpu.reference == "performance/1"
+                    && gpu.permille > 0
+                    && gpu.fp32_gflops > 0
+                    && gpu.memory_gbs > 0
+                    && gpu.measured_at.0 < gpu.expires_at.0,
+                "{gpu:?}"
+            );
+        }
+        let canary = canaries.get(&performance[0].job).await?;
+        let uid = canary.uid().context("its uid")?;
+        let records = usage::until(world, &uid, "its use is billed", |records| {
+            let all_sealed = records.iter().all(|r| usage::sealed(r).is_ok());
+            (!records.is_empty() && all_sealed).then(|| records.to_vec())
+        })
+        .await?;
+        for record in &records {
+            assert_nothing_is_owed(record)?;
+        }
+
+        // The next one takes its time, so that somebody comes meanwhile.
+        let simulator = Simulator::on(world, &host.name).await?;
+        for index in 0..host.gpus {
+            simulator
+                .break_gpu(index, "delay=cuCtxSynchronize:1000")
+                .await?;
+        }
+        let holds = look_until("another canary runs on the node", || async {
+            let all = ListParams::default().labels(&format!("{LABEL_CANARY}={}", host.name));
+            let found = canaries.list(&all).await?.items;
+            let runs = |job: &&ComputeJob| {
+                let status = job.status.clone().unwrap_or_default();
+                job.uid().as_deref() != Some(&uid)
+                    && condition::is_true(&status.conditions, ComputeJobCondition::Running)
+            };
+            Ok(Look::at(found.iter().find(runs).cloned(), || {
+                format!("{:?}", found.iter().map(states).collect::<Vec<_>>())
+            }))
+        })
+        .await?;
+        let needs = job("needs-them-all", host.gpus).on_node(&host.name);
+        let needs = tenant.submit(&needs).await?;
+        needs.until_complete().await?;
+
+        let gave_way = watch_until(
+            &canaries,
+            &holds.name_any(),
+            "has given its GPUs back",
+            |job| {
+                let status = job?.status.clone()?;
+                (!status.attempts.is_empty()).then_some(status)
+            },
+        )
+        .await?;
+        assert_gave_way(&gave_way)
+    })
+}
+
+/// Waits until all GPUs of the node have been measured.
+async fn until_measured(world: &World, node: &str, gpus: u32) -> Result<Vec<Performance>> {
+    let gpus = usize::try_from(gpus)?;
+    watch_until(&world.gpu_nodes(), node, "is measured", |node| {
+        let status = node?.status.clone()?;
+        let is_measured = condition::is_true(&status.conditions, GpuNodeCondition::Measured);
+        (is_measured && status.performance.len() == gpus).then_some(status.performance)
+    })
+    .await
+}
+
+fn assert_nothing_is_owed(record: &UsageRecord) -> Result<()> {
+    let sealed = usage::sealed(record)?;
+    ensure!(
+        record.spec.payment.is_none() && sealed.job_no.is_none() && sealed.emission.is_none(),
+        "somebody pays for a canary: {record:?}"
+    );
+    Ok(())
+}
+
+fn assert_gave_way(status: &ComputeJobStatus) -> Result<()> {
+    let [attempt] = &status.attempts[..] else {
+        bail!("a canary is tried once, not as in {:?}", status.attempts);
+    };
+    ensure!(
+        attempt.end_reason == AttemptEndReason::Suspended
+            && attempt.verdict.is_none()
+            && attempt.suspects.is_empty(),
+        "it did not give way, or that is held against the node: {attempt:?}"
+    );
+    Ok(())
+}
+
+/// What a canary looks like, for whoever reads that none was found.
+fn states(job: &ComputeJob) -> (String, Vec<String>) {
+    let conditions = job.status.iter().flat_map(|status| &status.conditions);
+    let reasons = conditions.map(|c| format!("{} {}", c.type_, c.reason));
+    (job.name_any(), reasons.collect())
+}
