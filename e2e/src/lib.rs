@@ -19,6 +19,7 @@ pub mod command;
 pub mod container;
 pub mod contracts;
 pub mod diagnosis;
+pub mod fake_fleet;
 pub mod identity;
 pub mod incident;
 pub mod job;
