@@ -20,6 +20,13 @@ use crate::{
     wait::{Look, look_until, sight, try_until, watch_until_gone, watch_until_or_never},
 };
 
+/// The node of the first member of a job that has a place.
+pub fn first_node(status: &ComputeJobStatus) -> Result<String> {
+    let placement = status.active_placement().context("it has a place")?;
+    let first = placement.nodes.first().context("it has a member")?;
+    Ok(first.node.clone())
+}
+
 /// A job of a story.
 #[derive(Clone)]
 pub struct Job {

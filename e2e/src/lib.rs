@@ -49,7 +49,7 @@ pub mod prelude {
     };
 
     pub use crate::{
-        job::Job,
+        job::{Job, first_node},
         job_manifest::{JobManifest, job},
         market::Market,
         story::{paid_story, story},

@@ -85,6 +85,17 @@ pub async fn until<T>(
     .await
 }
 
+/// Waits until the agent has stated `count` checkpoints about the newest slice of a job; returns that.
+pub async fn until_seen(world: &World, uid: &str, count: usize) -> Result<UsageRecord> {
+    let what = format!("the agent has stated {count} checkpoints");
+    until(world, uid, &what, |records| {
+        let last = records.last()?;
+        let evidence = last.status.as_ref()?.evidence.as_ref()?;
+        (evidence.checkpoints.len() >= count).then(|| last.clone())
+    })
+    .await
+}
+
 /// Waits until every slice of a job that is over is sealed and its payment final; returns them.
 pub async fn until_final(world: &World, uid: &str) -> Result<Vec<UsageRecord>> {
     until(world, uid, "every slice's payment is final", |records| {

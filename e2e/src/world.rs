@@ -11,7 +11,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures::{FutureExt as _, future::BoxFuture};
 use gridstake_crds::{
     GpuNode,
-    gpu_node::{DeviceHealth, OfferState},
+    closed_enum::ClosedEnum as _,
+    condition,
+    gpu_node::{DeviceHealth, GpuNodeCondition, GpuNodeReason, OfferState},
     names::GPU_RESOURCE,
 };
 use k8s_openapi::api::{
@@ -26,7 +28,7 @@ use kube::{
 
 use crate::{
     tenant::Tenant,
-    wait::{Look, look_until},
+    wait::{Look, look_until, watch_until},
 };
 
 /// What to do where there is no cluster to tell stories to.
@@ -181,6 +183,17 @@ impl World {
     pub async fn until_whole(&self) -> Result<Vec<GpuHost>> {
         look_until("Gridstake runs and every node offers its GPUs", || {
             self.look_at_the_whole()
+        })
+        .await
+    }
+
+    /// Waits until the agent of `node` reports.
+    pub async fn until_agent_reports(&self, node: &str) -> Result<()> {
+        watch_until(&self.gpu_nodes(), node, "its agent reports", |node| {
+            let conditions = &node?.status.as_ref()?.conditions;
+            condition::find(conditions, GpuNodeCondition::Reporting)
+                .filter(|c| c.reason == GpuNodeReason::AgentReporting.as_str())
+                .map(drop)
         })
         .await
     }

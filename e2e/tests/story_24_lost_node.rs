@@ -3,30 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use gridstake_crds::{
-    compute_job::ComputeJobStatus,
-    condition,
-    gpu_node::{GpuNodeCondition, GpuNodeReason},
-    usage_record::SealCause,
-};
+use gridstake_crds::{condition, usage_record::SealCause};
 use gridstake_e2e::{
     node_power::{self, Direction},
     operator_process,
     prelude::*,
     usage,
-    wait::watch_until,
 };
-
-/// The node on which the only member of the job is.
-fn only_node(status: &ComputeJobStatus) -> Result<String> {
-    let placement = status.active_placement().context("it has a place")?;
-    Ok(placement
-        .nodes
-        .first()
-        .context("it has a member")?
-        .node
-        .clone())
-}
 
 /// Runs the job `name` on a node without the operator's leader: what is to be seen is what becomes of the job. The other nodes
 /// are full for the moment in which it is placed, so that it can go there later. Returns it and its node.
@@ -53,7 +36,7 @@ async fn run_away_from_the_leader(
         None => None,
     };
     let placed = tenant.submit(&job(name, 1).runs_until_released()).await?;
-    let node = only_node(&placed.until_running().await?)?;
+    let node = first_node(&placed.until_running().await?)?;
     ensure!(node != its, "{name} is on {its}, which is full");
     if let Some(filler) = filler {
         filler.release().await?;
@@ -73,11 +56,7 @@ async fn moves_from_a_node_that_is_lost(
 ) -> Result<()> {
     let (moved, node) = run_away_from_the_leader(world, tenant, name).await?;
     let uid = usage::uid(&moved).await?;
-    usage::until(world, &uid, "the agent has seen it", |records| {
-        let evidence = records.last()?.status.as_ref()?.evidence.as_ref()?;
-        (!evidence.checkpoints.is_empty()).then_some(())
-    })
-    .await?;
+    usage::until_seen(world, &uid, 1).await?;
 
     let began = Instant::now();
     cut(&node).await?;
@@ -197,6 +176,7 @@ fn a_job_moves_from_a_node_that_cannot_be_heard_and_from_one_that_cannot_hear() 
 }
 
 #[test]
+#[ignore = "long: a node is silent for most of the grace"]
 fn a_node_that_comes_back_within_the_grace_keeps_its_job() -> Result<()> {
     story(async |world, tenant| {
         let (stays, node) = run_away_from_the_leader(world, tenant, "stays").await?;
@@ -233,7 +213,7 @@ fn when_every_node_is_off_the_network_no_job_is_given_up() -> Result<()> {
         let stays = tenant
             .submit(&job("stays", 1).runs_until_released())
             .await?;
-        let node = only_node(&stays.until_running().await?)?;
+        let node = first_node(&stays.until_running().await?)?;
         let nodes: Vec<&str> = world.hosts.iter().map(|h| h.name.as_str()).collect();
         for node in &nodes {
             node_power::unplug(world, node).await?;
@@ -244,18 +224,7 @@ fn when_every_node_is_off_the_network_no_job_is_given_up() -> Result<()> {
             node_power::plug_in(node).await?;
         }
         for node in &nodes {
-            watch_until(
-                &world.gpu_nodes(),
-                node,
-                "its agent reports again",
-                |node| {
-                    let conditions = &node?.status.as_ref()?.conditions;
-                    condition::find(conditions, GpuNodeCondition::Reporting)
-                        .filter(|c| c.reason == GpuNodeReason::AgentReporting.to_string())
-                        .map(drop)
-                },
-            )
-            .await?;
+            world.until_agent_reports(node).await?;
         }
         stays
             .until_condition(

@@ -19,10 +19,7 @@ fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_
             .submit(&job("moved", 1).runs_until_released())
             .await?;
         let placed = moved.until_running().await?;
-        let node = placed
-            .active_placement()
-            .and_then(|p| Some(p.nodes.first()?.node.clone()))
-            .context("it has a place")?;
+        let node = first_node(&placed)?;
         let uid = usage::uid(&moved).await?;
         usage::until(world, &uid, "the agent has named its GPUs", |records| {
             let evidence = records.last()?.status.as_ref()?.evidence.as_ref()?;

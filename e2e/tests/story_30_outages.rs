@@ -3,11 +3,7 @@
 
 use std::time::Duration;
 
-use gridstake_crds::{
-    condition,
-    gpu_node::{GpuNodeCondition, GpuNodeReason},
-    usage_record::SealCause,
-};
+use gridstake_crds::usage_record::SealCause;
 use gridstake_e2e::{api_server, node_power, prelude::*, usage, wait::watch_until};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
@@ -24,16 +20,9 @@ async fn goes_on_through(
         .submit(&job("goes-on", 1).runs_until_released())
         .await?;
     let placed = job.until_running().await?;
-    let node = placed
-        .active_placement()
-        .and_then(|p| Some(p.nodes.first()?.node.clone()))
-        .context("it has a place")?;
+    let node = first_node(&placed)?;
     let uid = usage::uid(&job).await?;
-    usage::until(world, &uid, "the agent has seen it", |records| {
-        let evidence = records.last()?.status.as_ref()?.evidence.as_ref()?;
-        (!evidence.checkpoints.is_empty()).then_some(())
-    })
-    .await?;
+    usage::until_seen(world, &uid, 1).await?;
     fault(&node).await?;
     until_well(world).await?;
     job.until_condition(
@@ -89,18 +78,7 @@ async fn until_well(world: &World) -> Result<()> {
             (ready.status == "True").then_some(())
         })
         .await?;
-        watch_until(
-            &world.gpu_nodes(),
-            &host.name,
-            "its agent reports",
-            |node| {
-                let conditions = &node?.status.as_ref()?.conditions;
-                condition::find(conditions, GpuNodeCondition::Reporting)
-                    .filter(|c| c.reason == GpuNodeReason::AgentReporting.to_string())
-                    .map(drop)
-            },
-        )
-        .await?;
+        world.until_agent_reports(&host.name).await?;
     }
     Ok(())
 }

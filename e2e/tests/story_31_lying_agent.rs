@@ -15,15 +15,6 @@ use kube::{
 };
 use serde_json::json;
 
-/// Waits until the agent has written at least `count` checkpoints about a job's slice; returns the record.
-async fn until_seen(world: &World, uid: &str, count: usize) -> Result<UsageRecord> {
-    usage::until(world, uid, "the agent has stated enough", |records| {
-        let last = records.last()?;
-        (checkpoints(last).len() >= count).then(|| last.clone())
-    })
-    .await
-}
-
 fn evidence(record: &UsageRecord) -> Option<&Evidence> {
     record.status.as_ref()?.evidence.as_ref()
 }
@@ -41,17 +32,17 @@ fn an_agent_that_replays_a_statement_about_another_job_is_paid_for_what_came_bef
         let honest = tenant.submit(&manifest("honest")).await?;
         honest.until_running().await?;
         let other = usage::uid(&honest).await?;
-        until_seen(world, &other, 1).await?;
+        usage::until_seen(world, &other, 1).await?;
         honest.release().await?;
         honest.until_complete().await?;
         // Its begin and its end.
-        let replayed = until_seen(world, &other, 2).await?;
+        let replayed = usage::until_seen(world, &other, 2).await?;
         let replayed = checkpoints(&replayed).last().cloned().context("its end")?;
 
         let target = tenant.submit(&manifest("lied-about")).await?;
         target.until_running().await?;
         let uid = usage::uid(&target).await?;
-        let record = until_seen(world, &uid, 1).await?;
+        let record = usage::until_seen(world, &uid, 1).await?;
 
         // From here on we are the agent.
         let agent = world.pod_on("device-agent", node).await?;

@@ -42,8 +42,7 @@ async fn fleet_with_jobs(
             )?;
         let job = tenant.submit(&manifest).await?;
         let status = job.until_running().await?;
-        let placement = status.active_placement().context("it has a place")?;
-        nodes.push(placement.nodes.first().context("its node")?.node.clone());
+        nodes.push(first_node(&status)?);
         jobs.push(job);
     }
     let idle = fleet.nodes.iter().filter(|node| !nodes.contains(node));
@@ -66,6 +65,7 @@ async fn end(fleet: &FakeFleet, jobs: &[Job]) -> Result<()> {
 }
 
 #[test]
+#[ignore = "long: nodes are silent until they are given up"]
 fn half_of_a_fleet_that_is_gone_at_once_is_lost_and_its_jobs_go_on_with_the_other_half()
 -> Result<()> {
     story(async |world, tenant| {
@@ -99,6 +99,7 @@ fn half_of_a_fleet_that_is_gone_at_once_is_lost_and_its_jobs_go_on_with_the_othe
 }
 
 #[test]
+#[ignore = "long: nodes are silent for longer than it takes to give them up"]
 fn when_more_than_half_of_a_fleet_is_gone_at_once_every_job_keeps_its_place() -> Result<()> {
     story(async |world, tenant| {
         let (fleet, jobs, silent) = fleet_with_jobs(world, tenant, MORE_THAN_HALF).await?;
