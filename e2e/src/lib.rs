@@ -32,6 +32,7 @@ pub mod payer;
 pub mod pod_history;
 pub mod provider;
 pub mod release;
+pub mod reputation;
 pub mod settlement_batch;
 pub mod simulated_gpus;
 pub mod story;

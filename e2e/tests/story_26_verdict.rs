@@ -5,10 +5,17 @@ use gridstake_crds::{
     Incident,
     compute_job::{Verdict, VerdictReason},
     condition,
+    gpu_node::ReputationTerms,
     incident::{IncidentState, Offence, Sanction},
     names::ANNOTATION_EVIDENCE,
 };
-use gridstake_e2e::{prelude::*, simulated_gpus::Simulator, usage, wait::watch_until};
+use gridstake_e2e::{
+    prelude::*,
+    reputation::{adds_up, gpu_of, known, terms_of},
+    simulated_gpus::Simulator,
+    usage,
+    wait::watch_until,
+};
 use kube::{Api, ResourceExt as _, api::ListParams};
 
 #[test]
@@ -21,12 +28,6 @@ fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_
         let placed = moved.until_running().await?;
         let node = first_node(&placed)?;
         let uid = usage::uid(&moved).await?;
-        usage::until(world, &uid, "the agent has named its GPUs", |records| {
-            let evidence = records.last()?.status.as_ref()?.evidence.as_ref()?;
-            (!evidence.devices.is_empty()).then_some(())
-        })
-        .await?;
-
         // Other stories may have cost the node the first step of the ladder.
         let incidents: Api<Incident> = Api::all(world.client.clone());
         let is_earlier = |incident: &Incident| {
@@ -39,6 +40,12 @@ fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_
         } else {
             Sanction::Repair
         };
+
+        let gpu = gpu_of(world, &moved).await?;
+        let before = known(world, &node, "its GPU has a reputation", |status| {
+            terms_of(status, &gpu).cloned()
+        })
+        .await?;
 
         // All of the node's GPUs, so that the job's own is among them.
         let host = world.hosts.iter().find(|host| host.name == node);
@@ -104,10 +111,42 @@ fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_
             "{evidence}"
         );
 
+        assert_reputation_falls(world, &node, &before).await?;
+
         moved.release().await?;
         moved.until_complete().await?;
         Ok(())
     })
+}
+
+/// Waits until the reputation of a GPU is less than it was `before` for an incident, and fails unless its terms say why.
+async fn assert_reputation_falls(
+    world: &World,
+    node: &str,
+    before: &ReputationTerms,
+) -> Result<()> {
+    let status = known(world, node, "its reputation has fallen", |status| {
+        let terms = terms_of(status, &before.uuid)?;
+        // Mishaps take 300 at most: other stories may have come before.
+        let fell = terms.incidents > before.incidents || terms.incidents >= 300;
+        fell.then(|| status.clone())
+    })
+    .await?;
+    ensure!(
+        status.reputation_terms.iter().all(adds_up),
+        "{:?}",
+        status.reputation_terms
+    );
+    let scores = status.reputation_terms.iter().map(|terms| terms.score);
+    ensure!(status.reputation == scores.min(), "{status:?}");
+    let stability = status.stability.context("it has a stability")?;
+    ensure!(
+        stability.completion_permille < 1000
+            && stability.permille
+                == stability.uptime_permille * stability.completion_permille / 1000,
+        "{stability:?}"
+    );
+    Ok(())
 }
 
 #[test]

@@ -1,15 +1,12 @@
-//! Story 27: a GPU that serves gains experience, one that is lost under a job loses reputation, and the terms add up. What is known
-//! of it outlives its GpuNode.
+//! Story 27: a GPU that serves gains experience, and what is known of it outlives its GpuNode. That one which is lost under a job
+//! loses reputation is told in story 26.
 
 use std::collections::BTreeMap;
 
-use gridstake_crds::{
-    compute_job::Verdict,
-    gpu_node::{GpuNodeStatus, ReputationTerms},
-    usage_record::DeviceUse,
-};
 use gridstake_e2e::{
-    agent_process, prelude::*, simulated_gpus::Simulator, usage, wait::watch_until,
+    agent_process,
+    prelude::*,
+    reputation::{adds_up, gpu_of, known, terms_of},
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -75,103 +72,6 @@ fn a_gpu_that_serves_gains_experience_and_what_is_known_of_it_outlives_its_gpu_n
             .await?;
         world.until_whole().await.map(drop)
     })
-}
-
-#[test]
-fn a_gpu_that_is_lost_under_a_job_loses_reputation_and_its_terms_say_why() -> Result<()> {
-    story(async |world, tenant| {
-        let (host, _) = world.one_and_the_others()?;
-        let breaks = tenant
-            .submit(
-                &job("breaks", 1)
-                    .on_node(&host.name)
-                    .runs_until_released()
-                    .with("/spec/retry", "{infrastructure: 0}")?,
-            )
-            .await?;
-        breaks.until_running().await?;
-        let gpu = gpu_of(world, &breaks).await?;
-        let (before, index) = known(world, &host.name, "its GPU has a reputation", |status| {
-            let device = status.devices.iter().find(|device| device.uuid == gpu)?;
-            Some((terms_of(status, &gpu)?.clone(), device.index))
-        })
-        .await?;
-
-        let simulator = Simulator::on(world, &host.name).await?;
-        simulator.break_gpu(index, "lost").await?;
-        breaks.until_failed().await?;
-        let uid = usage::uid(&breaks).await?;
-        usage::until(world, &uid, "its end is the host's", |records| {
-            let sealed = usage::sealed(records.last()?).ok()?;
-            (sealed.verdict == Some(Verdict::Host)).then_some(())
-        })
-        .await?;
-        let status = known(world, &host.name, "its reputation has fallen", |status| {
-            let terms = terms_of(status, &gpu)?;
-            // Mishaps take 300 at most: other stories may have come before.
-            let fell = terms.incidents > before.incidents || terms.incidents >= 300;
-            fell.then(|| status.clone())
-        })
-        .await?;
-        ensure!(
-            status.reputation_terms.iter().all(adds_up),
-            "{:?}",
-            status.reputation_terms
-        );
-        let lowest = status
-            .reputation_terms
-            .iter()
-            .map(|terms| terms.score)
-            .min();
-        ensure!(status.reputation == lowest, "{status:?}");
-        let stability = status.stability.context("it has a stability")?;
-        ensure!(
-            stability.completion_permille < 1000
-                && stability.permille
-                    == stability.uptime_permille * stability.completion_permille / 1000,
-            "{stability:?}"
-        );
-        simulator.heal_gpu(index).await?;
-        world.until_whole().await.map(drop)
-    })
-}
-
-/// The GPU that the first member of `job` got.
-async fn gpu_of(world: &World, job: &Job) -> Result<String> {
-    let uid = usage::uid(job).await?;
-    usage::until(world, &uid, "the agent has named its GPU", |records| {
-        let evidence = records.last()?.status.as_ref()?.evidence.as_ref()?;
-        let gpu = evidence.devices.first().map(DeviceUse::physical)?;
-        Some(gpu.to_owned())
-    })
-    .await
-}
-
-/// Waits until `fact` finds in the GpuNode's status what it looks for.
-async fn known<T>(
-    world: &World,
-    node: &str,
-    what: &str,
-    fact: impl Fn(&GpuNodeStatus) -> Option<T>,
-) -> Result<T> {
-    watch_until(&world.gpu_nodes(), node, what, |node| {
-        fact(node?.status.as_ref()?)
-    })
-    .await
-}
-
-fn terms_of<'a>(status: &'a GpuNodeStatus, gpu: &str) -> Option<&'a ReputationTerms> {
-    status
-        .reputation_terms
-        .iter()
-        .find(|terms| terms.uuid == gpu)
-}
-
-fn adds_up(terms: &ReputationTerms) -> bool {
-    let sum = i64::from(terms.base + terms.experience)
-        - i64::from(terms.incidents)
-        - i64::from(terms.gaps);
-    i64::from(terms.score) == sum.clamp(0, 1000)
 }
 
 /// For how long `gpu` has served, in milliseconds, whoever answered for it, as docs/reputation.md says that it is read.

@@ -141,7 +141,8 @@ pub fn standing(windows: &[OfferWindow], now: Timestamp) -> Result<Standing, Win
 
 /// A window that could be read.
 struct Timetable {
-    /// Finds times; on its zone's clock, as if that were UTC, or in its zone.
+    /// Finds times on its zone's clock, as if that were UTC. The library's own search in a zone does not end where a clock is set
+    /// back by half an hour (1.7.0, Lord Howe): it rounds to hours and finds itself where it was.
     crontab: Crontab,
     zone: TimeZone,
     /// Whether the times are those of a clock on the wall, and not of every so many hours.
@@ -177,14 +178,9 @@ impl Timetable {
         };
         let zone = TimeZone::get(zone_name).map_err(no_zone)?;
         let is_by_the_clock = !fields[1].starts_with('*');
-        let mut expression = fields.join(" ");
-        if !is_by_the_clock {
-            expression.push(' ');
-            expression.push_str(zone_name);
-        }
-        let crontab = parse(&expression).map_err(|_| WindowFault::Zone {
+        let crontab = parse(&fields.join(" ")).map_err(|_| WindowFault::Never {
             window,
-            zone: zone_name.to_owned(),
+            cron: spec.cron.clone(),
         })?;
         let duration = std::time::Duration::from(spec.duration);
         Ok(Self {
@@ -242,13 +238,33 @@ impl Timetable {
         TimeZone::UTC.to_timestamp(shown).ok()
     }
 
+    /// The first moment after `moment` at which its zone's clock shows a time of the expression: between two changes of the clock
+    /// that is a search on a clock which is never set.
+    fn next_as_time_passes(&self, moment: Timestamp) -> Option<Timestamp> {
+        let (mut from, mut since) = (moment, moment);
+        let mut offset = self.zone.to_offset(moment);
+        loop {
+            let shown = TimeZone::UTC.to_timestamp(offset.to_datetime(from)).ok()?;
+            let found = self.crontab.find_next(shown).ok()?.timestamp();
+            let opens = offset.to_timestamp(TimeZone::UTC.to_datetime(found)).ok()?;
+            let mut changes = self.zone.following(since);
+            let Some(change) = changes.next().filter(|c| c.timestamp() <= opens) else {
+                return Some(opens);
+            };
+            since = change.timestamp();
+            offset = change.offset();
+            from = since.checked_sub(JUST_BEFORE).ok()?;
+        }
+    }
+
     /// The first time after `search`, as a moment of the search and as a moment of the world. Later ones of the former are
     /// never earlier ones of the latter.
     fn next_found(&self, search: Timestamp) -> Option<(Timestamp, Timestamp)> {
-        let found = self.crontab.find_next(search).ok()?.timestamp();
         if !self.is_by_the_clock {
-            return Some((found, found));
+            let opens = self.next_as_time_passes(search)?;
+            return Some((opens, opens));
         }
+        let found = self.crontab.find_next(search).ok()?.timestamp();
         let shown = TimeZone::UTC.to_datetime(found);
         let opens = match self.zone.to_ambiguous_timestamp(shown).offset() {
             AmbiguousOffset::Unambiguous { offset }
@@ -263,6 +279,9 @@ impl Timetable {
         Some((found, opens))
     }
 }
+
+/// Before this much time a search begins that shall find the moment itself: times are looked for from the next minute on.
+const JUST_BEFORE: SignedDuration = SignedDuration::from_secs(1);
 
 fn parse(expression: &str) -> Result<Crontab, cronexpr::Error> {
     let mut options = ParseOptions::default();
@@ -323,6 +342,36 @@ mod tests {
             seen(&utc, "2027-01-01T04:30:30Z"),
             (true, "2027-01-01T04:31:00Z".to_owned())
         );
+    }
+
+    #[test]
+    fn every_so_many_hours_are_found_also_where_the_clock_is_set_back_by_half_an_hour() {
+        let howe = [window("0 */3 * * *", "1h", Some("Australia/Lord_Howe"))];
+        // On the 5th of April 2026 the clock goes from 2:00 (UTC+11) to 1:30 (UTC+10:30).
+        for (now, expected) in [
+            ("2026-04-04T14:00:00Z", (false, "2026-04-04T16:30:00Z")),
+            ("2026-04-04T15:00:00Z", (false, "2026-04-04T16:30:00Z")),
+            ("2026-04-04T16:30:00Z", (true, "2026-04-04T17:30:00Z")),
+        ] {
+            assert_eq!(
+                seen(&howe, now),
+                (expected.0, expected.1.to_owned()),
+                "{now}"
+            );
+        }
+        // In Berlin the hour from 2:00 to 3:00 comes twice, and once not at all.
+        let hours = berlin("0 * * * *", "10m");
+        for (now, expected) in [
+            ("2026-10-25T00:10:00Z", (false, "2026-10-25T01:00:00Z")),
+            ("2026-10-25T01:10:00Z", (false, "2026-10-25T02:00:00Z")),
+            ("2026-03-29T00:10:00Z", (false, "2026-03-29T01:00:00Z")),
+        ] {
+            assert_eq!(
+                seen(&hours, now),
+                (expected.0, expected.1.to_owned()),
+                "{now}"
+            );
+        }
     }
 
     #[test]
