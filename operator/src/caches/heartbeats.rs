@@ -16,6 +16,8 @@ use k8s_openapi::{
 };
 use kube::ResourceExt as _;
 
+use crate::failover::Terms;
+
 /// Arrival times of heartbeats, by node.
 #[derive(Clone, Debug, Default)]
 pub struct Heartbeats(Arc<Mutex<HashMap<String, Beat>>>);
@@ -89,10 +91,26 @@ impl Heartbeats {
         }
     }
 
-    /// When each agent was last heard of.
+    /// When each agent was last heard of at `now`; of one that was silent and has been back for less time than it takes to give up
+    /// a node, before it fell silent.
+    ///
+    /// Nodes that fell silent together do not come back at one moment: those that are back first must not make the others look
+    /// as if they had fallen silent by themselves.
     #[must_use]
-    pub fn all(&self) -> Vec<Timestamp> {
-        self.beats().values().map(|beat| beat.arrived).collect()
+    pub fn all(&self, terms: &Terms, now: Timestamp) -> Vec<Timestamp> {
+        let is_recent = |back: Timestamp| {
+            let settled = terms.silent_after.checked_add(terms.grace);
+            now.duration_since(back) < settled.unwrap_or(SignedDuration::MAX)
+        };
+        let beats = self.beats();
+        let fell = |beat: &Beat| {
+            let (from, to) = beat.gap?;
+            (to.duration_since(from) >= terms.silent_after && is_recent(to)).then_some(from)
+        };
+        beats
+            .values()
+            .map(|beat| fell(beat).unwrap_or(beat.arrived))
+            .collect()
     }
 
     /// How many other agents fell silent within `silent_after` of when the one on `node` did, for as long at least. Those
@@ -220,6 +238,22 @@ mod tests {
         );
         assert_eq!(with("n4"), 0);
         assert_eq!(with("n3"), 0, "it answers");
+    }
+
+    #[test]
+    fn one_that_is_back_counts_as_silent_for_as_long_as_it_takes_to_give_up_a_node() {
+        let terms = Terms::default();
+        let beats = Heartbeats::default();
+        beats.see(&lease(100), at(100));
+        assert_eq!(beats.all(&terms, at(200)), [at(100)]);
+        beats.see(&lease(200), at(200));
+        beats.see(&lease(210), at(210));
+        assert_eq!(beats.all(&terms, at(259)), [at(100)]);
+        assert_eq!(beats.all(&terms, at(260)), [at(210)]);
+        assert_eq!(beats.last("n1"), Some(at(210)), "it answers all the same");
+        // Two heartbeats missed are no silence.
+        beats.see(&lease(235), at(235));
+        assert_eq!(beats.all(&terms, at(236)), [at(235)]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod failures;
 pub mod heartbeats;
 mod last_held;
 pub mod prune;
+mod ready_nodes;
 mod record_index;
 pub mod triggers;
 mod unfit_gpus;
@@ -39,6 +40,7 @@ use self::{
     failures::{Failure, Failures},
     heartbeats::Heartbeats,
     last_held::LastHeld,
+    ready_nodes::ReadyNodes,
     record_index::RecordIndex,
     triggers::{Pulse, TriggerHub},
     unfit_gpus::UnfitGpus,
@@ -158,19 +160,19 @@ impl Caches {
             }};
         }
 
-        let nodes = start!(
-            "Node",
-            Api::all(client.clone()),
-            all(),
-            prune::node,
-            triggers.clone().on_node()
-        );
         let job_pods = start!(
             "job Pod",
             Api::all(client.clone()),
             of_jobs,
             prune::job_pod,
             triggers.clone().on_job_pod(namespace, record_index.clone())
+        );
+        let nodes = start!(
+            "Node",
+            Api::all(client.clone()),
+            all(),
+            prune::node,
+            triggers.clone().on_node(job_pods.clone())
         );
         let gpu_nodes = start!(
             "GpuNode",
@@ -471,10 +473,10 @@ impl Caches {
         self.heartbeats.last(node)
     }
 
-    /// When each agent was last heard of, on this replica's clock.
+    /// When each agent was last heard of, on this replica's clock; of one that has only just come back, before it fell silent.
     #[must_use]
-    pub fn last_heartbeats(&self) -> Vec<Timestamp> {
-        self.heartbeats.all()
+    pub fn last_heartbeats(&self, now: Timestamp) -> Vec<Timestamp> {
+        self.heartbeats.all(&self.failover, now)
     }
 
     /// What has failed on `node` since `since`, by no program's fault.
@@ -516,14 +518,27 @@ pub fn parsed<K: Resource>(objects: &[Arc<Guarded<K>>]) -> impl Iterator<Item = 
 
 /// One closure per watch: whom a change concerns.
 impl Triggers {
-    fn on_node(self) -> impl Fn(Seen<'_, Node>) + Send {
+    /// A kubelet that falls silent may end what runs there.
+    fn on_node(self, job_pods: Store<Pod>) -> impl Fn(Seen<'_, Node>) + Send {
+        let ready = ReadyNodes::default();
         move |seen| {
             self.bindings.beat();
             match seen {
-                Seen::Applied(node) | Seen::Deleted(node) => {
+                Seen::Applied(node) => {
                     self.gpu_nodes.one(None, &node.name_any());
+                    if ready.has_changed(node) {
+                        self.jobs_on(&job_pods, &node.name_any());
+                    }
                 }
-                Seen::Everything(_) => self.gpu_nodes.all(),
+                Seen::Deleted(node) => {
+                    self.gpu_nodes.one(None, &node.name_any());
+                    ready.remove(node);
+                    self.jobs_on(&job_pods, &node.name_any());
+                }
+                Seen::Everything(_) => {
+                    self.gpu_nodes.all();
+                    self.compute_jobs.all();
+                }
             }
             self.stake_bindings.all();
             self.capacity.beat();

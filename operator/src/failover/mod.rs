@@ -23,7 +23,7 @@ use crate::caches::Caches;
 /// Whether there is an amnesty at `now`.
 #[must_use]
 pub fn amnesty_now(caches: &Caches, now: Timestamp) -> Option<Amnesty> {
-    amnesty(&caches.last_heartbeats(), caches.failover(), now)
+    amnesty(&caches.last_heartbeats(now), caches.failover(), now)
 }
 
 /// What is to be thought of the node `name` at `now`.

@@ -236,8 +236,14 @@ impl World<'_> {
             kubelet: Some(at(answered)),
             agent: self.heartbeats.last(&name(node)),
         };
-        let amnesty =
-            || failover::amnesty(&self.heartbeats.all(), &Terms::default(), at(second)).is_some();
+        let amnesty = || {
+            failover::amnesty(
+                &self.heartbeats.all(&Terms::default(), at(second)),
+                &Terms::default(),
+                at(second),
+            )
+            .is_some()
+        };
         failover::node_state(Some(&sight), &Terms::default(), at(second), amnesty)
     }
 
