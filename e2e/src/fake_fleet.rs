@@ -58,9 +58,10 @@ impl FakeFleet {
         let status = model.status.context("the status of a real node")?;
         let nodes: Vec<String> = (0..count).map(|number| format!("fake-{number}")).collect();
         let (client, all) = (world.client.clone(), nodes.clone());
+        let namespace = world.namespace.clone();
         world.undo_at_the_end("remove the fake nodes", async move {
             for name in &all {
-                remove(&client, name).await?;
+                remove(&client, &namespace, name).await?;
             }
             Ok(())
         });
@@ -282,7 +283,7 @@ async fn run_pods(client: &Client, node: &str) -> Result<()> {
     Ok(())
 }
 
-async fn remove(client: &Client, name: &str) -> Result<()> {
+async fn remove(client: &Client, namespace: &str, name: &str) -> Result<()> {
     let gone = |result: std::result::Result<(), kube::Error>| match result {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         result => result,
@@ -292,5 +293,7 @@ async fn remove(client: &Client, name: &str) -> Result<()> {
     gone(nodes.delete(name, &now).await.map(drop))?;
     let gpu_nodes: Api<GpuNode> = Api::all(client.clone());
     gone(gpu_nodes.delete(name, &now).await.map(drop))?;
+    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    gone(leases.delete(&heartbeat_lease(name), &now).await.map(drop))?;
     Ok(())
 }

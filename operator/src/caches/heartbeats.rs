@@ -91,13 +91,20 @@ impl Heartbeats {
         }
     }
 
-    /// When each agent was last heard of at `now`; of one that was silent and has been back for less time than it takes to give up
+    /// When each agent whose node `exists` was last heard of at `now`; of one that was silent and has been back for less time than it takes to give up
     /// a node, before it fell silent.
     ///
     /// Nodes that fell silent together do not come back at one moment: those that are back first must not make the others look
     /// as if they had fallen silent by themselves.
+    ///
+    /// Leases outlive their nodes: those that were taken out of the cluster have not fallen silent.
     #[must_use]
-    pub fn all(&self, terms: &Terms, now: Timestamp) -> Vec<Timestamp> {
+    pub fn all(
+        &self,
+        terms: &Terms,
+        now: Timestamp,
+        exists: impl Fn(&str) -> bool,
+    ) -> Vec<Timestamp> {
         let is_recent = |back: Timestamp| {
             let settled = terms.silent_after.checked_add(terms.grace);
             now.duration_since(back) < settled.unwrap_or(SignedDuration::MAX)
@@ -108,8 +115,9 @@ impl Heartbeats {
             (to.duration_since(from) >= terms.silent_after && is_recent(to)).then_some(from)
         };
         beats
-            .values()
-            .map(|beat| fell(beat).unwrap_or(beat.arrived))
+            .iter()
+            .filter(|(node, _)| exists(node))
+            .map(|(_, beat)| fell(beat).unwrap_or(beat.arrived))
             .collect()
     }
 
@@ -242,18 +250,22 @@ mod tests {
 
     #[test]
     fn one_that_is_back_counts_as_silent_for_as_long_as_it_takes_to_give_up_a_node() {
-        let terms = Terms::default();
+        let all = |beats: &Heartbeats, now: i64| {
+            beats.all(&Terms::default(), at(now), |node| node == "n1")
+        };
         let beats = Heartbeats::default();
         beats.see(&lease(100), at(100));
-        assert_eq!(beats.all(&terms, at(200)), [at(100)]);
+        assert_eq!(all(&beats, 200), [at(100)]);
         beats.see(&lease(200), at(200));
         beats.see(&lease(210), at(210));
-        assert_eq!(beats.all(&terms, at(259)), [at(100)]);
-        assert_eq!(beats.all(&terms, at(260)), [at(210)]);
+        assert_eq!(all(&beats, 259), [at(100)]);
+        assert_eq!(all(&beats, 260), [at(210)]);
         assert_eq!(beats.last("n1"), Some(at(210)), "it answers all the same");
+        let gone = beats.all(&Terms::default(), at(210), |_| false);
+        assert!(gone.is_empty(), "its node was taken out of the cluster");
         // Two heartbeats missed are no silence.
         beats.see(&lease(235), at(235));
-        assert_eq!(beats.all(&terms, at(236)), [at(235)]);
+        assert_eq!(all(&beats, 236), [at(235)]);
     }
 
     #[test]

@@ -476,7 +476,8 @@ impl Caches {
     /// When each agent was last heard of, on this replica's clock; of one that has only just come back, before it fell silent.
     #[must_use]
     pub fn last_heartbeats(&self, now: Timestamp) -> Vec<Timestamp> {
-        self.heartbeats.all(&self.failover, now)
+        self.heartbeats
+            .all(&self.failover, now, |node| self.node(node).is_some())
     }
 
     /// What has failed on `node` since `since`, by no program's fault.

@@ -238,7 +238,7 @@ impl World<'_> {
         };
         let amnesty = || {
             failover::amnesty(
-                &self.heartbeats.all(&Terms::default(), at(second)),
+                &self.heartbeats.all(&Terms::default(), at(second), |_| true),
                 &Terms::default(),
                 at(second),
             )
