@@ -91,8 +91,8 @@ impl Heartbeats {
         }
     }
 
-    /// When each agent whose node `exists` was last heard of at `now`; of one that was silent and has been back for less time than it takes to give up
-    /// a node, before it fell silent.
+    /// When each agent whose node `exists` was last heard of at `now`; of one that was silent and has been back for less time than
+    /// it takes to give up a node, before it fell silent.
     ///
     /// Nodes that fell silent together do not come back at one moment: those that are back first must not make the others look
     /// as if they had fallen silent by themselves.

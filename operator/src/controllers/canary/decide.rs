@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use gridstake_crds::{
     condition::{Fact, Status},
     gpu_node::{GpuNodeCondition, GpuNodeReason, Performance},
-    measurement::MOST_MEASURED_GPUS,
+    measurement::{MOST_MEASURED_GPUS, Measurement},
 };
 use gridstake_ledger::performance::REFERENCE;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -340,12 +340,7 @@ fn fact(
         Some(Outcome::Measured(measurement))
             if measurement.gpus.iter().any(|gpu| !gpu.digest_ok) =>
         {
-            let wrong: Vec<&str> = measurement
-                .gpus
-                .iter()
-                .filter(|gpu| !gpu.digest_ok)
-                .map(|gpu| gpu.uuid.as_str())
-                .collect();
+            let wrong = calculating_wrong(measurement);
             return say(
                 Status::False,
                 GpuNodeReason::WrongResult,
@@ -410,15 +405,16 @@ fn named(uuids: &[&str]) -> String {
     }
 }
 
+/// The GPUs whose result is not the right one.
+fn calculating_wrong(measurement: &Measurement) -> Vec<&str> {
+    let wrong = measurement.gpus.iter().filter(|gpu| !gpu.digest_ok);
+    wrong.map(|gpu| gpu.uuid.as_str()).collect()
+}
+
 fn news(ended: &Ended) -> News {
     match &ended.outcome {
         Outcome::Measured(measurement) => {
-            let wrong: Vec<&str> = measurement
-                .gpus
-                .iter()
-                .filter(|gpu| !gpu.digest_ok)
-                .map(|gpu| gpu.uuid.as_str())
-                .collect();
+            let wrong = calculating_wrong(measurement);
             if wrong.is_empty() {
                 News::Measured(format!("{} GPUs were measured", measurement.gpus.len()))
             } else {

@@ -25,7 +25,7 @@ use crate::{
         gpu_node::observe::local_pods,
         job_request::{Shunned, job_request},
         placement::{
-            decide::{Standing, Surroundings, queue_entry, standing},
+            decide::{Standing, Surroundings, standing},
             fleet,
         },
     },
@@ -207,13 +207,7 @@ fn who_waits(
     let mut queue: Vec<_> = parsed(&stored)
         .filter(|job| !is_canary(&ctx.namespace, job))
         .filter(|job| standing(job, now) == Standing::Waiting)
-        .map(|job| {
-            let class = job.spec.priority_class_name.as_deref();
-            let priority = class
-                .and_then(|class| fleet::priority(&ctx.caches, class))
-                .unwrap_or(0);
-            (queue_entry(job, priority), job)
-        })
+        .map(|job| (fleet::queued(&ctx.caches, job), job))
         .collect();
     queue.sort_by(|a, b| a.0.cmp(&b.0));
     let waiting: Vec<(&ComputeJob, Surroundings<'_>)> = queue

@@ -230,8 +230,8 @@ pub fn next(job: &ComputeJob, status: &ComputeJobStatus, seen: &Seen) -> Next {
         return Next::default();
     };
     let known = status.verification.as_ref();
-    if known.is_some_and(|known| known.state.is_final()) {
-        return finished(status, seen);
+    if let Some(known) = known.filter(|known| known.state.is_final()) {
+        return finished(known.clone(), seen);
     }
     let own = Run::of(job, status, seen.is_accused);
     // Nothing to be checked yet: a sample is drawn at the end, a redundant run needs to know which owners to keep off.
@@ -282,42 +282,38 @@ pub fn next(job: &ComputeJob, status: &ComputeJobStatus, seen: &Seen) -> Next {
         sample,
         runs,
     };
-    let mut next = if state.is_final() {
-        let mut status = status.clone();
-        status.verification = Some(verification.clone());
-        finished(&status, seen)
-    } else {
-        Next::default()
-    };
-    next.create = may_create
-        .then(|| u32::try_from(verification.runs.len()).ok())
-        .flatten();
-    next.verification = Some(verification);
-    next
+    if state.is_final() {
+        return finished(verification, seen);
+    }
+    Next {
+        create: may_create
+            .then(|| u32::try_from(verification.runs.len()).ok())
+            .flatten(),
+        verification: Some(verification),
+        ..Next::default()
+    }
 }
 
 /// What is left to be done once it is known how the check has ended.
-fn finished(status: &ComputeJobStatus, seen: &Seen) -> Next {
-    let verification = status.verification.clone();
-    let runs = verification.iter().flat_map(|v| &v.runs);
-    let majority = verification.as_ref().and_then(|v| v.digest.as_ref());
-    let (accused, innocent) = (
-        |run: &&CheckedRun| {
-            let of_checks = seen.checks.iter().find(|check| check.job == run.job);
-            of_checks.map_or(seen.is_accused, |check| check.is_accused)
-        },
-        // Of a gang on nodes of several owners nobody knows whose member it was.
-        |run: &&CheckedRun| run.owners.len() != 1,
-    );
-    let outvoted =
-        |run: &&CheckedRun| run.outcome == RunOutcome::Counted && run.digest.as_ref() != majority;
-    let accuse = runs
-        .filter(|_| majority.is_some())
+fn finished(verification: JobVerification, seen: &Seen) -> Next {
+    let is_accused = |run: &CheckedRun| {
+        let check = seen.checks.iter().find(|check| check.job == run.job);
+        check.map_or(seen.is_accused, |check| check.is_accused)
+    };
+    let outvoted = |run: &&CheckedRun| {
+        verification.digest.is_some()
+            && run.outcome == RunOutcome::Counted
+            && run.digest != verification.digest
+    };
+    let accuse = verification
+        .runs
+        .iter()
         .filter(outvoted)
-        .filter(|run| !innocent(run) && !accused(run))
+        // Of a gang on nodes of several owners nobody knows whose member it was.
+        .filter(|run| run.owners.len() == 1 && !is_accused(run))
         .map(|run| run.job.clone())
         .collect();
-    let is_idle = |run: &&Run| matches!(run.progress, Progress::Succeeded(_) | Progress::Failed);
+    let is_idle = |run: &Run| matches!(run.progress, Progress::Succeeded(_) | Progress::Failed);
     Next {
         create: None,
         delete: seen
@@ -327,7 +323,7 @@ fn finished(status: &ComputeJobStatus, seen: &Seen) -> Next {
             .map(|run| run.job.clone())
             .collect(),
         accuse,
-        verification,
+        verification: Some(verification),
     }
 }
 

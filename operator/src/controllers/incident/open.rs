@@ -518,6 +518,17 @@ mod tests {
         })
     }
 
+    fn overlap() -> RefusedEvidence {
+        RefusedEvidence {
+            reason: EvidenceFault::Overlap,
+            epoch: 1,
+            seq: 4,
+            accepted_ms: None,
+            accepted_head: None,
+            statements: Vec::new(),
+        }
+    }
+
     #[test]
     fn an_incident_names_the_gpus_that_it_concerns_and_who_answered_for_them() {
         let mut record = record();
@@ -526,14 +537,7 @@ mod tests {
             {"chain": "anvil", "lane": 7, "payer": 3, "provider": 9, "perGpuSecond": "0.1"});
         record.spec.payment = serde_json::from_value(payment).unwrap();
         let failed = bill(HOST, SealCause::MemberEnded);
-        let refused = RefusedEvidence {
-            reason: EvidenceFault::Overlap,
-            epoch: 1,
-            seq: 4,
-            accepted_ms: None,
-            accepted_head: None,
-            statements: Vec::new(),
-        };
+        let refused = overlap();
         let subjects = |record: &UsageRecord| -> Vec<Subject> {
             let case = Case {
                 record,
@@ -583,14 +587,7 @@ mod tests {
     #[test]
     fn what_an_agent_has_signed_that_cannot_be_true_holds_the_rewards_and_the_second_time_costs_stake()
      {
-        let refused = RefusedEvidence {
-            reason: EvidenceFault::Overlap,
-            epoch: 1,
-            seq: 4,
-            accepted_ms: None,
-            accepted_head: None,
-            statements: Vec::new(),
-        };
+        let refused = overlap();
         let bill = bill(None, SealCause::MemberEnded);
         let steps: Vec<_> = [
             vec![],

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use gridstake_crds::{ComputeJob, GpuNode};
 use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 
-use super::decide::Payee;
+use super::decide::{Payee, queue_entry};
 use crate::{
     caches::{Caches, parsed},
     chain::Chain,
@@ -17,7 +17,9 @@ use crate::{
         verification_group,
     },
     payer,
-    scheduler::{Reservation, Snapshot, request::OfNamespace, weight::WeightPolicy},
+    scheduler::{
+        Reservation, Snapshot, queue::QueueEntry, request::OfNamespace, weight::WeightPolicy,
+    },
     snapshot::snapshot,
 };
 
@@ -41,6 +43,14 @@ pub fn priority(caches: &Caches, name: &str) -> Option<i32> {
         .priority_classes
         .get(&ObjectRef::new(name))
         .map(|class| class.value)
+}
+
+/// The place of `job` in the queue.
+#[must_use]
+pub fn queued(caches: &Caches, job: &ComputeJob) -> QueueEntry {
+    let class = job.spec.priority_class_name.as_deref();
+    let priority = class.and_then(|class| priority(caches, class));
+    queue_entry(job, priority.unwrap_or(0))
 }
 
 /// What the namespace of `job` says about where it may be placed. A canary is paid for on no chain, so it may go to nodes of any.

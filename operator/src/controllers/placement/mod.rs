@@ -99,13 +99,7 @@ impl Placer {
             })
             .map(|job| (decide::standing(job, now), job))
             .filter(|(standing, _)| !matches!(standing, Standing::Unseen | Standing::Settled))
-            .map(|(standing, job)| {
-                let class = job.spec.priority_class_name.as_deref();
-                let priority = class
-                    .and_then(|class| fleet::priority(&self.ctx.caches, class))
-                    .unwrap_or(0);
-                (decide::queue_entry(job, priority), standing, job)
-            })
+            .map(|(standing, job)| (fleet::queued(&self.ctx.caches, job), standing, job))
             .collect();
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         entries
