@@ -110,7 +110,7 @@ pub struct Subject {
     /// The node.
     #[schemars(length(min = 1, max = 253))]
     pub node_name: String,
-    /// The provider to which the node was bound at the time.
+    /// The provider to which the node was bound at the time; against no other does it count. Absent: it was bound to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub provider_id: Option<u32>,

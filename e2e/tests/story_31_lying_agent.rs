@@ -11,7 +11,7 @@ use gridstake_crds::{
 use gridstake_e2e::{agent_process, identity, prelude::*, usage, wait::watch_until};
 use kube::{
     Api, ResourceExt as _,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
 
@@ -92,6 +92,12 @@ fn an_agent_that_replays_a_statement_about_another_job_is_paid_for_what_came_bef
             Some(incident?.spec.offence)
         })
         .await?;
+        // Else two of such lies keep every job off the node for weeks, as they should.
+        let pardoned = incidents.clone();
+        world.undo_at_the_end(format!("pardon {incident}"), async move {
+            pardoned.delete(&incident, &DeleteParams::default()).await?;
+            Ok(())
+        });
         ensure!(offence == Offence::ImpossibleUsage, "{offence}");
         agent_process::kill(world, node).await
     })

@@ -20,8 +20,8 @@ use crate::chain::Chains;
 pub struct Charge {
     /// What it weighs.
     pub blame: Blame,
-    /// The provider that answered at the time. `None`: it names none; then it counts against whoever answers for the GPU now.
-    owner: Option<Owner>,
+    /// Who answered for the node at the time.
+    owner: Owner,
     node: String,
     /// Empty: all GPUs of the node.
     devices: Vec<String>,
@@ -45,9 +45,10 @@ pub fn charge(incident: &Incident, chains: &Chains, now: Timestamp) -> Option<Ch
     }
     let subject = &spec.subject;
     let owner = match subject.provider_id {
-        None => None,
-        // Where it is not known any more who that was, it is held against nobody.
-        Some(number) => Some(Owner::find(chains, spec.chain.as_deref(), Some(number))?),
+        // As histories do: what was before a chain was there is not held against the provider who came with it.
+        None => Owner::Nobody,
+        // Where it is not known any more who that was, it is held against none.
+        Some(number) => Owner::find(chains, spec.chain.as_deref(), Some(number))?,
     };
     Some(Charge {
         blame: Blame {
@@ -116,13 +117,12 @@ impl Charge {
     /// Whether it counts against the GPU `key`, which is shown by `node`.
     #[must_use]
     pub fn concerns(&self, key: &GpuKey, node: &str) -> bool {
-        let is_theirs = self.owner.is_none_or(|owner| owner == key.owner);
         let is_it = if self.devices.is_empty() {
             self.node == node
         } else {
             self.devices.contains(&key.uuid)
         };
-        is_theirs && is_it
+        self.owner == key.owner && is_it
     }
 }
 
@@ -221,16 +221,30 @@ mod tests {
 
     #[test]
     fn one_that_names_no_gpu_counts_against_all_of_its_node() {
-        let spec = json!({"subject": {"nodeName": "a"}, "chain": null});
+        let spec = json!({"subject": {"nodeName": "a", "providerId": 7}});
         let found = charge(&incident(&spec, &json!({})), &chains(), now()).unwrap();
-        assert!(found.concerns(&key(7, "GPU-1"), "a") && found.concerns(&key(8, "GPU-2"), "a"));
-        assert!(!found.concerns(&key(7, "GPU-1"), "b"));
+        assert!(found.concerns(&key(7, "GPU-1"), "a") && found.concerns(&key(7, "GPU-2"), "a"));
+        assert!(!found.concerns(&key(7, "GPU-1"), "b") && !found.concerns(&key(8, "GPU-1"), "a"));
+    }
+
+    #[test]
+    fn what_was_before_there_was_a_chain_is_not_held_against_the_provider_who_came_with_it() {
+        let spec = json!({"subject": {"nodeName": "a", "devices": ["GPU-1"]}, "chain": null});
+        let before = incident(&spec, &json!({}));
+        let with = charge(&before, &chains(), now()).unwrap();
+        assert!(!with.concerns(&key(7, "GPU-1"), "a"));
+        let nobodys = GpuKey::new(Owner::Nobody, "GPU-1").unwrap();
+        let without = charge(&before, &Chains::new(vec![]), now()).unwrap();
+        assert!(without.concerns(&nobodys, "a"));
     }
 
     #[test]
     fn what_counts_is_found_by_gpu_and_by_node() {
         let named = incident(&json!({}), &json!({}));
-        let of_node = incident(&json!({"subject": {"nodeName": "b"}}), &json!({}));
+        let of_node = incident(
+            &json!({"subject": {"nodeName": "b", "providerId": 7}}),
+            &json!({}),
+        );
         let charges: Charges = [named, of_node]
             .iter()
             .filter_map(|incident| charge(incident, &chains(), now()))
