@@ -16,6 +16,7 @@
 //!
 //! The second is an index. It can be made again from the heads of all files, and nobody needs to trust it.
 
+pub mod decisions;
 mod decode;
 mod encode;
 mod signed;
