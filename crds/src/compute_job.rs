@@ -393,6 +393,11 @@ pub struct Decision {
     /// The hash of this decision.
     #[schemars(schema_with = "crate::schema::hash")]
     pub hash: String,
+    /// The state of the log of decisions before this one, from which the archive tells the fleet on which it was made. Absent
+    /// where no log is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::hash")]
+    pub state: Option<String>,
     /// The sequence number of the snapshot on which it was made.
     pub snapshot: u64,
     /// How many nodes could take the job.

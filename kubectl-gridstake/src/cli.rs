@@ -1,8 +1,8 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256};
 use clap::{Args, Parser, Subcommand};
 use gridstake_crds::TokenAmount;
 use gridstake_ledger::week::Week;
@@ -44,6 +44,61 @@ pub enum Command {
     /// byte of which file is the first that is wrong. Ends with 0 if everything is right, with 1 if something is wrong, and
     /// with 2 if it could not be checked.
     Verify(Box<VerifyArgs>),
+
+    /// Makes decisions of the scheduler again, from the archive alone.
+    ///
+    /// Reads the log of decisions: the fleet, each request, and what was drawn. Decides each request again, by code that the
+    /// scheduler does not share, and says where the first one differs: a node that was left out, a weight, a number, a reason.
+    /// Ends with 0 if all are equal, with 1 if something is wrong, and with 2 if it could not be checked.
+    Replay(ReplayArgs),
+}
+
+/// Which decisions are made again.
+#[derive(Args, Clone, Debug)]
+#[command(group(clap::ArgGroup::new("which").args(["decision", "job"])))]
+pub struct ReplayArgs {
+    /// The archive: a folder, or an http(s) address under which its files are.
+    #[arg(long, value_name = "FOLDER|URL")]
+    pub archive: String,
+
+    /// The cluster whose log it is: the uid of its namespace kube-system. Without it, the cluster of KUBECONFIG.
+    #[arg(long, value_name = "UID")]
+    pub cluster: Option<String>,
+
+    /// Only the decision of this hash. Without it and --job, all of the log.
+    #[arg(long, value_name = "HASH")]
+    pub decision: Option<B256>,
+
+    /// Only the decision that placed the newest attempt of this ComputeJob, whose hash is read from the cluster of KUBECONFIG.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub job: Option<JobName>,
+
+    /// How the result is written.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// A job of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobName {
+    /// The namespace.
+    pub namespace: String,
+    /// The job.
+    pub name: String,
+}
+
+impl FromStr for JobName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split('/').collect::<Vec<_>>()[..] {
+            [namespace, name] if !namespace.is_empty() && !name.is_empty() => Ok(Self {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            }),
+            _ => Err("write the job's namespace and its name, such as team-a/train".to_owned()),
+        }
+    }
 }
 
 /// What is verified, and from where.

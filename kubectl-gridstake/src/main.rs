@@ -1,5 +1,5 @@
 //! `kubectl gridstake`: signs what the operator asks of payers and providers, and puts it where the operator reads it;
-//! verifies what was archived against the chain.
+//! verifies what was archived against the chain; makes decisions of the scheduler again.
 
 mod certify;
 mod cli;
@@ -8,6 +8,7 @@ mod consent;
 mod end;
 mod error;
 mod key;
+mod replay;
 mod verify;
 
 use std::process::ExitCode;
@@ -36,6 +37,9 @@ fn main() -> ExitCode {
     if let Command::Verify(args) = &command {
         return verify::run(args);
     }
+    if let Command::Replay(args) = &command {
+        return replay::run(args);
+    }
     match told(&command) {
         Ok(Told { result, note }) => {
             if let Some(note) = note {
@@ -60,7 +64,9 @@ fn told(command: &Command) -> Result<Told, PluginError> {
     match command {
         Command::Consent(args) => runtime.block_on(consent::run(args, now)),
         Command::Certify(args) => runtime.block_on(certify::run(args, now)),
-        // It tells by itself, since it ends in three ways.
-        Command::Verify(_) => Err(PluginError::Unfit("verify runs by itself".to_owned())),
+        // They tell by themselves, since they end in three ways.
+        Command::Verify(_) | Command::Replay(_) => {
+            Err(PluginError::Unfit("it runs by itself".to_owned()))
+        }
     }
 }

@@ -4,7 +4,7 @@
 mod answers;
 mod report;
 mod rpc;
-mod source;
+pub mod source;
 mod uptime;
 
 use std::{collections::BTreeSet, num::NonZero, path::PathBuf, process::ExitCode, thread};

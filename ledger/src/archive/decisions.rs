@@ -10,18 +10,19 @@
 //!
 //! | line | what it says |
 //! |---|---|
-//! | head | `format` (`gridstake-decisions`), `version` (1), `cluster`, `part` (its number), `before` (the address of the part before it; absent in the first one), `whole`, `state` |
+//! | head | `format` (`gridstake-decisions`), `version` (1), `cluster`, `writer`, `part` (its number), `before` (the address of the part before it; absent in the first one), `whole`, `state` |
 //! | `node` | all that the scheduler knows of a node; it replaces what was known of it |
 //! | `taken` | what pods and promises take of a node, all together |
 //! | `gone` | a node that is no more |
 //! | `decision` | a request, and the decision about it. What its members take is taken from then on |
 //! | `undone` | a decision that could not be written into its job: what it took is given back |
 //!
-//! In a part that is `whole` the fleet is told from the beginning: what earlier parts said of it does not count any more. Each
-//! line continues a chain of hashes, the state of the log: `state = keccak256(state ‖ line)`, without the line feed, from
-//! [`origin`] in a whole part and from where the part before ended in another one. A decision names the state before it and is
-//! hashed with it, so its hash, which stands in the job's status and in the next decision, vouches for the whole fleet on which
-//! it was made.
+//! A `writer` is a leader's term, or a stretch of it. Its parts follow one another; where two replicas believed for a moment that
+//! they lead, those of two writers lie between one another. The first part of a writer is `whole`: it tells the fleet from the
+//! beginning. Each line continues a chain of hashes, the state of the log: `state = keccak256(state ‖ line)`, without the line
+//! feed, from [`origin`] in a whole part and from where the writer's part before ended in another one. A decision names the state
+//! before it and is hashed with it, so its hash, which stands in the job's status and in the next decision, vouches for the whole
+//! fleet on which it was made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,10 +54,10 @@ pub fn folder(cluster: &str) -> String {
     format!("clusters/{cluster}/decisions")
 }
 
-/// The state of the log before the first line of a whole part.
+/// The state of the log before a writer's first line.
 #[must_use]
-pub fn origin(cluster: &str, part: u64) -> B256 {
-    keccak256(format!("{FORMAT}/{VERSION} {cluster} {part}"))
+pub fn origin(cluster: &str, writer: &str) -> B256 {
+    keccak256(format!("{FORMAT}/{VERSION} {cluster} {writer}"))
 }
 
 /// The state of the log after `line`, which stands without its line feed.
@@ -397,6 +398,8 @@ pub struct Head {
     version: u64,
     /// The cluster: the uid of its namespace `kube-system`.
     pub cluster: String,
+    /// Who wrote it. No two have one name.
+    pub writer: String,
     /// The part's number. Later parts have greater ones; not all numbers occur.
     pub part: u64,
     /// The address of the part before it. Absent: there is none.
@@ -411,17 +414,24 @@ pub struct Head {
 
 impl Head {
     /// The head of a part in the log of `cluster`, behind the part whose address is `before`. Without a `state` to go on from it
-    /// tells the fleet from the beginning.
+    /// is the writer's first, and whole.
     #[must_use]
-    pub fn new(cluster: &str, part: u64, before: Option<B256>, state: Option<B256>) -> Self {
+    pub fn new(
+        cluster: &str,
+        writer: &str,
+        part: u64,
+        before: Option<B256>,
+        state: Option<B256>,
+    ) -> Self {
         Self {
             format: FORMAT.to_owned(),
             version: VERSION,
             cluster: cluster.to_owned(),
+            writer: writer.to_owned(),
             part,
             before,
             whole: state.is_none(),
-            state: state.unwrap_or_else(|| origin(cluster, part)),
+            state: state.unwrap_or_else(|| origin(cluster, writer)),
         }
     }
 }
@@ -484,7 +494,7 @@ pub enum Unreadable {
     /// The first line is no head of this format.
     #[error("byte 0: this is no part of a log of decisions of version {VERSION}")]
     Format,
-    /// A whole part begins with another state than follows from its number.
+    /// A whole part begins with another state than follows from its writer's name.
     #[error("byte 0: the state at the beginning of a whole part is {expected}")]
     Origin {
         /// What it is.
@@ -514,7 +524,7 @@ pub fn decode(file: &[u8]) -> Result<Part, Unreadable> {
     if head.format != FORMAT || head.version != VERSION {
         return Err(Unreadable::Format);
     }
-    let expected = origin(&head.cluster, head.part);
+    let expected = origin(&head.cluster, &head.writer);
     if head.whole && head.state != expected {
         return Err(Unreadable::Origin { expected });
     }

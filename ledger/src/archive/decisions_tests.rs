@@ -118,7 +118,7 @@ fn events() -> Vec<Event> {
 }
 
 fn part() -> (Head, Vec<u8>) {
-    let head = Head::new(CLUSTER, 7, None, None);
+    let head = Head::new(CLUSTER, "operator-1/5", 7, None, None);
     let file = encode(&head, &lines_of(head.state, events())).unwrap();
     (head, file)
 }
@@ -138,6 +138,7 @@ fn what_is_written_is_read_and_ends_in_the_state_from_which_the_next_part_goes_o
 
     let next = Head::new(
         CLUSTER,
+        "operator-1/5",
         8,
         Some(super::super::address(&file)),
         Some(read.end),
@@ -165,7 +166,7 @@ fn a_decision_on_another_fleet_than_the_one_that_is_told_is_refused() {
 }
 
 #[test]
-fn a_whole_part_begins_with_the_state_of_its_number() {
+fn a_whole_part_begins_with_the_state_of_its_writer() {
     let mut head = part().0;
     head.state = B256::repeat_byte(3);
     let read = decode(&encode(&head, &[]).unwrap());

@@ -8,7 +8,7 @@ use super::gang::Stage;
 use super::request::JobUid;
 
 /// Domain of decision hashes.
-const DECISION_DOMAIN: &str = "gridstake-decision/1";
+const DECISION_DOMAIN: &str = "gridstake-decision/2";
 
 /// How many nodes a reason ruled out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,9 @@ pub struct Decision {
     pub attempt: u32,
     /// What the seed was derived from.
     pub seed: Seed,
+    /// The state of the log of decisions before it, which vouches for the fleet on which it was made; zero where no log is
+    /// kept.
+    pub state: B256,
     /// The sequence number of the snapshot on which it was made.
     pub snapshot: u64,
     /// How many nodes could take a member.
@@ -56,8 +59,8 @@ pub struct Decision {
 impl Decision {
     /// The bytes that are hashed and archived. Integers are big-endian, texts follow their length in 32 bits:
     ///
-    /// `text(domain) ‖ text(draw version) ‖ uid(16) ‖ attempt(4) ‖ blockHash(32) ‖ previous(32) ‖ snapshot(8) ‖
-    /// candidates(4) ‖ totalWeight(8) ‖ count(4) ‖ {stage(1: 1 partly used, 0 all) ‖ total(8) ‖ number(8) ‖
+    /// `text(domain) ‖ text(draw version) ‖ uid(16) ‖ attempt(4) ‖ blockHash(32) ‖ previous(32) ‖ state(32) ‖
+    /// snapshot(8) ‖ candidates(4) ‖ totalWeight(8) ‖ count(4) ‖ {stage(1: 1 partly used, 0 all) ‖ total(8) ‖ number(8) ‖
     /// text(winner)}* ‖ count(4) ‖ {text(reason) ‖ nodes(4)}*`
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -68,6 +71,7 @@ impl Decision {
         bytes.extend(self.attempt.to_be_bytes());
         bytes.extend(self.seed.block_hash);
         bytes.extend(self.seed.previous_decision);
+        bytes.extend(self.state);
         bytes.extend(self.snapshot.to_be_bytes());
         bytes.extend(self.candidates.to_be_bytes());
         bytes.extend(self.total_weight.to_be_bytes());
@@ -100,6 +104,7 @@ impl Decision {
             block_hash: self.seed.block_hash.to_string(),
             previous: self.seed.previous_decision.to_string(),
             hash: self.hash().to_string(),
+            state: (self.state != B256::ZERO).then(|| self.state.to_string()),
             snapshot: self.snapshot,
             candidates: self.candidates,
             total_weight: self.total_weight.to_string(),
@@ -143,6 +148,7 @@ mod tests {
                 block_hash: B256::repeat_byte(0xAB),
                 previous_decision: B256::repeat_byte(0xCD),
             },
+            state: B256::repeat_byte(0xEF),
             snapshot: 7,
             candidates: 2,
             total_weight: 30,
@@ -163,17 +169,18 @@ mod tests {
     fn the_hash_equals_the_published_vector() {
         assert_eq!(
             decision().hash(),
-            b256!("d8f245e557a882d85bd9fadfee2437c8cb43cda2ab24278b95160c474946d691")
+            b256!("57992166578f7fa69a8439eb24e18ea4debec0b35a0219e539fb281f895ff53c")
         );
     }
 
     #[test]
     fn every_field_changes_the_hash() {
-        let changes: [fn(&mut Decision); 12] = [
+        let changes: [fn(&mut Decision); 13] = [
             |d| d.job_uid.0[15] = 2,
             |d| d.attempt = 3,
             |d| d.seed.block_hash = B256::ZERO,
             |d| d.seed.previous_decision = B256::ZERO,
+            |d| d.state = B256::ZERO,
             |d| d.snapshot = 8,
             |d| d.candidates = 3,
             |d| d.total_weight = 31,
@@ -204,6 +211,7 @@ mod tests {
             ("gridstake-draw/1", "30", vec!["4".to_owned()])
         );
         assert_eq!(shown.block_hash, format!("0x{}", "ab".repeat(32)));
+        assert_eq!(shown.state, Some(format!("0x{}", "ef".repeat(32))));
         assert_eq!(
             (
                 shown.rejections[0].reason.as_str(),

@@ -34,6 +34,8 @@ mod snapshot_history;
 
 use std::collections::BTreeMap;
 
+use alloy_primitives::B256;
+
 pub use decision::Decision;
 pub use draw::Seed;
 pub use filter::Rejection;
@@ -127,6 +129,7 @@ pub fn place(
             job_uid: request.job_uid,
             attempt: request.attempt,
             seed: *seed,
+            state: B256::ZERO,
             snapshot: snapshot.sequence(),
             candidates: count(candidates.len()),
             total_weight: candidates

@@ -8,12 +8,14 @@
 //! |---|---|
 //! | [`fleet`] | observes: the fleet, priorities, namespaces, from the caches |
 //! | [`decide`] | pure: which job waits, what it gets, what it is told; with [`assumed`] and [`log`] |
+//! | [`journal`] | pure: what goes into the log of decisions |
 //! | [`act`] | writes the decision |
 
 pub mod act;
 pub mod assumed;
 pub mod decide;
 pub mod fleet;
+pub mod journal;
 pub mod log;
 
 use std::time::Instant;

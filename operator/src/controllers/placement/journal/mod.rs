@@ -1,0 +1,228 @@
+//! What is written into the log of decisions: the fleet as it changes, and each decision about it. Pure.
+//!
+//! The form of the log is `gridstake_ledger::archive::decisions`; [`super::recorder`] puts its parts into the archive.
+
+mod lines;
+
+use std::collections::BTreeMap;
+
+use alloy_primitives::B256;
+use gridstake_ledger::archive::decisions::{
+    self as log, Event, Head, Taken, Undone, next_state, origin,
+};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::scheduler::{Decision, NodeFacts, Request, Resources};
+
+/// So much is kept that cannot be written, in bytes. What comes on top is lost, and the log begins anew.
+const MOST_PENDING: usize = 32 << 20;
+/// After so many lines for each node the fleet is told anew, so that who repeats a decision need not begin long before it.
+const LINES_PER_NODE: usize = 4;
+/// And at least after so many lines.
+const FEWEST_LINES: usize = 10_000;
+
+/// A node of the fleet on which is decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// What is known of it.
+    pub facts: &'a NodeFacts,
+    /// Its weight.
+    pub weight: u64,
+    /// What pods take.
+    pub used: &'a Resources,
+    /// What placements have been promised.
+    pub reserved: &'a Resources,
+}
+
+/// What the log tells of a node.
+#[derive(Clone, Debug)]
+struct Known {
+    facts: NodeFacts,
+    closes_at: Option<Timestamp>,
+    weight: u64,
+    taken: Resources,
+    /// Whether it was there when last looked.
+    is_there: bool,
+}
+
+/// The part of the log that is being written.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    cluster: String,
+    writer: String,
+    known: BTreeMap<String, Known>,
+    /// The state after all lines.
+    state: B256,
+    /// The state at the begin of what is pending; `None`: that is a writer's first part.
+    since: Option<B256>,
+    pending: Vec<Vec<u8>>,
+    bytes: usize,
+    /// Lines since the fleet was told from the beginning.
+    lines: usize,
+    has_decisions: bool,
+    /// How many lines were dropped since nobody took them.
+    pub lost: usize,
+}
+
+impl Journal {
+    /// A journal of `writer`, a name that nobody else has, in the log of `cluster`.
+    #[must_use]
+    pub fn new(cluster: &str, writer: &str) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            writer: writer.to_owned(),
+            known: BTreeMap::new(),
+            state: origin(cluster, writer),
+            since: None,
+            pending: Vec::new(),
+            bytes: 0,
+            lines: 0,
+            has_decisions: false,
+            lost: 0,
+        }
+    }
+
+    /// The state of the log: what the next decision names.
+    #[must_use]
+    pub const fn state(&self) -> B256 {
+        self.state
+    }
+
+    /// Whether it should begin anew under another name: the fleet was told too many lines ago, or too much is pending.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.lines > FEWEST_LINES.max(LINES_PER_NODE * self.known.len())
+            || self.bytes > MOST_PENDING
+    }
+
+    /// Tells how `fleet` differs from what the log tells. `now` is the moment to which `closes_in` of the facts relates.
+    pub fn see<'a>(&mut self, fleet: impl IntoIterator<Item = Seen<'a>>, now: Timestamp) {
+        for known in self.known.values_mut() {
+            known.is_there = false;
+        }
+        for seen in fleet {
+            self.see_node(seen, now);
+        }
+        let gone: Vec<String> = self
+            .known
+            .iter()
+            .filter(|(_, known)| !known.is_there)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.known.remove(&name);
+            self.add(&Event::Gone(name));
+        }
+    }
+
+    fn see_node(&mut self, seen: Seen<'_>, now: Timestamp) {
+        let facts = seen.facts;
+        let closes_at = facts.closes_in.and_then(|left| now.checked_add(left).ok());
+        let mut taken = seen.used.clone();
+        taken.add(seen.reserved);
+        if let Some(known) = self.known.get_mut(&facts.name) {
+            known.is_there = true;
+            // The time that is left passes all the time; the end does not change.
+            known.facts.closes_in = facts.closes_in;
+            let is_same = known.closes_at == closes_at
+                && known.weight == seen.weight
+                && known.facts == *facts;
+            if is_same && lines::amounts(&known.taken) == lines::amounts(&taken) {
+                return;
+            }
+            if is_same {
+                let event = Event::Taken(Taken {
+                    node: facts.name.clone(),
+                    amounts: lines::amounts(&taken),
+                });
+                known.taken = taken;
+                self.add(&event);
+                return;
+            }
+        }
+        let node = lines::node(facts, closes_at, seen.weight, &taken);
+        self.add(&Event::Node(Box::new(node)));
+        let known = Known {
+            facts: facts.clone(),
+            closes_at,
+            weight: seen.weight,
+            taken,
+            is_there: true,
+        };
+        self.known.insert(facts.name.clone(), known);
+    }
+
+    /// Tells a decision, which names [`Self::state`], and takes what its members take.
+    pub fn decided(&mut self, request: &Request, decision: &Decision, now: Timestamp) {
+        let decided = lines::decided(request, decision, now.as_millisecond());
+        self.add(&Event::Decision(Box::new(decided)));
+        self.has_decisions = true;
+        let each = request.per_member();
+        for drawn in &decision.drawn {
+            if let Some(known) = self.known.get_mut(&drawn.winner) {
+                known.taken.add(&each);
+            }
+        }
+    }
+
+    /// Tells that a decision was not carried out, and gives back what it took.
+    pub fn undone(&mut self, request: &Request, decision: &Decision, why: &str) {
+        self.add(&Event::Undone(Undone {
+            decision: decision.hash(),
+            why: why.to_owned(),
+        }));
+        let each = request.per_member();
+        for drawn in &decision.drawn {
+            if let Some(known) = self.known.get_mut(&drawn.winner) {
+                known.taken = known.taken.less(&each);
+            }
+        }
+    }
+
+    fn add(&mut self, event: &Event) {
+        // It cannot fail: every map of these types has texts for keys.
+        let Ok(line) = log::line(event) else { return };
+        self.state = next_state(self.state, &line);
+        self.bytes += line.len() + 1;
+        self.lines += 1;
+        self.pending.push(line);
+    }
+
+    /// Whether a decision is pending: what is only about the fleet can wait for one.
+    #[must_use]
+    pub const fn has_decisions(&self) -> bool {
+        self.has_decisions
+    }
+
+    /// The file of what is pending, as the part of this number behind the one at `before`.
+    #[must_use]
+    pub fn file(&self, part: u64, before: Option<B256>) -> Vec<u8> {
+        let head = Head::new(&self.cluster, &self.writer, part, before, self.since);
+        log::encode(&head, &self.pending).unwrap_or_default()
+    }
+
+    /// What is pending is in the archive.
+    pub fn written(&mut self) {
+        self.since = Some(self.state);
+        self.pending.clear();
+        self.bytes = 0;
+        self.has_decisions = false;
+    }
+
+    /// Begins anew as another writer; what is pending is dropped.
+    pub fn begin_anew(&mut self, writer: &str) {
+        let lost = self.lost
+            + if self.has_decisions {
+                self.pending.len()
+            } else {
+                0
+            };
+        *self = Self {
+            lost,
+            ..Self::new(&self.cluster, writer)
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests;
