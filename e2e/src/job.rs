@@ -244,19 +244,21 @@ impl Job {
             "job {} has no running pod to release",
             self.name
         );
-        let touch = |pod| {
-            kubectl(
-                [
-                    "exec",
-                    "--namespace",
-                    &self.namespace,
-                    pod,
-                    "--",
-                    "touch",
-                    "/tmp/released",
-                ]
-                .map(String::from),
-            )
+        let touch = async |pod: &str| {
+            let command = [
+                "exec",
+                "--namespace",
+                &self.namespace,
+                pod,
+                "--",
+                "touch",
+                "/tmp/released",
+            ];
+            match kubectl(command.map(String::from)).await {
+                // It was told before, and the answer was lost.
+                Err(error) if format!("{error:#}").contains("in a completed pod") => Ok(()),
+                told => told.map(drop),
+            }
         };
         // A kubelet that has just been started may not know the pod again yet.
         try_until("its pods are told", || {
