@@ -17,6 +17,7 @@ pub mod decide;
 pub mod fleet;
 pub mod journal;
 pub mod log;
+pub mod recorder;
 
 use std::time::Instant;
 

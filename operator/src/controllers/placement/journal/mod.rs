@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use alloy_primitives::B256;
 use gridstake_ledger::archive::decisions::{
-    self as log, Event, Head, Taken, Undone, next_state, origin,
+    self as log, Event, Head, Part, Taken, Undone, next_state, origin,
 };
 use k8s_openapi::jiff::Timestamp;
 
@@ -60,8 +60,6 @@ pub struct Journal {
     /// Lines since the fleet was told from the beginning.
     lines: usize,
     has_decisions: bool,
-    /// How many lines were dropped since nobody took them.
-    pub lost: usize,
 }
 
 impl Journal {
@@ -78,7 +76,6 @@ impl Journal {
             bytes: 0,
             lines: 0,
             has_decisions: false,
-            lost: 0,
         }
     }
 
@@ -201,26 +198,46 @@ impl Journal {
         log::encode(&head, &self.pending).unwrap_or_default()
     }
 
-    /// What is pending is in the archive.
-    pub fn written(&mut self) {
-        self.since = Some(self.state);
-        self.pending.clear();
-        self.bytes = 0;
-        self.has_decisions = false;
+    /// How much is pending, in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// Begins anew as another writer; what is pending is dropped.
-    pub fn begin_anew(&mut self, writer: &str) {
-        let lost = self.lost
-            + if self.has_decisions {
-                self.pending.len()
-            } else {
-                0
-            };
-        *self = Self {
-            lost,
-            ..Self::new(&self.cluster, writer)
+    /// What is pending is in the archive, up to the line after which the log is in the state `until`.
+    pub fn written(&mut self, until: B256) {
+        let mut state = self
+            .since
+            .unwrap_or_else(|| origin(&self.cluster, &self.writer));
+        let after = self.pending.iter().position(|line| {
+            state = next_state(state, line);
+            state == until
+        });
+        if let Some(last) = after {
+            self.since = Some(until);
+            let written = self.pending.drain(..=last);
+            self.bytes -= written.map(|line| line.len() + 1).sum::<usize>();
+            self.has_decisions = !self.pending.is_empty();
+        }
+    }
+
+    /// `part` is in the archive. If it is one of ours, of which that was not known, nothing of it is written again.
+    pub fn is_there(&mut self, part: &Part) {
+        if part.head.writer == self.writer {
+            self.written(part.end);
+        }
+    }
+
+    /// Begins anew as another writer; what is pending is dropped. Returns how many lines are lost that are needed to make
+    /// decisions again.
+    pub fn begin_anew(&mut self, writer: &str) -> u64 {
+        let lost = if self.has_decisions {
+            self.pending.len() as u64
+        } else {
+            0
         };
+        *self = Self::new(&self.cluster, writer);
+        lost
     }
 }
 

@@ -239,7 +239,7 @@ fn history() -> Vec<Vec<u8>> {
     let mut cut = |journal: &mut Journal| {
         let before = files.last().map(|file| archive::address(file));
         files.push(journal.file(files.len() as u64 + 1, before));
-        journal.written();
+        journal.written(journal.state());
     };
     for step in 0..STEPS {
         let passed = SignedDuration::from_millis(numbers.below(20_000) as i64);
@@ -408,6 +408,31 @@ fn a_promise_that_becomes_a_pod_takes_no_line() {
 }
 
 #[test]
+fn what_is_there_already_is_not_written_again_and_what_came_after_it_is() {
+    let now: Timestamp = "2026-11-29T12:00:00Z".parse().unwrap();
+    let one = fixtures::one_node(fixtures::node("n", 8));
+    let two = fixtures::snapshot(vec![fixtures::node("n", 8), fixtures::node("m", 8)]);
+    let mut journal = Journal::new(CLUSTER, "w");
+    journal.see(seen(&one), now);
+    let first = decode(&journal.file(1, None)).unwrap();
+    journal.see(seen(&two), now);
+    let mut others = first.clone();
+    others.head.writer = "v".to_owned();
+    journal.is_there(&others);
+    assert_eq!(decode(&journal.file(2, None)).unwrap().events.len(), 2);
+    journal.is_there(&first);
+    let second = decode(&journal.file(2, None)).unwrap();
+    assert_eq!((second.head.state, second.events.len()), (first.end, 1));
+    assert_eq!(
+        journal.bytes(),
+        log::line(&second.events[0].1).unwrap().len() + 1
+    );
+    journal.is_there(&second);
+    journal.is_there(&second);
+    assert_eq!(journal.bytes(), 0);
+}
+
+#[test]
 fn a_journal_that_nobody_takes_begins_anew_and_says_what_was_lost() {
     let now: Timestamp = "2026-11-29T12:00:00Z".parse().unwrap();
     let snapshot = fixtures::one_node(fixtures::node("n", 8));
@@ -415,8 +440,8 @@ fn a_journal_that_nobody_takes_begins_anew_and_says_what_was_lost() {
     journal.see(seen(&snapshot), now);
     let placement = place(&snapshot, &fixtures::request(1, 1), &fixtures::seed()).unwrap();
     journal.decided(&fixtures::request(1, 1), &placement.decision, now);
-    journal.begin_anew("w/2");
-    assert_eq!((journal.lost, journal.has_decisions()), (2, false));
+    assert_eq!(journal.begin_anew("w/2"), 2);
+    assert!(!journal.has_decisions());
     journal.see(seen(&snapshot), now);
     let part = decode(&journal.file(1, None)).unwrap();
     assert!(part.head.whole && part.events.len() == 1);
