@@ -56,8 +56,9 @@ world-up: setup images ## bring the tests' cluster up with Gridstake installed
 	@e2e/cluster/world.sh images
 	@e2e/install.sh
 
-world-down: ## remove the tests' cluster
+world-down: ## remove the tests' clusters
 	@e2e/cluster/world.sh down
+	@E2E_WORLD=$${E2E_WORLD:-test}-paid e2e/cluster/world.sh down
 
 demo: ## a GPU job on a real cluster and chain, from kubectl to the event that paid for it; leaves the cluster running
 	@e2e/demo.sh

@@ -4,7 +4,7 @@
 #   install.sh [HELM_OPTION...]    options go to the main chart, e.g. --set simulation.gpus=4
 #
 # Where a chain is up (e2e/chain/chain.sh) Gridstake settles on it, by values-chain.yaml: the chart's hook deploys the
-# contracts.
+# contracts. On a native cluster there is an archive, in the folder archive of the world.
 #
 # Environment: E2E_CLUSTER, E2E_WORLD, E2E_VALUES as in world.sh
 #   NAMESPACE   where it is installed (default: gridstake-system)
@@ -23,5 +23,12 @@ run kubectl wait --for=condition=Established --timeout=60s \
 if url=$("$here/chain/chain.sh" url 2>/dev/null); then
   values+=(--values "$here/values-chain.yaml" --set "chains[0].rpc={$url}")
   run kubectl apply --namespace "$namespace" --filename "$here/chain/keys.yaml"
+fi
+if [ "$("$here/cluster/world.sh" which)" = native ]; then
+  # The nodes are on this machine, so one folder of it is a volume that all of them share.
+  archive=$("$here/cluster/world.sh" folder)/archive
+  mkdir -p "$archive"
+  chmod 1777 "$archive"
+  values+=(--set-json "archive.volume={\"hostPath\":{\"path\":\"$archive\"}}")
 fi
 run helm upgrade --install gridstake "$charts/gridstake" --namespace "$namespace" "${values[@]}" --wait --timeout 180s "$@"

@@ -4,15 +4,17 @@
 #   verify.sh all        everything below, in this order; a part that fails does not hide the others
 #   verify.sh check      formatting, lints, generated files, charts, scripts
 #   verify.sh unit       unit and property tests
-#   verify.sh stories    the user stories on a real cluster, made for them and removed after them: first those of a cluster
-#                        where nothing is owed, then, with a chain, those in which use is paid
+#   verify.sh stories    the user stories on real clusters, made for them and removed after them: those of a cluster where
+#                        nothing is owed on one, and at the same time, on another one with a chain, those in which use is
+#                        paid. On an existing cluster, one after the other
 #
 #   verify.sh long       what is too long for every run, by itself: stories and tests that are marked `ignore`
 #
 # Environment: E2E_CLUSTER, E2E_VALUES as in e2e/cluster/world.sh
 #   STORY   only the stories whose file name holds this word
-#   KEEP    not empty: leave the cluster running after the stories
+#   KEEP    not empty: leave the clusters running after the stories
 #
+# The cluster with a chain is the world $E2E_WORLD-paid, unless all is told on one.
 # The last line counts the tests, from the lines that the test programs themselves print.
 # shellcheck disable=SC2317 # steps are called through their names
 set -euo pipefail
@@ -90,39 +92,37 @@ chosen_stories() { # paid|unpaid: prints NAME PATH of each
   local name program kind
   while read -r name program; do
     if grep -qs 'paid_story(' "$here/tests/$name.rs"; then kind=paid; else kind=unpaid; fi
-    if [ "$part" = long ] && ! grep -qs '#\[ignore = "long' "$here/tests/$name.rs"; then continue; fi
+    if [ "$which" = ignored ] && ! grep -qs '#\[ignore = "long' "$here/tests/$name.rs"; then continue; fi
     if [ "$kind" = "$1" ] && [[ $name == *"${STORY:-}"* ]]; then echo "$name $program"; fi
   done < <(grep -E '^[^ ]+ /[^ ]+$' "$stories_list")
 }
 
 tell() { # paid|unpaid
-  local name program which=()
-  if [ "$part" = long ]; then which=(--ignored); fi
+  local name program arguments=()
+  if [ "$which" = ignored ]; then arguments=(--ignored); fi
   while read -r -u 3 name program; do
     # As cargo would run it, but in the cluster's network. An error tells its story; where in our code it was made does not.
-    shown "story: $name" world run env -C "$here" CARGO_MANIFEST_DIR="$here" RUST_LIB_BACKTRACE=0 "$program" "${which[@]}"
+    shown "story: $name" world run env -C "$here" CARGO_MANIFEST_DIR="$here" RUST_LIB_BACKTRACE=0 "$program" "${arguments[@]}"
   done 3< <(chosen_stories "$1")
 }
 
-stories() {
-  compile
-  step "pack the images" "$here/images/pack.sh"
+# Told on the world $E2E_WORLD: unpaid, paid, or one after the other.
+told_on_one_world() { # KIND...
+  local kind
   step "bring the $(world which) cluster up" fresh_world
   step "load the images into its nodes" world images
-  step "list the stories" story_programs
-  stories_list=$step_log
-  if [ -n "$(chosen_stories unpaid)" ]; then
-    step "install Gridstake with helm" "$here/install.sh"
+  for kind in "$@"; do
+    if [ -z "$(chosen_stories "$kind")" ]; then continue; fi
+    if [ "$kind" = paid ]; then
+      step "start a chain" "$here/chain/chain.sh" up
+      step "deploy the contracts and let Gridstake settle on the chain, with helm" "$here/install.sh"
+    else
+      step "install Gridstake with helm" "$here/install.sh"
+    fi
     steps_go_on=yes
-    tell unpaid
+    tell "$kind"
     steps_go_on=no
-  fi
-  if [ -n "$(chosen_stories paid)" ]; then
-    step "start a chain" "$here/chain/chain.sh" up
-    step "deploy the contracts and let Gridstake settle on the chain, with helm" "$here/install.sh"
-    steps_go_on=yes
-    tell paid
-  fi
+  done
   steps_go_on=yes
   if ((steps_failed > 0)); then
     say "the cluster is kept. To look around: E2E_WORLD=$E2E_WORLD e2e/cluster/world.sh run bash; to remove it: make world-down"
@@ -131,8 +131,40 @@ stories() {
   fi
 }
 
+stories() { # all|ignored
+  local which=$1 paid=$checkout/.build/logs/verify/$part-paid.txt pid
+  compile
+  step "pack the images" "$here/images/pack.sh"
+  step "list the stories" story_programs
+  local stories_list=$step_log
+  if [ -z "$(chosen_stories paid)" ]; then
+    told_on_one_world unpaid
+  elif [ -z "$(chosen_stories unpaid)" ]; then
+    told_on_one_world paid
+  elif [ "$(world which)" = existing ]; then
+    told_on_one_world unpaid paid
+  else
+    say "the stories in which use is paid are told at the same time on the world $E2E_WORLD-paid, and shown afterwards"
+    (
+      export E2E_WORLD=$E2E_WORLD-paid
+      steps_logs=$steps_logs-paid
+      rm -rf "$steps_logs"
+      told_on_one_world paid
+      exit $((steps_failed > 0))
+    ) >"$paid" 2>&1 &
+    pid=$!
+    # shellcheck disable=SC2064 # this pid
+    trap "kill -TERM $pid 2>/dev/null" EXIT
+    told_on_one_world unpaid
+    say "wait for the stories in which use is paid"
+    wait "$pid" || steps_failed=$((steps_failed + 1))
+    trap - EXIT
+    cat "$paid"
+  fi
+}
+
 long() {
-  stories
+  stories ignored
   steps_go_on=yes
   shown "long tests on a chain" cargo test --workspace --locked --test chain -- --ignored --skip campaign::
 }
@@ -158,7 +190,11 @@ case $part in
     rm -rf "$checkout/.build/logs/verify"
     all
     ;;
-  check | unit | stories | long)
+  stories)
+    bash "$here/setup.sh"
+    stories all
+    ;;
+  check | unit | long)
     bash "$here/setup.sh"
     "$part"
     ;;

@@ -67,7 +67,9 @@ pub struct ComputeJobSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.template cannot be changed: delete the job and create a new one"))]
     pub template: PodTemplate,
 
-    /// A PriorityClass whose value orders the queue: higher goes first. It gives no right to evict pods.
+    /// A PriorityClass whose value orders the queue: higher goes first. Where no place is free, and unless the class says
+    /// `preemptionPolicy: Never`, jobs of lower priority that have run for a while (chart value
+    /// `preemption.minimumRunSeconds`) are stopped, with their own grace, and queued again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
@@ -529,6 +531,8 @@ closed_enum! {
         /// The provider took the GPUs back: for a local pod on an `IdleOnly` node, or at the end of an offer window. It costs
         /// no retry.
         Reclaimed,
+        /// A job of higher priority took the GPUs. It costs no retry.
+        Preempted,
         /// The node is gone or its kubelet does not answer.
         NodeLost,
         /// A GPU of the attempt was lost, or the kubelet gave it one that must not be used.

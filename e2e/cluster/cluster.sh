@@ -92,7 +92,7 @@ remove() {
   for pid in $(cgroup_pids "$id"); do kill -9 "$pid" 2>/dev/null || true; done
   wait_for 20 has_no_processes
   wait_for 20 cgroup_remove "$id"
-  rm -rf "$dir"/{etcd,nodes,pki,run}
+  rm -rf "$dir"/{etcd,nodes,pki,run,archive}
 }
 
 claim_directory() {

@@ -2,6 +2,7 @@
 # The cluster that the demo and the tests run on, whichever kind it is.
 #
 #   world.sh which                 print which kind is used: native, kind or existing
+#   world.sh folder                print the world's folder on this machine
 #   world.sh up [--fresh]          bring it up; one that is up is kept, unless --fresh (never with existing)
 #   world.sh down                  remove it (an existing cluster is left alone)
 #   world.sh status                say whether it is up and what its nodes are; fails unless it is
@@ -225,10 +226,11 @@ shift
 cluster=$(choose)
 case $verb in
   which) which_world ;;
+  folder) echo "$dir" ;;
   up | down | status | run | power | cable | restart) "$verb" "$@" ;;
   api-server) api_server "$@" ;;
   env) environment ;;
   images) load_images "$@" ;;
   on-node) on_node "$@" ;;
-  *) fail "no verb '$verb'; there are which, up, down, status, env, run, images, on-node, power, cable, restart and api-server" ;;
+  *) fail "no verb '$verb'; there are which, folder, up, down, status, env, run, images, on-node, power, cable, restart and api-server" ;;
 esac

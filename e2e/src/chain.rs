@@ -54,6 +54,8 @@ pub struct Chain {
     pub vault: Address,
     /// The token.
     pub token: Address,
+    /// Its JSON-RPC endpoint, for programs on this machine.
+    pub url: String,
     /// The chain's Secret-free configuration, as the operator reads it.
     pub config: Value,
     /// Ends with the last clone.
@@ -105,11 +107,13 @@ impl Chain {
         let (forwarder, port) = forward().await?;
         // reqwest asks for it, although no TLS is spoken here.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let url = format!("http://127.0.0.1:{port}");
         let rpc = ProviderBuilder::new()
             .disable_recommended_fillers()
-            .connect_http(format!("http://127.0.0.1:{port}").parse()?);
+            .connect_http(url.parse()?);
         let chain = Self {
             rpc,
+            url,
             name: text("/name")?.to_owned(),
             chain_id: number("/chainId")?,
             lane: u32::try_from(number("/lane")?)?,

@@ -1,8 +1,8 @@
-//! The programs that users and operators run: kubectl and helm, found in `PATH`.
+//! The programs that users and operators run: kubectl and helm, found in `PATH`, and the kubectl plugin.
 
 use std::{
     ffi::OsStr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Output, Stdio},
 };
 
@@ -48,6 +48,41 @@ pub async fn world_script<S: AsRef<OsStr>>(
 ) -> Result<String> {
     let script = checkout().join("e2e/cluster/world.sh");
     printed(&script.to_string_lossy(), arguments, None).await
+}
+
+/// What the kubectl plugin answered.
+#[derive(Clone, Debug)]
+pub struct PluginAnswer {
+    /// Its exit status.
+    pub status: i32,
+    /// What it printed.
+    pub printed: String,
+    /// What it printed for people alone, or as an error.
+    pub noted: String,
+}
+
+/// Runs the kubectl plugin that was built with these tests.
+pub async fn plugin<S: AsRef<OsStr>>(
+    arguments: impl IntoIterator<Item = S>,
+) -> Result<PluginAnswer> {
+    // The test programs lie in the folder `deps` beside it.
+    let this = std::env::current_exe().context("find this program")?;
+    let folder = this.parent().and_then(Path::parent);
+    let program = folder.map(|folder| folder.join("kubectl-gridstake"));
+    let program = program.context("find the folder of kubectl-gridstake")?;
+    let arguments: Vec<_> = arguments
+        .into_iter()
+        .map(|a| a.as_ref().to_owned())
+        .collect();
+    let output = run(&program.to_string_lossy(), &arguments, None)
+        .await
+        .with_context(|| format!("run {}", program.display()))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(PluginAnswer {
+        status: output.status.code().unwrap_or(-1),
+        printed: text(&output.stdout),
+        noted: text(&output.stderr),
+    })
 }
 
 async fn printed<S: AsRef<OsStr>>(

@@ -12,6 +12,7 @@ pub mod admission_hold;
 pub mod agent_process;
 pub mod allocation;
 pub mod api_server;
+pub mod archive;
 pub mod chain;
 mod chain_clock;
 mod chain_faults;

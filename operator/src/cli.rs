@@ -9,7 +9,7 @@ use k8s_openapi::jiff::SignedDuration;
 use crate::{
     archive::{self, Terms},
     contracts_deploy::args::DeployArgs,
-    controllers::canary,
+    controllers::{canary, reclaim::preempt},
     failover,
 };
 
@@ -110,6 +110,14 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_AMNESTY_LONGEST", default_value = "900", value_parser = whole_seconds)]
     pub amnesty_longest: Duration,
 
+    /// Whether jobs make way for those of higher priority whose PriorityClass does not say `preemptionPolicy: Never`.
+    #[arg(long, env = "GRIDSTAKE_PREEMPTION", default_value_t = true, action = clap::ArgAction::Set)]
+    pub preemption: bool,
+
+    /// For how many seconds an attempt runs before it may have to.
+    #[arg(long, env = "GRIDSTAKE_PREEMPTION_MINIMUM_RUN", default_value = "300", value_parser = seconds_or_none)]
+    pub preemption_minimum_run: Duration,
+
     /// Which part of the stake that is asked for is proposed to be cut for downtime during a job, in thousandths, from the
     /// fourth time within 30 days on. 0: none.
     #[arg(long, env = "GRIDSTAKE_DOWNTIME_SLASH_PERMILLE", value_name = "PERMILLE", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=100))]
@@ -182,6 +190,15 @@ pub enum ArgsError {
 }
 
 impl Args {
+    /// Whether and when jobs make way for those of higher priority.
+    #[must_use]
+    pub const fn preemption(&self) -> preempt::Terms {
+        preempt::Terms {
+            enabled: self.preemption,
+            minimum_run: self.preemption_minimum_run,
+        }
+    }
+
     /// What the archive is to do.
     #[must_use]
     pub fn archive_terms(&self) -> Terms {
@@ -266,6 +283,13 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<u16>() {
         Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
         _ => Err("write a whole number of seconds from 1 to 65535, such as 15".to_owned()),
+    }
+}
+
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    match text.parse::<u16>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds.into())),
+        Err(_) => Err("write a whole number of seconds from 0 to 65535, such as 300".to_owned()),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     archive::Archive,
     caches::Caches,
     chain::Chains,
-    controllers::{canary, incident},
+    controllers::{canary, incident, reclaim::preempt},
     events::Events,
     health::Health,
     leader::Leadership,
@@ -25,6 +25,8 @@ pub struct Context {
     pub client: Client,
     /// The operator's own namespace.
     pub namespace: String,
+    /// This replica's name.
+    pub identity: String,
     /// What is known of the cluster.
     pub caches: Caches,
     /// The chains on which this cluster settles, and what is known of them. Without one, nothing is owed.
@@ -35,6 +37,8 @@ pub struct Context {
     pub archive: Option<Archive>,
     /// What a provider's offence may cost.
     pub incidents: incident::open::Terms,
+    /// Whether and when jobs make way for those of higher priority.
+    pub preemption: preempt::Terms,
     /// How nodes are measured.
     pub canaries: canary::Terms,
     /// Who pays, and whether the money lasts.

@@ -51,7 +51,7 @@ use crate::{
         gpu_node::{
             local_use::asks_for_gpus, remembered_windows::RememberedWindows, signers::Signers,
         },
-        reclaim::Reclaims,
+        reclaim::{Reclaims, waiting_first::WaitingFirst},
         stake_binding::observe::LastResolutions,
         usage_record::stated::Stated,
     },
@@ -99,6 +99,7 @@ pub struct Caches {
     windows: RememberedWindows,
     last_held: LastHeld,
     reclaims: Reclaims,
+    waiting_first: WaitingFirst,
     standings: Standings,
     stated: Stated,
     record_index: RecordIndex,
@@ -265,6 +266,7 @@ impl Caches {
             windows: RememberedWindows::default(),
             last_held,
             reclaims: Reclaims::default(),
+            waiting_first: WaitingFirst::default(),
             standings: Standings::default(),
             stated: Stated::default(),
             record_index,
@@ -375,6 +377,12 @@ impl Caches {
     #[must_use]
     pub fn reclaims(&self) -> &Reclaims {
         &self.reclaims
+    }
+
+    /// The job that is first in the queue and finds no place.
+    #[must_use]
+    pub fn waiting_first(&self) -> &WaitingFirst {
+        &self.waiting_first
     }
 
     /// What is known of the reputation of GPUs, as last found out.

@@ -199,6 +199,14 @@ impl Snapshot {
         self.sequence
     }
 
+    /// As if a pod took so much more of `node`.
+    pub fn take(&mut self, node: &str, resources: &Resources) {
+        if let Some(node) = self.nodes.iter_mut().find(|known| known.facts.name == node) {
+            node.used.add(resources);
+            node.count_free();
+        }
+    }
+
     /// As if so much less of `node` were taken, by a pod or by a promise.
     pub fn give_back(&mut self, node: &str, resources: &Resources) {
         if let Some(node) = self.nodes.iter_mut().find(|known| known.facts.name == node) {

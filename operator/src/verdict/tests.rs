@@ -463,6 +463,7 @@ fn what_did_not_fail_has_no_verdict() {
         R::Suspended,
         R::EscrowExhausted,
         R::Reclaimed,
+        R::Preempted,
         R::Deleted,
         R::RunTimeout,
     ] {

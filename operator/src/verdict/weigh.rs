@@ -53,6 +53,7 @@ pub fn weigh(end: &Ending, members: &[MemberEnd], places: &[Place], now: Timesta
             | R::Suspended
             | R::EscrowExhausted
             | R::Reclaimed
+            | R::Preempted
             | R::Deleted
             | R::RunTimeout,
             _,

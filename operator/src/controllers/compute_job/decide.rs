@@ -29,7 +29,10 @@ use super::{
     verification,
 };
 use crate::{
-    controllers::usage_record::{bill::unix_millis, record::NewMember},
+    controllers::{
+        reclaim::asked::Asked,
+        usage_record::{bill::unix_millis, record::NewMember},
+    },
     payer::{Account, Funds, WhoPays},
     verdict::{Finding, MemberEnd, Place, Weighed, gpu_evidence::unusable_gpu, weigh},
 };
@@ -78,7 +81,7 @@ pub struct Observed {
     /// What is known of the places of the members of the attempt in progress.
     pub places: Vec<Place>,
     /// Why the provider wants the GPUs of the attempt in progress back, if it does.
-    pub reclaimed: Option<String>,
+    pub reclaimed: Option<Asked>,
     /// What is known of the runs with which its result is compared.
     pub verification: verification::Seen,
 }
@@ -480,8 +483,8 @@ impl Turn<'_> {
         if let Some(message) = self.why_nobody_pays(placement) {
             return Some(End::of(AttemptEndReason::EscrowExhausted).saying(message));
         }
-        let message = self.seen.reclaimed.clone()?;
-        Some(End::of(AttemptEndReason::Reclaimed).saying(message))
+        let asked = self.seen.reclaimed.clone()?;
+        Some(End::of(asked.reason).saying(asked.words))
     }
 
     /// The first member that runs on a GPU which is lost, or was unfit before it began; and the end that this is.

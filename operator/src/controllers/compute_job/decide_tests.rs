@@ -11,7 +11,7 @@ use super::{
     },
     *,
 };
-use crate::{failover::NodeState, payer::Account};
+use crate::{controllers::reclaim::asked::Asked, failover::NodeState, payer::Account};
 
 const START: i64 = 1_800_000_000;
 
@@ -746,7 +746,10 @@ fn a_place_on_another_chain_than_the_payers_is_given_up_before_anything_runs_the
 #[test]
 fn an_attempt_whose_gpus_are_taken_back_is_stopped_and_queued_again_without_costing_a_retry() {
     let wanted = |pods: Vec<Member>| Observed {
-        reclaimed: Some("a local pod needs them".into()),
+        reclaimed: Some(Asked {
+            reason: AttemptEndReason::Reclaimed,
+            words: "a local pod needs them".into(),
+        }),
         ..seen(pods)
     };
     let spec = ", retry: {infrastructure: 0, user: 0}";
@@ -794,7 +797,10 @@ fn an_attempt_whose_gpus_are_taken_back_is_stopped_and_queued_again_without_cost
 #[test]
 fn a_program_that_has_ended_gives_nothing_back() {
     let seen = Observed {
-        reclaimed: Some("too late".into()),
+        reclaimed: Some(Asked {
+            reason: AttemptEndReason::Preempted,
+            words: "too late".into(),
+        }),
         ..seen(vec![ran(0, succeeded(), 12, Some(20))])
     };
     let plan = decide(&job("", &placed(1, 1)), &seen, at(21));

@@ -29,7 +29,7 @@ use crate::{
         canary::is_canary,
         job_request::{Shunned, job_request},
         placement::{decide::next_attempt, fleet},
-        reclaim::decide::AttemptKey,
+        reclaim::{asked::Asked, decide::AttemptKey},
         verification_group,
     },
     error::chain,
@@ -96,8 +96,8 @@ fn places(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Vec<Place> {
     })
 }
 
-/// Why the provider wants the GPUs of the attempt in progress back, if it does.
-fn reclaimed(ctx: &Context, job: &ComputeJob) -> Option<String> {
+/// Why the attempt in progress is to give its GPUs back, if it is.
+fn reclaimed(ctx: &Context, job: &ComputeJob) -> Option<Asked> {
     let placement = job.status.as_ref()?.active_placement()?;
     let attempt = AttemptKey {
         job: job.uid()?.parse().ok()?,

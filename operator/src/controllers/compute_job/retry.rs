@@ -39,7 +39,9 @@ pub const fn consequence(reason: AttemptEndReason, verdict: Option<Verdict>) -> 
         (R::Succeeded, _) => Consequence::Ends(JobEndReason::Succeeded),
         (R::RunTimeout, _) => Consequence::Ends(JobEndReason::RunTimeout),
         (R::PlacementLost, _) => Consequence::PlacesAgain,
-        (R::Suspended | R::EscrowExhausted | R::Reclaimed | R::Deleted, _) => Consequence::Nothing,
+        (R::Suspended | R::EscrowExhausted | R::Reclaimed | R::Preempted | R::Deleted, _) => {
+            Consequence::Nothing
+        }
         // Those without a verdict are of a former version.
         (R::ImagePullFailed | R::ContainerStartFailed, Some(Verdict::Ambiguous) | None)
         | (R::ExitedNonZero | R::OutOfMemory, None)

@@ -3,7 +3,9 @@
 use gridstake_crds::{
     ComputeJob,
     closed_enum::ClosedEnum as _,
-    compute_job::{AttemptEndReason, ComputeJobCondition, ComputeJobReason, ComputeJobStatus},
+    compute_job::{
+        AttemptEndReason, ComputeJobCondition, ComputeJobReason, ComputeJobStatus, Ending,
+    },
     condition::{self, Fact},
     names::MANAGER_COMPUTE_JOB,
 };
@@ -69,7 +71,6 @@ const BAD_NEWS: [ComputeJobCondition; 4] = [
 const ESCROW_LOW: &str = "EscrowLow";
 
 /// The event of a job whose provider takes its GPUs back.
-const RECLAIMED: &str = "Reclaimed";
 
 /// What became of the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,14 +163,26 @@ async fn tell(
     facts: &[Fact],
 ) {
     let begins_to_end = after.ending.as_ref().filter(|_| before.ending.is_none());
-    if let Some(ending) = begins_to_end.filter(|e| e.reason == AttemptEndReason::Reclaimed) {
+    let is_asked = |ending: &&Ending| {
+        matches!(
+            ending.reason,
+            AttemptEndReason::Reclaimed | AttemptEndReason::Preempted
+        )
+    };
+    if let Some(ending) = begins_to_end.filter(is_asked) {
         let note = format!(
             "attempt {} is being stopped: {}",
             ending.attempt,
             ending.message.as_deref().unwrap_or_default()
         );
         ctx.events
-            .publish(job, EventType::Warning, RECLAIMED, "Stop", &note)
+            .publish(
+                job,
+                EventType::Warning,
+                ending.reason.as_str(),
+                "Stop",
+                &note,
+            )
             .await;
     }
     for attempt in after

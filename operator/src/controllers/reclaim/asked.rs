@@ -5,42 +5,59 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use gridstake_crds::compute_job::AttemptEndReason;
+
 use super::decide::{AttemptKey, Reclaim};
 
-/// The words for the tenant, by the attempt. Cloning shares them.
+/// How an attempt is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The reason.
+    pub reason: AttemptEndReason,
+    /// In words for the tenant.
+    pub words: String,
+}
+
+/// What is asked, by the attempt. Cloning shares it.
 #[derive(Clone, Debug, Default)]
-pub struct Reclaims(Arc<Mutex<BTreeMap<AttemptKey, String>>>);
+pub struct Reclaims(Arc<Mutex<BTreeMap<AttemptKey, Asked>>>);
 
 impl Reclaims {
-    fn words(&self) -> MutexGuard<'_, BTreeMap<AttemptKey, String>> {
+    fn asked(&self) -> MutexGuard<'_, BTreeMap<AttemptKey, Asked>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts `reclaims` in the place of all earlier ones; tells which of them are new.
     #[must_use]
     pub fn replace(&self, reclaims: &[Reclaim]) -> BTreeSet<AttemptKey> {
-        let mut words = self.words();
+        let mut asked = self.asked();
         let next: BTreeMap<_, _> = reclaims
             .iter()
-            .map(|reclaim| (reclaim.attempt, reclaim.why.for_tenant(&reclaim.node)))
+            .map(|reclaim| {
+                let asked = Asked {
+                    reason: reclaim.why.reason(),
+                    words: reclaim.why.for_tenant(&reclaim.node),
+                };
+                (reclaim.attempt, asked)
+            })
             .collect();
         let news = next
             .keys()
-            .filter(|attempt| !words.contains_key(attempt))
+            .filter(|attempt| !asked.contains_key(attempt))
             .copied()
             .collect();
-        *words = next;
+        *asked = next;
         news
     }
 
-    /// Why `attempt` is to give its GPUs back, in words for its tenant; `None`: it is not.
+    /// How `attempt` is to end; `None`: it is not asked to.
     #[must_use]
-    pub fn of(&self, attempt: AttemptKey) -> Option<String> {
-        self.words().get(&attempt).cloned()
+    pub fn of(&self, attempt: AttemptKey) -> Option<Asked> {
+        self.asked().get(&attempt).cloned()
     }
 
     /// Nothing is decided any more.
     pub fn forget(&self) {
-        self.words().clear();
+        self.asked().clear();
     }
 }

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use gridstake_crds::compute_job::AttemptEndReason;
 use k8s_openapi::api::core::v1::Node;
 
 use crate::{
@@ -74,9 +75,20 @@ pub enum Why {
     WindowClosed,
     /// A local pod needs them: its namespace and name.
     LocalPod(String),
+    /// A job of higher priority needs them: its namespace and name.
+    Priority(String),
 }
 
 impl Why {
+    /// As what the attempt ends.
+    #[must_use]
+    pub const fn reason(&self) -> AttemptEndReason {
+        match self {
+            Self::WindowClosed | Self::LocalPod(_) => AttemptEndReason::Reclaimed,
+            Self::Priority(_) => AttemptEndReason::Preempted,
+        }
+    }
+
     /// In words for the tenant, who need not know other people's pods.
     #[must_use]
     pub fn for_tenant(&self, node: &str) -> String {
@@ -87,6 +99,11 @@ impl Why {
             Self::LocalPod(_) => format!(
                 "a local pod needs the GPUs of node {node}, which serves local pods first: other nodes are looked for"
             ),
+            Self::Priority(job) => {
+                format!(
+                    "ComputeJob {job}, whose priority is higher, needs the GPUs: another place is looked for"
+                )
+            }
         }
     }
 
@@ -96,6 +113,7 @@ impl Why {
         match self {
             Self::WindowClosed => "no window of spec.windows is open any more".to_owned(),
             Self::LocalPod(pod) => format!("pod {pod} needs them"),
+            Self::Priority(job) => format!("ComputeJob {job} of higher priority needs them"),
         }
     }
 }
@@ -105,7 +123,7 @@ impl Why {
 pub struct Reclaim {
     /// Which.
     pub attempt: AttemptKey,
-    /// For which node's sake.
+    /// For which node's sake; empty where that does not matter.
     pub node: String,
     /// Why.
     pub why: Why,

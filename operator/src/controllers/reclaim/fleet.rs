@@ -1,6 +1,9 @@
 //! What the loop decides on. Reads the caches; decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use gridstake_crds::{
     ComputeJob,
@@ -11,7 +14,10 @@ use gridstake_crds::{
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
-use super::decide::{AttemptKey, Room, Sight, Tenancy};
+use super::{
+    decide::{AttemptKey, Reclaim, Room, Sight, Tenancy},
+    preempt::{Preemptor, Standing, Terms},
+};
 use crate::{
     Context,
     caches::parsed,
@@ -22,7 +28,7 @@ use crate::{
         },
         placement::fleet,
     },
-    scheduler::{JobUid, snapshot::NodeCapacity},
+    scheduler::{JobUid, Snapshot, snapshot::NodeCapacity},
     snapshot::{pod_facts, reservations},
 };
 
@@ -156,6 +162,83 @@ fn tenancies(ctx: &Context, now: Timestamp) -> Vec<Tenancy> {
         tenancy.gpu_seconds = gpus.saturating_mul(ran);
     }
     all.into_values().collect()
+}
+
+/// What is decided on for a job that is first in the queue.
+#[derive(Clone, Debug)]
+pub struct RoomForOne {
+    /// The fleet.
+    pub snapshot: Snapshot,
+    /// Who holds what; whose end is asked for counts as leaving.
+    pub tenancies: Vec<Tenancy>,
+    /// Of whom it is known for how long they have run.
+    pub standings: BTreeMap<AttemptKey, Standing>,
+}
+
+/// Looks at the fleet for a job that is first in the queue. `sight` is what was seen already, `reclaims` what was decided on it.
+#[must_use]
+pub fn room_for(
+    ctx: &Context,
+    sight: Option<Sight>,
+    reclaims: &[Reclaim],
+    now: Timestamp,
+) -> RoomForOne {
+    let mut tenancies = sight.map_or_else(|| tenancies(ctx, now), |sight| sight.tenancies);
+    for tenancy in &mut tenancies {
+        tenancy.is_leaving |= reclaims
+            .iter()
+            .any(|reclaim| reclaim.attempt == tenancy.attempt);
+    }
+    let jobs = ctx.caches.compute_jobs.state();
+    let standings = parsed(&jobs).filter_map(|job| {
+        let placement = job.status.as_ref()?.active_placement()?;
+        let attempt = AttemptKey {
+            job: job.uid()?.parse().ok()?,
+            attempt: placement.attempt,
+        };
+        let standing = Standing {
+            priority: fleet::queued(&ctx.caches, job).priority,
+            ran_seconds: seconds_run(job.status.as_ref(), now),
+        };
+        Some((attempt, standing))
+    });
+    RoomForOne {
+        standings: standings.collect(),
+        snapshot: fleet::now(ctx, &[], 0),
+        tenancies,
+    }
+}
+
+impl RoomForOne {
+    /// When the next attempt that is in the way of `preemptor` has run for long enough to be stopped.
+    #[must_use]
+    pub fn next_may_be_stopped(
+        &self,
+        preemptor: &Preemptor,
+        terms: Terms,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let least = terms.minimum_run.as_secs();
+        let left = self.standings.values().filter_map(|standing| {
+            let is_lower = standing.priority < preemptor.priority;
+            least
+                .checked_sub(standing.ran_seconds)
+                .filter(|left| is_lower && *left > 0)
+        });
+        let soonest = left.min().filter(|_| terms.enabled)?;
+        now.checked_add(Duration::from_secs(soonest)).ok()
+    }
+}
+
+/// Whether the job of this uid waits for a place.
+#[must_use]
+pub fn waits(ctx: &Context, job: JobUid) -> bool {
+    let jobs = ctx.caches.compute_jobs.state();
+    let uid = job.to_string();
+    parsed(&jobs)
+        .filter(|job| job.metadata.uid.as_deref() == Some(uid.as_str()))
+        .filter_map(|job| job.status.as_ref())
+        .any(|status| status.active_placement().is_none() && !status.has_ended())
 }
 
 /// Whether the end of `attempt` is decided, or has come.
