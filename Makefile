@@ -3,7 +3,7 @@
 # Packages are never chosen: that would change the features of what they are linked to, and compile it once more.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 .PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench campaign faults \
-	bench-agent bench-settlement bench-verify contracts-build contracts-test contracts-abi contracts-layout contracts-gas-snapshot contracts-mutants \
+	bench-agent bench-fleet bench-settlement bench-verify contracts-build contracts-test contracts-abi contracts-layout contracts-gas-snapshot contracts-mutants \
 	contracts-prove contracts-slither contracts-deploy gas
 
 help: ## list what can be made
@@ -71,6 +71,9 @@ bench: ## measure what docs/benchmarks.md records, on release builds (about 15 m
 
 bench-agent: ## what the agent costs with 8 GPUs and 32 processes, and how exact its evidence is; DURATION= (seconds)
 	@device-agent/bench.sh
+
+bench-fleet: ## how soon jobs are placed on 1,000 nodes that kwok plays; FLEET= BURST= PENDING= PROFILE=dev|release (about 10 min with compiling)
+	@e2e/bench-fleet.sh
 
 bench-settlement: ## how fast 500 jobs a second are settled, what that costs, how large the log is; DURATION= (seconds) RATE= (about 2 min with compiling)
 	@cargo test --quiet --profile bench --workspace --locked --test chain -- --ignored --nocapture load::what_settling

@@ -25,10 +25,31 @@ if url=$("$here/chain/chain.sh" url 2>/dev/null); then
   run kubectl apply --namespace "$namespace" --filename "$here/chain/keys.yaml"
 fi
 if [ "$("$here/cluster/world.sh" which)" = native ]; then
-  # The nodes are on this machine, so one folder of it is a volume that all of them share.
   archive=$("$here/cluster/world.sh" folder)/archive
   mkdir -p "$archive"
   chmod 1777 "$archive"
-  values+=(--set-json "archive.volume={\"hostPath\":{\"path\":\"$archive\"}}")
+  # The nodes are on this machine, so one folder of it is a volume that all of them share.
+  run kubectl apply --filename - <<YAML
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: gridstake-archive}
+spec:
+  capacity: {storage: 10Gi}
+  accessModes: [ReadWriteMany]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: ""
+  hostPath: {path: $archive}
+  claimRef: {namespace: $namespace, name: gridstake-archive}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: gridstake-archive, namespace: $namespace}
+spec:
+  accessModes: [ReadWriteMany]
+  storageClassName: ""
+  volumeName: gridstake-archive
+  resources: {requests: {storage: 10Gi}}
+YAML
+  values+=(--set archive.volume.persistentVolumeClaim.claimName=gridstake-archive)
 fi
 run helm upgrade --install gridstake "$charts/gridstake" --namespace "$namespace" "${values[@]}" --wait --timeout 180s "$@"

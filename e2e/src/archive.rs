@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Namespace};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim},
+};
 use kube::{Api, ResourceExt as _, api::ListParams};
 
 use crate::world::{OPERATOR, World};
@@ -19,10 +22,23 @@ pub async fn folder(world: &World) -> Result<Option<PathBuf>> {
         .into_iter()
         .filter_map(|deployment| deployment.spec?.template.spec?.volumes)
         .flatten();
-    let mut folders = volumes
+    let mut claims = volumes
         .filter(|volume| volume.name == "archive")
-        .filter_map(|volume| Some(PathBuf::from(volume.host_path?.path)));
-    Ok(folders.next().filter(|folder| folder.is_dir()))
+        .filter_map(|volume| Some(volume.persistent_volume_claim?.claim_name));
+    let Some(claim) = claims.next() else {
+        return Ok(None);
+    };
+    let claims: Api<PersistentVolumeClaim> =
+        Api::namespaced(world.client.clone(), &world.namespace);
+    let claim = claims.get(&claim).await.context("the archive's claim")?;
+    let Some(volume) = claim.spec.and_then(|spec| spec.volume_name) else {
+        return Ok(None);
+    };
+    let volumes: Api<PersistentVolume> = Api::all(world.client.clone());
+    let volume = volumes.get(&volume).await.context("the archive's volume")?;
+    let folder = volume.spec.and_then(|spec| spec.host_path);
+    let folder = folder.map(|folder| PathBuf::from(folder.path));
+    Ok(folder.filter(|folder| folder.is_dir()))
 }
 
 /// The cluster's name in the archive.
