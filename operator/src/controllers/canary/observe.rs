@@ -1,6 +1,6 @@
 //! Nodes, canaries and who else waits. Reads the caches; decides nothing but which of it need be looked at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gridstake_crds::{
     ComputeJob, GpuNode,
@@ -32,7 +32,9 @@ use crate::{
     scheduler::{
         JobUid, Request, Seed, Snapshot,
         draw::{NEVER_SYNCED_BLOCK, NO_PREVIOUS_DECISION},
+        fair_share::Ranks,
         filter,
+        queue::Queue,
     },
 };
 
@@ -204,15 +206,18 @@ fn who_waits(
         }
     }
     let stored = ctx.caches.compute_jobs.state();
-    let mut queue: Vec<_> = parsed(&stored)
+    let jobs: BTreeMap<JobUid, &ComputeJob> = parsed(&stored)
         .filter(|job| !is_canary(&ctx.namespace, job))
         .filter(|job| standing(job, now) == Standing::Waiting)
-        .map(|job| (fleet::queued(&ctx.caches, job), job))
+        .map(|job| (fleet::queued(ctx, job, now).job_uid, job))
         .collect();
-    queue.sort_by(|a, b| a.0.cmp(&b.0));
-    let waiting: Vec<(&ComputeJob, Surroundings<'_>)> = queue
-        .into_iter()
-        .map(|(_, job)| {
+    let entries = jobs.values().map(|job| fleet::queued(ctx, job, now));
+    // All of them go before canaries, whatever their payers have used.
+    let order = Queue::new(entries, Ranks::default()).order();
+    let waiting: Vec<(&ComputeJob, Surroundings<'_>)> = order
+        .iter()
+        .filter_map(|entry| jobs.get(&entry.job_uid))
+        .map(|job| {
             let around = Surroundings {
                 namespace: fleet::of_job(ctx, job),
                 priority_class: JOB_PRIORITY_CLASS,
@@ -224,7 +229,7 @@ fn who_waits(
                 now,
                 same_owner: fleet::same_owner(ctx, job),
             };
-            (job, around)
+            (*job, around)
         })
         .collect();
     let pods = if any_holds {

@@ -21,8 +21,8 @@ use crate::{
     },
     error::chain,
     scheduler::{
-        self, Placement, Request, Seed, Snapshot, explain, queue::QueueEntry, request::OfNamespace,
-        snapshot::NodeCapacity,
+        self, Placement, Request, Seed, Snapshot, explain, fair_share::Payer, queue::QueueEntry,
+        request::OfNamespace, snapshot::NodeCapacity,
     },
 };
 
@@ -72,12 +72,19 @@ pub fn standing(job: &ComputeJob, now: Timestamp) -> Standing {
     }
 }
 
-/// The job's place in the queue; `priority` is its PriorityClass's value.
+/// How many GPUs all members of `job` take.
 #[must_use]
-pub fn queue_entry(job: &ComputeJob, priority: i32) -> QueueEntry {
+pub fn gpus(job: &ComputeJob) -> u64 {
+    u64::from(job.spec.gpu.count).saturating_mul(u64::from(job.spec.members.max(1)))
+}
+
+/// What the queue knows of the job; `priority` is its PriorityClass's value, and it counts against the share of `payer`.
+#[must_use]
+pub fn queue_entry(job: &ComputeJob, priority: i32, payer: Payer) -> QueueEntry {
     QueueEntry {
         priority,
-        payer_usage: 0,
+        payer,
+        gpus: gpus(job),
         created_ms: job
             .metadata
             .creation_timestamp
@@ -348,14 +355,5 @@ mod tests {
                 None
             )
         );
-    }
-
-    #[test]
-    fn higher_priority_goes_first_and_then_age() {
-        let old = job("", "");
-        let mut young = job("", "");
-        young.metadata.creation_timestamp = Some(Time(at(5)));
-        assert!(queue_entry(&old, 0) < queue_entry(&young, 0));
-        assert!(queue_entry(&young, 1) < queue_entry(&old, 0));
     }
 }

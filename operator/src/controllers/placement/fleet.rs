@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use gridstake_crds::{ComputeJob, GpuNode};
+use k8s_openapi::jiff::Timestamp;
 use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 
 use super::decide::{Payee, queue_entry};
@@ -16,9 +17,10 @@ use crate::{
         stake_binding::{observe::resolutions, resolve::Claim},
         verification_group,
     },
-    payer,
+    payer::{self, WhoPays},
     scheduler::{
-        Reservation, Snapshot, queue::QueueEntry, request::OfNamespace, weight::WeightPolicy,
+        Reservation, Snapshot, fair_share::Payer, queue::QueueEntry, request::OfNamespace,
+        weight::WeightPolicy,
     },
     snapshot::snapshot,
 };
@@ -45,12 +47,28 @@ pub fn priority(caches: &Caches, name: &str) -> Option<i32> {
         .map(|class| class.value)
 }
 
-/// The place of `job` in the queue.
+/// What the queue knows of `job`.
 #[must_use]
-pub fn queued(caches: &Caches, job: &ComputeJob) -> QueueEntry {
+pub fn queued(ctx: &Context, job: &ComputeJob, now: Timestamp) -> QueueEntry {
     let class = job.spec.priority_class_name.as_deref();
-    let priority = class.and_then(|class| priority(caches, class));
-    queue_entry(job, priority.unwrap_or(0))
+    let priority = class.and_then(|class| priority(&ctx.caches, class));
+    let payer = payer_of(ctx, &job.namespace().unwrap_or_default(), now);
+    queue_entry(job, priority.unwrap_or(0), payer)
+}
+
+/// Against whose share the jobs of `namespace` count: the account that pays for them, or the namespace itself where there
+/// is none.
+#[must_use]
+pub fn payer_of(ctx: &Context, namespace: &str, now: Timestamp) -> Payer {
+    match payer::who_pays(ctx, namespace, now) {
+        WhoPays::Account(account) => Payer::Account {
+            chain: account.chain,
+            number: account.payer,
+        },
+        WhoPays::Nobody | WhoPays::Canary | WhoPays::Refused(..) => {
+            Payer::Namespace(namespace.to_owned())
+        }
+    }
 }
 
 /// What the namespace of `job` says about where it may be placed. A canary is paid for on no chain, so it may go to nodes of any.

@@ -16,7 +16,7 @@ pub mod decide;
 pub mod fleet;
 pub mod log;
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use gridstake_crds::{ComputeJob, names::JOB_PRIORITY_CLASS};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -30,8 +30,11 @@ use self::{
     log::DecisionLog,
 };
 use crate::{
-    caches::parsed, context::Context, controllers::fleet_changes::FleetChanges, error::chain,
-    scheduler::Snapshot,
+    caches::parsed,
+    context::Context,
+    controllers::fleet_changes::FleetChanges,
+    error::chain,
+    scheduler::{JobUid, Snapshot, fair_share::Ranks, queue::Queue},
 };
 
 /// How soon a decision that could not be written is made anew.
@@ -91,7 +94,7 @@ impl Placer {
         jobs: impl Iterator<Item = &'a ComputeJob>,
         now: Timestamp,
     ) -> Vec<(Standing, &'a ComputeJob)> {
-        let mut entries: Vec<_> = jobs
+        let told: BTreeMap<JobUid, (Standing, &ComputeJob)> = jobs
             .filter(|job| {
                 !self
                     .assumed
@@ -99,12 +102,15 @@ impl Placer {
             })
             .map(|job| (decide::standing(job, now), job))
             .filter(|(standing, _)| !matches!(standing, Standing::Unseen | Standing::Settled))
-            .map(|(standing, job)| (fleet::queued(&self.ctx.caches, job), standing, job))
+            .map(|(standing, job)| (fleet::queued(&self.ctx, job, now).job_uid, (standing, job)))
             .collect();
-        entries.sort_by(|a, b| a.0.cmp(&b.0));
-        entries
+        let entries = told
+            .values()
+            .map(|(_, job)| fleet::queued(&self.ctx, job, now));
+        let order = Queue::new(entries, Ranks::default()).order();
+        order
             .into_iter()
-            .map(|(_, standing, job)| (standing, job))
+            .filter_map(|entry| told.get(&entry.job_uid).cloned())
             .collect()
     }
 
