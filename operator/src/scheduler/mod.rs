@@ -16,6 +16,7 @@ pub mod filter;
 pub mod gang;
 pub mod gpu_model;
 pub mod holds;
+pub mod near_miss;
 pub mod node_constraints;
 pub mod node_facts;
 pub mod pod_facts;

@@ -114,6 +114,12 @@ impl Queue {
             .extend(jobs.and_then(|jobs| turn(&self.ranks, payer, jobs)));
     }
 
+    /// Everybody's rank, with what was counted since the beginning.
+    #[must_use]
+    pub fn into_ranks(self) -> Ranks {
+        self.ranks
+    }
+
     /// The order in which the jobs are served if each of them gets a place when it is its turn.
     #[must_use]
     pub fn order(mut self) -> Vec<QueueEntry> {

@@ -163,7 +163,7 @@ pub struct Request {
 }
 
 /// What a job's namespace says about where it may be placed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OfNamespace {
     /// Its labels.
     pub labels: BTreeMap<String, String>,

@@ -26,7 +26,7 @@ fn used(uses: &[(&str, u64)]) -> Ranks {
     Ranks::new(&Usage::kept(0, uses.collect()), [], HalfLife::default())
 }
 
-fn uids(entries: Vec<QueueEntry>) -> Vec<u8> {
+fn uids(entries: &[QueueEntry]) -> Vec<u8> {
     entries.iter().map(|entry| entry.job_uid.0[0]).collect()
 }
 
@@ -42,7 +42,10 @@ fn priority_goes_before_use_before_age_before_uid() {
     ];
     let ranks = used(&[("greedy", u64::MAX / 2), ("equal", u64::MAX / 2)]);
     // The job of priority 9 counts for its payer, so the equal one is before its next.
-    assert_eq!(uids(Queue::new(entries, ranks).order()), [1, 2, 5, 3, 4, 6]);
+    assert_eq!(
+        uids(&Queue::new(entries, ranks).order()),
+        [1, 2, 5, 3, 4, 6]
+    );
 }
 
 #[test]
@@ -53,7 +56,7 @@ fn without_use_the_older_job_goes_first_and_of_equals_the_lower_uid() {
         entry(0, "a", 2, 2),
     ];
     assert_eq!(
-        uids(Queue::new(entries, Ranks::default()).order()),
+        uids(&Queue::new(entries, Ranks::default()).order()),
         [9, 2, 3]
     );
 }
@@ -63,7 +66,7 @@ fn a_burst_of_one_payer_does_not_go_wholly_before_that_of_another() {
     let burst = (0..4).map(|n| entry(0, "early", i64::from(n), n));
     let other = (4..8).map(|n| entry(0, "late", i64::from(n), n));
     let order = Queue::new(burst.chain(other), Ranks::default()).order();
-    assert_eq!(uids(order), [0, 4, 1, 5, 2, 6, 3, 7]);
+    assert_eq!(uids(&order), [0, 4, 1, 5, 2, 6, 3, 7]);
 }
 
 #[test]
@@ -78,7 +81,7 @@ fn a_job_that_was_not_placed_costs_its_payer_no_turn() {
     while let Some(next) = queue.next_job() {
         order.push(next);
     }
-    assert_eq!(uids(order), [0, 1, 2]);
+    assert_eq!(uids(&order), [0, 1, 2]);
 }
 
 #[test]
@@ -89,7 +92,7 @@ fn what_a_payer_gets_at_one_priority_counts_at_the_next() {
         entry(0, "b", 2, 2),
     ];
     assert_eq!(
-        uids(Queue::new(entries, Ranks::default()).order()),
+        uids(&Queue::new(entries, Ranks::default()).order()),
         [0, 2, 1]
     );
 }
