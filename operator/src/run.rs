@@ -165,6 +165,7 @@ async fn work(
             false_statement_slash_permille: args.false_statement_slash_permille,
         },
         canaries: args.canaries(),
+        fair_share_half_life: args.fair_share_half_life,
         payers: Payers::default(),
         settlement_interval: args.settlement_interval,
         metrics,

@@ -98,6 +98,7 @@ async fn keeper(server: &Server) -> (Keeper, JoinSet<()>) {
         archive: None,
         incidents: incident::open::Terms::default(),
         canaries: crate::controllers::canary::Terms::default(),
+        fair_share_half_life: crate::scheduler::fair_share::HalfLife::default(),
         payers: Payers::default(),
         settlement_interval: Duration::from_hours(1),
         metrics,

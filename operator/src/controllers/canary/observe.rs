@@ -34,7 +34,7 @@ use crate::{
         draw::{NEVER_SYNCED_BLOCK, NO_PREVIOUS_DECISION},
         fair_share::Ranks,
         filter,
-        queue::Queue,
+        queue::{Queue, QueueEntry},
     },
 };
 
@@ -206,12 +206,16 @@ fn who_waits(
         }
     }
     let stored = ctx.caches.compute_jobs.state();
-    let jobs: BTreeMap<JobUid, &ComputeJob> = parsed(&stored)
+    let waiting = parsed(&stored)
         .filter(|job| !is_canary(&ctx.namespace, job))
-        .filter(|job| standing(job, now) == Standing::Waiting)
-        .map(|job| (fleet::queued(ctx, job, now).job_uid, job))
-        .collect();
-    let entries = jobs.values().map(|job| fleet::queued(ctx, job, now));
+        .filter(|job| standing(job, now) == Standing::Waiting);
+    let (jobs, entries): (BTreeMap<JobUid, &ComputeJob>, Vec<QueueEntry>) = waiting
+        .map(|job| {
+            let payer = fleet::payer_of(ctx, &job.namespace().unwrap_or_default(), now);
+            let entry = fleet::queued(ctx, job, payer);
+            ((entry.job_uid, job), entry)
+        })
+        .unzip();
     // All of them go before canaries, whatever their payers have used.
     let order = Queue::new(entries, Ranks::default()).order();
     let waiting: Vec<(&ComputeJob, Surroundings<'_>)> = order

@@ -47,13 +47,18 @@ pub fn priority(caches: &Caches, name: &str) -> Option<i32> {
         .map(|class| class.value)
 }
 
-/// What the queue knows of `job`.
+/// What the queue knows of `job`, which counts against the share of `payer`.
 #[must_use]
-pub fn queued(ctx: &Context, job: &ComputeJob, now: Timestamp) -> QueueEntry {
+pub fn queued(ctx: &Context, job: &ComputeJob, payer: Payer) -> QueueEntry {
     let class = job.spec.priority_class_name.as_deref();
     let priority = class.and_then(|class| priority(&ctx.caches, class));
-    let payer = payer_of(ctx, &job.namespace().unwrap_or_default(), now);
     queue_entry(job, priority.unwrap_or(0), payer)
+}
+
+/// Whether `job` may go to nodes of any chain, whatever its namespace says: a canary is paid for on none.
+#[must_use]
+pub fn is_of_any_chain(ctx: &Context, job: &ComputeJob) -> bool {
+    is_canary(&ctx.namespace, job)
 }
 
 /// Against whose share the jobs of `namespace` count: the account that pays for them, or the namespace itself where there
@@ -71,7 +76,7 @@ pub fn payer_of(ctx: &Context, namespace: &str, now: Timestamp) -> Payer {
     }
 }
 
-/// What the namespace of `job` says about where it may be placed. A canary is paid for on no chain, so it may go to nodes of any.
+/// What the namespace of `job` says about where it may be placed.
 #[must_use]
 pub fn of_job(ctx: &Context, job: &ComputeJob) -> OfNamespace {
     let name = job.namespace().unwrap_or_default();
@@ -79,7 +84,7 @@ pub fn of_job(ctx: &Context, job: &ComputeJob) -> OfNamespace {
         .caches
         .namespace(&name)
         .and_then(|namespace| namespace.metadata.labels.clone());
-    let chain = if is_canary(&ctx.namespace, job) {
+    let chain = if is_of_any_chain(ctx, job) {
         None
     } else {
         payer::chain_of(ctx, &name).ok().flatten()
