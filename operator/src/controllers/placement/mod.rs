@@ -46,6 +46,7 @@ use crate::{
     scheduler::{
         JobUid,
         fair_share::{Payer, Ranks},
+        holds::Millis,
     },
 };
 
@@ -80,8 +81,9 @@ struct Placer {
     book: ShareBook,
     shapes: Shapes,
     told: Told,
-    /// The version of each job on which something was last written: as long as the cache shows that one, it is old.
-    written: BTreeMap<JobUid, String>,
+    /// The version of each job on which something was last written, and when: as long as the cache shows that one, it is
+    /// behind.
+    written: BTreeMap<JobUid, (String, Millis)>,
 }
 
 impl Placer {

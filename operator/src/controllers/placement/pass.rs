@@ -39,6 +39,8 @@ use crate::{
 
 /// How soon a decision that could not be written is made anew.
 const AGAIN: SignedDuration = SignedDuration::from_secs(2);
+/// For so long, in milliseconds, a job whose version is the one on which something was written is not told anything new.
+const CACHE_IS_BEHIND: Millis = 10_000;
 /// So many writes to jobs that wait are under way at a time. Placements are written one by one.
 const AT_A_TIME: usize = 8;
 
@@ -450,16 +452,21 @@ impl<'a> Pass<'a> {
             if self.note(job, written)
                 && let Some(version) = job.metadata.resource_version.clone()
             {
-                self.placer.written.insert(job_uid, version);
+                let at = self.now.as_millisecond();
+                self.placer.written.insert(job_uid, (version, at));
             }
         }
     }
 
     fn who_is_told(&mut self, places: &BTreeMap<JobUid, usize>) -> Round {
+        let now = self.now.as_millisecond();
         let tellings = self.words.iter().filter_map(|(job_uid, words)| {
             let job = self.jobs.get(job_uid)?.job;
-            let written = self.placer.written.get(job_uid);
-            if written.is_some() && written == job.metadata.resource_version.as_ref() {
+            let is_behind = |(version, at): &(String, Millis)| {
+                job.metadata.resource_version.as_ref() == Some(version)
+                    && now.saturating_sub(*at) < CACHE_IS_BEHIND
+            };
+            if self.placer.written.get(job_uid).is_some_and(is_behind) {
                 return None;
             }
             let urgency = decide::urgency(job, words.fact.as_ref(), words.queue.as_ref())?;
@@ -470,7 +477,7 @@ impl<'a> Pass<'a> {
             })
         });
         let tellings: Vec<Telling> = tellings.collect();
-        self.placer.told.choose(tellings, self.now.as_millisecond())
+        self.placer.told.choose(tellings, now)
     }
 }
 
