@@ -67,9 +67,9 @@ pub struct ComputeJobSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.template cannot be changed: delete the job and create a new one"))]
     pub template: PodTemplate,
 
-    /// A PriorityClass whose value orders the queue: higher goes first. Where no place is free, and unless the class says
-    /// `preemptionPolicy: Never`, jobs of lower priority that have run for a while (chart value
-    /// `preemption.minimumRunSeconds`) are stopped, with their own grace, and queued again.
+    /// A PriorityClass whose value orders the queue: higher goes first; then the payer that has used least of late; then the older
+    /// job. Where no place is free, and unless the class says `preemptionPolicy: Never`, jobs of lower priority that have run for
+    /// a while (chart value `preemption.minimumRunSeconds`) are stopped, with their own grace, and queued again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
@@ -179,7 +179,8 @@ pub struct Timeouts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::duration")]
     pub start: Option<Duration>,
-    /// The longest run of one attempt, such as `12h`; then the job fails with `RunTimeout`. Default: no limit.
+    /// The longest run of one attempt, such as `12h`; then the job fails with `RunTimeout`. Default: no limit. A job with a limit
+    /// may use GPUs that are kept for a larger one before it in the queue, if it is sure to end in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::duration")]
     pub run: Option<Duration>,
@@ -300,6 +301,10 @@ pub struct ComputeJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
 
+    /// Where the job stands in the queue. Absent where it does not wait for a place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueuePlace>,
+
     /// The attempt that is being stopped, and why. Written before the first pod of it is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
@@ -337,6 +342,21 @@ pub struct ComputeJobStatus {
     /// When the job ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
+}
+
+/// Where a job stands among those that wait for a place.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct QueuePlace {
+    /// Its place in the order by priority, fair share of its payer, and age: exact up to 10; above that rounded up to 20, 50,
+    /// 100, 200, 500 and so on. A smaller job further behind may start before, where that delays nobody.
+    #[schemars(range(min = 1))]
+    pub position: u32,
+    /// For the first job that does not fit now, for which room is kept: by when it starts at the latest, while every attempt
+    /// that it waits for ends by its `timeouts.run`, nodes stay as they are, and no job comes before it. Absent where an attempt
+    /// that it waits for has no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_by: Option<Time>,
 }
 
 /// Where an attempt was placed. Written before any pod of it exists.
@@ -872,7 +892,8 @@ closed_enum! {
         CoordinatorUnbonded,
         /// The job waits for a place; the condition `Scheduled` says for what.
         Queued,
-        /// Waiting: nodes could take the job, but not now; the message counts the reasons.
+        /// Waiting: nodes could take the job, but not now; the message counts the reasons, says what comes nearest and what would let
+        /// the job fit now. `status.queue` is its place in the queue.
         InsufficientCapacity,
         /// Waiting: an attempt ended and the next one is held back for a moment.
         BackingOff,

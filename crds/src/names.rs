@@ -78,6 +78,9 @@ pub const ANNOTATION_EVIDENCE: &str = "gridstake.dev/evidence";
 /// GPU that no job holds was utilised as much again.
 pub const ANNOTATION_LOCAL_USE: &str = "gridstake.dev/local-use";
 
+/// The name of the ConfigMap that says what payers have used of late.
+pub const FAIR_SHARE: &str = "fair-share";
+
 /// The name of the ConfigMap that says which job numbers of a lane are given out.
 #[must_use]
 pub fn lane_numbers(lane: u32) -> String {

@@ -64,7 +64,9 @@ fn a_job_that_does_not_fit_now_says_what_it_waits_for_and_starts_when_it_fits() 
         let message = waiting.until_it_waits().await?;
         let nodes = world.hosts.len();
         ensure!(
-            message == format!("0/{nodes} nodes fit: {nodes} InsufficientGpus (needs 4)"),
+            message.starts_with(&format!(
+                "0/{nodes} nodes fit: {nodes} InsufficientGpus (needs 4); nearest: a node with 0 of 4 GPUs free"
+            )),
             "it says {message:?}"
         );
         ensure!(

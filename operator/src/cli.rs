@@ -1,6 +1,6 @@
 //! Command line and environment of the operator.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use gridstake_crds::PodTemplate;
@@ -11,6 +11,7 @@ use crate::{
     contracts_deploy::args::DeployArgs,
     controllers::{canary, reclaim::preempt},
     failover,
+    scheduler::fair_share::HalfLife,
 };
 
 /// Places GPU jobs, watches over them, and keeps what is on offer up to date.
@@ -146,6 +147,10 @@ pub struct Args {
     #[arg(long, env = "GRIDSTAKE_CANARY_MOST", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub canary_most: u16,
 
+    /// After which time what a payer has used counts half against its fair share of the queue, such as 24h; from 10m to 720h.
+    #[arg(long, env = "GRIDSTAKE_FAIR_SHARE_HALF_LIFE", default_value = "24h", value_parser = half_life)]
+    pub fair_share_half_life: HalfLife,
+
     /// How log lines are written.
     #[arg(long, env = "GRIDSTAKE_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
@@ -265,6 +270,17 @@ fn canary_every(text: &str) -> Result<SignedDuration, String> {
 
 fn canary_expires_after(text: &str) -> Result<SignedDuration, String> {
     span(text, 8760)
+}
+
+/// Reads a time such as `24h`, from ten minutes to 720 hours; seconds are left out.
+fn half_life(text: &str) -> Result<HalfLife, String> {
+    span(text, 720)
+        .ok()
+        .and_then(|span| u32::try_from(span.as_mins()).ok())
+        .filter(|minutes| *minutes >= 10)
+        .and_then(NonZeroU32::new)
+        .map(HalfLife)
+        .ok_or_else(|| "write a time such as 24h, from 10m to 720h".to_owned())
 }
 
 /// Reads a time such as `24h` or `1h30m`, from a minute to so many hours.

@@ -15,6 +15,7 @@ use crate::{
     leader::Leadership,
     metrics::Metrics,
     payer::Payers,
+    scheduler::fair_share::HalfLife,
     settlement::Lanes,
 };
 
@@ -41,6 +42,8 @@ pub struct Context {
     pub preemption: preempt::Terms,
     /// How nodes are measured.
     pub canaries: canary::Terms,
+    /// After which time what a payer has used counts half against its share of the queue.
+    pub fair_share_half_life: HalfLife,
     /// Who pays, and whether the money lasts.
     pub payers: Payers,
     /// After which time a slice of a lease is sealed where no chain says so.

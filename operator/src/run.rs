@@ -167,6 +167,7 @@ async fn work(
         },
         preemption: args.preemption(),
         canaries: args.canaries(),
+        fair_share_half_life: args.fair_share_half_life,
         payers: Payers::default(),
         settlement_interval: args.settlement_interval,
         metrics,

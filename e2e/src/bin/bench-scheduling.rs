@@ -75,7 +75,8 @@ async fn main() -> Result<()> {
 async fn fleet(world: &World, count: usize) -> Result<()> {
     // No agent runs on them: their part is played by an administrator, whom no admission policy refuses anything.
     let client = administrator_as_operator().await?;
-    let model = world.gpu_nodes().get(&world.hosts[0].name).await?;
+    let nodes = world.gpu_nodes().list(&ListParams::default()).await?;
+    let model = nodes.items.into_iter().next().context("a GPU node")?;
     let model = model.status.context("the status of a real node")?;
     let device = serde_json::to_value(model.devices.first().context("a GPU")?)?;
     let begin = Instant::now();
@@ -388,12 +389,12 @@ impl Quantiles {
     }
 }
 
-async fn sustained(world: &World, seconds: u64, at_once: usize) -> Result<()> {
+async fn sustained(world: &World, seconds: u32, at_once: usize) -> Result<()> {
     let jobs = fresh(&world.client).await?;
     let watched = Arc::new(Watched::start(&world.client));
     let unbound = Arc::new(Semaphore::new(at_once));
     let number = Arc::new(AtomicUsize::new(0));
-    let end = Instant::now() + Duration::from_secs(seconds);
+    let end = Instant::now() + Duration::from_secs(seconds.into());
     let mut tasks = Vec::new();
     for _ in 0..AT_ONCE {
         let (jobs, watched, unbound, number) = (
@@ -427,16 +428,18 @@ async fn sustained(world: &World, seconds: u64, at_once: usize) -> Result<()> {
     }
     watched.with(|facts| {
         // The first fifth is the start.
-        let from = watched.begin.elapsed().as_secs_f64().min(seconds as f64) / 5.0;
-        let until = seconds as f64;
+        let from = watched.begin.elapsed().as_secs_f64().min(seconds.into()) / 5.0;
+        let until = f64::from(seconds);
         let within = |at: &&f64| (from..until).contains(*at);
-        let bound = facts.bound.values().filter(within).count();
-        let ended = facts.ended.values().filter(within).count();
+        let count = |times: &HashMap<String, f64>| {
+            let within = times.values().filter(within).count();
+            u32::try_from(within).map_or(f64::INFINITY, f64::from)
+        };
         println!(
             "sustained seconds={seconds} at_once={at_once} created={} bound_per_s={:.1} ended_per_s={:.1}",
             facts.created.len(),
-            bound as f64 / (until - from),
-            ended as f64 / (until - from),
+            count(&facts.bound) / (until - from),
+            count(&facts.ended) / (until - from),
         );
     });
     Ok(())

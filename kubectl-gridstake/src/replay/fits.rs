@@ -53,11 +53,14 @@ pub fn obstacle(node: &Node, request: &Request, at_ms: i64) -> Option<&'static s
         ("SameOwner", !request.same_owner.contains(&node.name)),
     ];
     let unmet = rules.into_iter().find(|(_, met)| !met);
-    unmet.map(|(reason, _)| reason).or_else(|| {
-        shortages(&free(node), &request.each)
-            .into_iter()
-            .find_map(|(reason, is_short)| is_short.then_some(reason))
-    })
+    unmet
+        .map(|(reason, _)| reason)
+        .or_else(|| {
+            shortages(&free(node), &request.each)
+                .into_iter()
+                .find_map(|(reason, is_short)| is_short.then_some(reason))
+        })
+        .or_else(|| (room(node, request) == 0).then_some("Held"))
 }
 
 /// The weight by stake, reputation and price: `min(2^40, ⌊stake · reputation · 2^20 ÷ price⌋)`, with a stake of at most 2^32 − 1
@@ -90,9 +93,15 @@ pub fn free(node: &Node) -> Amounts {
     }
 }
 
-/// How many members the node could take.
-pub fn room(node: &Node, each: &Amounts) -> u64 {
-    let free = free(node);
+/// How many members the node could take, beside what is kept on it for a job before.
+pub fn room(node: &Node, request: &Request) -> u64 {
+    let free = holds(&free(node), &request.each);
+    let kept = request.kept.get(&node.name);
+    kept.map_or(free, |spare| free.min(holds(spare, &request.each)))
+}
+
+/// How often `each` fits.
+fn holds(free: &Amounts, each: &Amounts) -> u64 {
     let named = [
         (free.gpus, each.gpus),
         (free.cpu_milli, each.cpu_milli),

@@ -123,7 +123,7 @@ fn draw(fit: &[&Node], decided: &Decided) -> Option<Vec<Drawn>> {
         .iter()
         .map(|node| Ticket {
             node,
-            room: fits::room(node, &request.each),
+            room: fits::room(node, request),
             in_use: node.taken.gpus > 0,
         })
         .collect();

@@ -312,6 +312,9 @@ pub struct Request {
     /// Nodes whose owners compute the result with which the job's own is to be compared.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub same_owner: BTreeSet<String>,
+    /// Nodes that are kept for a job before it, and what it may take of them all the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kept: BTreeMap<String, Amounts>,
 }
 
 /// One member's draw.

@@ -30,6 +30,7 @@ use self::{
     metrics::{ArchiveFamilies, ArchiveMetrics},
     store::{Location, LocationError, Store},
 };
+use crate::controllers::placement::recorder::RecorderMetrics;
 
 /// The shortest time for which what is archived also stays in the cluster: a stake can be slashed for what was paid as
 /// long as it is unbonding (7 days), and a slash be disputed for 48 hours.
@@ -53,6 +54,7 @@ struct Parts {
     store: Store,
     terms: Terms,
     metrics: ArchiveFamilies,
+    decisions: RecorderMetrics,
     /// Why it cannot be written, in words without times and counters, by the chain whose batch was tried last.
     unavailable: Mutex<BTreeMap<String, String>>,
 }
@@ -76,6 +78,7 @@ impl Archive {
             store: Store::new(location),
             terms,
             metrics: ArchiveFamilies::register(registry).map_err(OpenError::Metrics)?,
+            decisions: RecorderMetrics::register(registry).map_err(OpenError::Metrics)?,
             unavailable: Mutex::default(),
         })))
     }
@@ -96,6 +99,12 @@ impl Archive {
     #[must_use]
     pub fn metrics(&self, chain: &str) -> ArchiveMetrics {
         self.0.metrics.of(chain)
+    }
+
+    /// What is measured of the log of decisions.
+    #[must_use]
+    pub fn decisions(&self) -> &RecorderMetrics {
+        &self.0.decisions
     }
 
     /// Why the batches of the lane on `chain` cannot be written, if that failed when it was last tried.

@@ -311,7 +311,8 @@ impl Words {
 }
 
 /// How long the job's pods may take to end.
-fn grace(job: &ComputeJob) -> Duration {
+#[must_use]
+pub fn grace(job: &ComputeJob) -> Duration {
     let stated = job
         .spec
         .termination

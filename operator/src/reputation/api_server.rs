@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// What it does with the next write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Mood {
+pub(crate) enum Mood {
     #[default]
     Well,
     /// It dies before it has written.
@@ -32,18 +32,18 @@ struct State {
 
 /// The server. Cloning shares it.
 #[derive(Clone, Default)]
-pub(super) struct Server(Arc<Mutex<State>>);
+pub(crate) struct Server(Arc<Mutex<State>>);
 
 impl Server {
     /// One that lists these objects of the kind with this plural.
-    pub(super) fn listing(self, plural: &str, items: Vec<Value>) -> Self {
+    pub(crate) fn listing(self, plural: &str, items: Vec<Value>) -> Self {
         let mut state = self.0.lock().unwrap();
         state.lists.insert(plural.to_owned(), items);
         drop(state);
         self
     }
 
-    pub(super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let server = server.clone();
@@ -113,21 +113,21 @@ impl Server {
         (200, sent)
     }
 
-    pub(super) fn next_write(&self, mood: Mood) {
+    pub(crate) fn next_write(&self, mood: Mood) {
         self.0.lock().unwrap().mood = mood;
     }
 
-    pub(super) fn writes(&self) -> usize {
+    pub(crate) fn writes(&self) -> usize {
         self.0.lock().unwrap().writes
     }
 
     /// Somebody writes this ConfigMap.
-    pub(super) fn keep(&self, name: &str, map: Value) {
+    pub(crate) fn keep(&self, name: &str, map: Value) {
         self.0.lock().unwrap().maps.insert(name.to_owned(), map);
     }
 
     /// Somebody deletes all ConfigMaps.
-    pub(super) fn lose_all(&self) {
+    pub(crate) fn lose_all(&self) {
         self.0.lock().unwrap().maps.clear();
     }
 }

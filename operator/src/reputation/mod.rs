@@ -37,4 +37,4 @@ pub mod standing;
 pub mod store;
 
 #[cfg(test)]
-mod api_server;
+pub(crate) mod api_server;

@@ -100,6 +100,7 @@ async fn keeper(server: &Server) -> (Keeper, JoinSet<()>) {
         incidents: incident::open::Terms::default(),
         preemption: crate::controllers::reclaim::preempt::Terms::default(),
         canaries: crate::controllers::canary::Terms::default(),
+        fair_share_half_life: crate::scheduler::fair_share::HalfLife::default(),
         payers: Payers::default(),
         settlement_interval: Duration::from_hours(1),
         metrics,

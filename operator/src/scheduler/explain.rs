@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::RejectionCount;
 use super::filter::{Property, Rejection, required_topology_key};
+use super::near_miss::near_miss;
 use super::node_constraints::{is_lasting, lasting_taints};
 use super::node_facts::NodeFacts;
 use super::request::Request;
@@ -122,6 +123,33 @@ pub fn waiting(rejections: &[RejectionCount], request: &Request) -> String {
         })
         .collect();
     format!("0/{nodes} nodes fit: {}", counts.join(", "))
+}
+
+/// All that is told to a job that could be placed and waits: [`waiting`], what comes closest, and what would let it fit
+/// now. `kept_nodes` is how many nodes are kept for it, if it is the first one that waits.
+#[must_use]
+pub fn waiting_in_full(
+    snapshot: &Snapshot,
+    request: &Request,
+    rejections: &[RejectionCount],
+    kept_nodes: Option<usize>,
+) -> String {
+    let mut text = waiting(rejections, request);
+    let found = near_miss(snapshot, request);
+    if let Some(nearest) = found.nearest {
+        text = format!("{text}; nearest: {nearest}");
+    }
+    if !found.fits_now_with.is_empty() {
+        text = format!(
+            "{text}; fits now with {}",
+            found.fits_now_with.join(", or ")
+        );
+    }
+    match kept_nodes {
+        None => text,
+        Some(1) => format!("{text}; first in the queue: 1 node is kept for it"),
+        Some(nodes) => format!("{text}; first in the queue: {nodes} nodes are kept for it"),
+    }
 }
 
 /// A rejection with what the job needs.
@@ -316,12 +344,12 @@ fn gang_fits(
 }
 
 #[derive(Clone, Copy)]
-enum Rounding {
+pub(super) enum Rounding {
     Up,
     Down,
 }
 
-fn amount(resource: &str, amount: u64, rounding: Rounding) -> String {
+pub(super) fn amount(resource: &str, amount: u64, rounding: Rounding) -> String {
     let mebibytes = match rounding {
         Rounding::Up => amount.div_ceil(1 << 20),
         Rounding::Down => amount >> 20,
@@ -340,7 +368,7 @@ fn shown<T: fmt::Display>(value: Option<T>) -> String {
     value.map_or_else(|| "unknown".to_owned(), |value| value.to_string())
 }
 
-fn list(values: BTreeSet<String>) -> String {
+pub(super) fn list(values: BTreeSet<String>) -> String {
     let more = values.len().saturating_sub(LISTED);
     let mut text = values
         .into_iter()

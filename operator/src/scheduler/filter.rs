@@ -68,6 +68,8 @@ pub enum Rejection {
     InsufficientPods,
     /// Too little of another resource that the template asks for.
     InsufficientResource(String),
+    /// It has room, which is kept for a job that comes before this one.
+    Held,
     /// It could take a member, but not all members find room together.
     GangDoesNotFit,
 }
@@ -101,6 +103,7 @@ impl Rejection {
             Self::InsufficientEphemeralStorage => "InsufficientEphemeralStorage",
             Self::InsufficientPods => "InsufficientPods",
             Self::InsufficientResource(_) => "InsufficientResource",
+            Self::Held => "Held",
             Self::GangDoesNotFit => "GangDoesNotFit",
         }
     }
@@ -269,7 +272,19 @@ pub fn first_rejection(
     if request.same_owner.contains(&facts.name) {
         return Some(Rejection::SameOwner);
     }
-    node.free().first_shortage(member).map(Rejection::from)
+    if let Some(shortage) = node.free().first_shortage(member) {
+        return Some(shortage.into());
+    }
+    (room(node, request, member) == 0).then_some(Rejection::Held)
+}
+
+/// How many members the node has room for now, apart from what is kept for a job before this one.
+pub(super) fn room(node: &NodeCapacity, request: &Request, member: &Resources) -> u64 {
+    let free = node.free().holds(member);
+    match request.kept.get(&node.facts().name) {
+        Some(spare) => free.min(spare.holds(member)),
+        None => free,
+    }
 }
 
 /// The label that all members' nodes must share.

@@ -78,6 +78,7 @@ pub fn request(gpus: u32, members: u32) -> Request {
         chain: None,
         avoid: BTreeSet::new(),
         same_owner: BTreeSet::new(),
+        kept: super::holds::Spare::default(),
     }
 }
 

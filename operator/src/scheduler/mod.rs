@@ -5,15 +5,18 @@
 //!
 //! The way of a decision: objects become facts ([`node_facts`], [`pod_facts`], [`request`]); facts become a
 //! [`snapshot`]; [`filter`] leaves the nodes that can take a member; [`gang`] draws one for each member with the numbers
-//! of [`draw`], in proportion to their [`weight`]; [`decision`] records it. When nothing fits, [`explain`] says why, and
-//! [`queue`] says who is next.
+//! of [`draw`], in proportion to their [`weight`]; [`decision`] records it. When nothing fits, [`explain`] says why.
+//! [`queue`] says who is next, by priority, [`fair_share`] and age; [`holds`] keeps room for the first one that waits.
 
 pub mod decision;
 pub mod draw;
 pub mod explain;
+pub mod fair_share;
 pub mod filter;
 pub mod gang;
 pub mod gpu_model;
+pub mod holds;
+pub mod near_miss;
 pub mod node_constraints;
 pub mod node_facts;
 pub mod pod_facts;
@@ -91,7 +94,7 @@ pub fn place(
                 domain: topology.and_then(|topology| {
                     node.facts().labels.get(&topology.key).map(String::as_str)
                 }),
-                room: node.free().holds(&member),
+                room: filter::room(node, request, &member),
                 weight: node.weight(),
                 partly_used: node.is_partly_used(),
             }),

@@ -8,6 +8,7 @@ use gridstake_crds::TokenAmount;
 use gridstake_crds::compute_job::{ComputeJobSpec, Topology};
 use k8s_openapi::api::core::v1::PodSpec;
 
+use super::holds::Spare;
 use super::node_constraints::NodeConstraints;
 use super::pod_requests::pod_requests;
 use super::resources::{ResourceError, Resources};
@@ -157,10 +158,12 @@ pub struct Request {
     pub avoid: BTreeSet<String>,
     /// Nodes whose owners compute the result with which this job's is to be compared.
     pub same_owner: BTreeSet<String>,
+    /// What it may take of nodes that are kept for a job before it, at most. Nodes that are not named are not kept.
+    pub kept: Spare,
 }
 
 /// What a job's namespace says about where it may be placed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OfNamespace {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
@@ -237,6 +240,7 @@ impl Request {
             chain: context.namespace.chain,
             avoid: context.avoid,
             same_owner: context.same_owner,
+            kept: Spare::default(),
         })
     }
 

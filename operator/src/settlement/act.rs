@@ -461,7 +461,7 @@ impl Settler {
     /// The head of the decision log, as the stored jobs show it.
     fn decision_head(&self) -> B256 {
         let jobs = self.context.caches.compute_jobs.state();
-        DecisionLog::recover(parsed(&jobs)).seed().previous_decision
+        DecisionLog::recover(parsed(&jobs)).head()
     }
 
     pub(super) async fn create(&mut self, batch: SettlementBatch) -> Result<(), ActError> {

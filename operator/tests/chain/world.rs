@@ -421,6 +421,7 @@ pub fn context(
         incidents: gridstake_operator::controllers::incident::open::Terms::default(),
         preemption: gridstake_operator::controllers::reclaim::preempt::Terms::default(),
         canaries: gridstake_operator::controllers::canary::Terms::default(),
+        fair_share_half_life: gridstake_operator::scheduler::fair_share::HalfLife::default(),
         payers: Payers::default(),
         settlement_interval: Duration::from_hours(1),
         metrics,

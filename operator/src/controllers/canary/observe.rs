@@ -1,6 +1,6 @@
 //! Nodes, canaries and who else waits. Reads the caches; decides nothing but which of it need be looked at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gridstake_crds::{
     ComputeJob, GpuNode,
@@ -32,7 +32,9 @@ use crate::{
     scheduler::{
         JobUid, Request, Seed, Snapshot,
         draw::{NEVER_SYNCED_BLOCK, NO_PREVIOUS_DECISION},
+        fair_share::Ranks,
         filter,
+        queue::{Queue, QueueEntry},
     },
 };
 
@@ -59,7 +61,7 @@ pub fn observe(ctx: &Context, just_made: BTreeSet<String>, now: Timestamp) -> Si
     let holds = |canary: &Canary| matches!(canary.stage, Stage::Holds | Stage::Leaves);
     // Most of the time nobody is to be measured and nobody in anybody's way: then the fleet need not be looked at.
     let wanted = if starts || canaries.iter().any(holds) {
-        let fleet = fleet::now(ctx, &[], 0);
+        let fleet = fleet::at(ctx, &[], 0, (ctx.now)());
         for node in nodes.iter_mut().filter(|node| starts && may_start(node)) {
             node.free = free_gpus(&fleet, &node.name);
             node.takes_canary = takes_canary(ctx, &fleet, node, now);
@@ -204,15 +206,22 @@ fn who_waits(
         }
     }
     let stored = ctx.caches.compute_jobs.state();
-    let mut queue: Vec<_> = parsed(&stored)
+    let waiting = parsed(&stored)
         .filter(|job| !is_canary(&ctx.namespace, job))
-        .filter(|job| standing(job, now) == Standing::Waiting)
-        .map(|job| (fleet::queued(&ctx.caches, job), job))
-        .collect();
-    queue.sort_by(|a, b| a.0.cmp(&b.0));
-    let waiting: Vec<(&ComputeJob, Surroundings<'_>)> = queue
-        .into_iter()
-        .map(|(_, job)| {
+        .filter(|job| standing(job, now) == Standing::Waiting);
+    let (jobs, entries): (BTreeMap<JobUid, &ComputeJob>, Vec<QueueEntry>) = waiting
+        .map(|job| {
+            let payer = fleet::payer_of(ctx, &job.namespace().unwrap_or_default(), now);
+            let entry = fleet::queued(ctx, job, payer);
+            ((entry.job_uid, job), entry)
+        })
+        .unzip();
+    // All of them go before canaries, whatever their payers have used.
+    let order = Queue::new(entries, Ranks::default()).order();
+    let waiting: Vec<(&ComputeJob, Surroundings<'_>)> = order
+        .iter()
+        .filter_map(|entry| jobs.get(&entry.job_uid))
+        .map(|job| {
             let around = Surroundings {
                 namespace: fleet::of_job(ctx, job),
                 priority_class: JOB_PRIORITY_CLASS,
@@ -224,7 +233,7 @@ fn who_waits(
                 now,
                 same_owner: fleet::same_owner(ctx, job),
             };
-            (job, around)
+            (*job, around)
         })
         .collect();
     let pods = if any_holds {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Node;
 use crate::{
     controllers::{
         gpu_node::local_use::WaitingPod,
-        placement::decide::{Outcome, Surroundings, place},
+        placement::decide::{Surroundings, place},
     },
     scheduler::{Snapshot, snapshot::NodeCapacity},
 };
@@ -46,19 +46,16 @@ pub fn wanted<N: std::borrow::Borrow<Node>>(
 ) -> Wanted {
     let mut wanted = Wanted::default();
     for (job, around) in jobs.iter().take(MOST_LOOKED_AT) {
-        if let Outcome::Placed(placement, request) = place(job, &fleets.now, around.clone()) {
+        if let Some((placement, request)) = place(job, &fleets.now, around.clone()) {
             wanted.queue_moves = true;
             for fleet in [&mut fleets.now, &mut fleets.soon, &mut fleets.without] {
                 fleet.reserve(&placement, &request);
             }
-        } else if let Outcome::Placed(placement, request) = place(job, &fleets.soon, around.clone())
-        {
+        } else if let Some((placement, request)) = place(job, &fleets.soon, around.clone()) {
             // Nobody else need go.
             fleets.soon.reserve(&placement, &request);
             fleets.without.reserve(&placement, &request);
-        } else if let Outcome::Placed(placement, request) =
-            place(job, &fleets.without, around.clone())
-        {
+        } else if let Some((placement, request)) = place(job, &fleets.without, around.clone()) {
             fleets.without.reserve(&placement, &request);
             wanted.nodes.extend(placement.nodes);
         }

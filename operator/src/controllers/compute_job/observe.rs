@@ -260,7 +260,7 @@ fn admission(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Admission {
             return Admission::Refused(ComputeJobReason::InvalidTemplate, chain(&error));
         }
     };
-    let fleet = fleet::now(ctx, &[], 0);
+    let fleet = fleet::at(ctx, &[], 0, (ctx.now)());
     if let Err(unsatisfiable) = explain::satisfiable(&fleet, &request) {
         return Admission::Refused(ComputeJobReason::Unsatisfiable, unsatisfiable.nearest_miss);
     }

@@ -70,8 +70,6 @@ const BAD_NEWS: [ComputeJobCondition; 4] = [
 /// The event of a job that will be stopped within a fifth of a settlement interval for want of money.
 const ESCROW_LOW: &str = "EscrowLow";
 
-/// The event of a job whose provider takes its GPUs back.
-
 /// What became of the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gridstake_crds::{
     ComputeJob,
-    compute_job::Placement,
+    compute_job::{Placement, QueuePlace},
     condition::{self, Fact},
     names::MANAGER_PLACEMENT,
 };
@@ -17,7 +17,7 @@ use crate::{
 
 const OWNER: StatusOwner = StatusOwner {
     manager: MANAGER_PLACEMENT,
-    fields: &["placement"],
+    fields: &["placement", "queue"],
     conditions: &["Scheduled"],
 };
 /// A write that takes longer holds up the whole queue; it is given up and made anew.
@@ -43,23 +43,28 @@ pub enum Written {
     Outdated,
 }
 
-/// Writes `placement`, if there is a new one, and `fact`, guarded by the version of `job` that was read.
+/// Writes `placement`, if there is a new one, `fact`, if it is to change, and its place in the queue, guarded by the version
+/// of `job` that was read.
 pub async fn write(
     ctx: &Context,
     job: &ComputeJob,
     placement: Option<Placement>,
-    fact: &Fact,
+    fact: Option<&Fact>,
+    queue: Option<QueuePlace>,
 ) -> Result<Written, WriteError> {
     let before = job.status.clone().unwrap_or_default();
     let mut desired = before.clone();
     let is_new = placement.is_some();
     desired.placement = placement.or(desired.placement);
-    desired.conditions = condition::conditions(
-        &before.conditions,
-        std::slice::from_ref(fact),
-        job.metadata.generation,
-        (ctx.now)(),
-    );
+    desired.queue = queue;
+    if let Some(fact) = fact {
+        desired.conditions = condition::conditions(
+            &before.conditions,
+            std::slice::from_ref(fact),
+            job.metadata.generation,
+            (ctx.now)(),
+        );
+    }
     let apply = OWNER.apply(
         &ctx.client,
         &ctx.metrics,
@@ -71,7 +76,7 @@ pub async fn write(
     match tokio::time::timeout(PATIENCE, apply).await {
         Err(_) => Err(WriteError::TimedOut),
         Ok(Ok(written)) => {
-            if written.is_applied() {
+            if let Some(fact) = fact.filter(|_| written.is_applied()) {
                 tell(
                     ctx,
                     job,

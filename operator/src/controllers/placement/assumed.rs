@@ -6,15 +6,35 @@ use std::collections::BTreeMap;
 
 use gridstake_crds::ComputeJob;
 
-use crate::scheduler::{MemberKey, Placement, Request, Reservation};
+use crate::scheduler::{
+    MemberKey, Placement, Request, Reservation,
+    fair_share::Holding,
+    holds::{Millis, Release},
+};
 
 /// Written placements by the job's uid.
 #[derive(Clone, Debug, Default)]
-pub struct Assumed(BTreeMap<String, (u32, Vec<Reservation>)>);
+pub struct Assumed(BTreeMap<String, Written>);
+
+#[derive(Clone, Debug)]
+struct Written {
+    attempt: u32,
+    reservations: Vec<Reservation>,
+    ends_by: Option<Millis>,
+    holding: Holding,
+}
 
 impl Assumed {
-    /// Remembers that `attempt` of the job `uid` was placed.
-    pub fn insert(&mut self, uid: String, request: &Request, placement: &Placement) {
+    /// Remembers that an attempt of the job `uid` was placed, which has ended by `ends_by` for sure and counts as
+    /// `holding`.
+    pub fn insert(
+        &mut self,
+        uid: String,
+        request: &Request,
+        placement: &Placement,
+        ends_by: Option<Millis>,
+        holding: Holding,
+    ) {
         let reservation = |(member, node): (u32, &String)| Reservation {
             member: MemberKey {
                 job_uid: request.job_uid,
@@ -24,13 +44,18 @@ impl Assumed {
             node: node.clone(),
             resources: request.per_member(),
         };
-        self.0.insert(
-            uid,
-            (
-                request.attempt,
-                (0..).zip(&placement.nodes).map(reservation).collect(),
-            ),
-        );
+        let written = Written {
+            attempt: request.attempt,
+            reservations: (0..).zip(&placement.nodes).map(reservation).collect(),
+            ends_by,
+            holding,
+        };
+        self.0.insert(uid, written);
+    }
+
+    /// Forgets the job `uid`: its placement could not be written.
+    pub fn remove(&mut self, uid: &str) {
+        self.0.remove(uid);
     }
 
     /// Forgets what `jobs`, the cache, show by now, and jobs that are gone.
@@ -46,8 +71,10 @@ impl Assumed {
                 Some((job.metadata.uid.as_deref()?, attempt))
             })
             .collect();
-        self.0.retain(|uid, (attempt, _)| {
-            shown.get(uid.as_str()).is_some_and(|shown| shown < attempt)
+        self.0.retain(|uid, written| {
+            shown
+                .get(uid.as_str())
+                .is_some_and(|shown| *shown < written.attempt)
         });
     }
 
@@ -62,7 +89,27 @@ impl Assumed {
     pub fn reservations(&self) -> Vec<Reservation> {
         self.0
             .values()
-            .flat_map(|(_, reservations)| reservations.clone())
+            .flat_map(|written| written.reservations.clone())
             .collect()
+    }
+
+    /// What all of them will give back.
+    #[must_use]
+    pub fn releases(&self) -> Vec<Release> {
+        let all = self.0.values();
+        all.flat_map(|written| {
+            written.reservations.iter().map(|reserved| Release {
+                member: reserved.member,
+                node: reserved.node.clone(),
+                resources: reserved.resources.clone(),
+                ends_by: written.ends_by,
+            })
+        })
+        .collect()
+    }
+
+    /// How all of them count against their payers' shares.
+    pub fn holdings(&self) -> impl Iterator<Item = &Holding> {
+        self.0.values().map(|written| &written.holding)
     }
 }

@@ -7,22 +7,22 @@ use gridstake_crds::{
     closed_enum::ClosedEnum as _,
     compute_job::{
         ComputeJobCondition, ComputeJobReason, ComputeJobStatus, MemberNode,
-        Placement as ApiPlacement,
+        Placement as ApiPlacement, QueuePlace,
     },
     condition::{self, Fact},
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt as _;
 
+use super::position::{EXACT, Urgency};
 use crate::{
     controllers::{
         compute_job::retry,
         job_request::{Shunned, job_request},
     },
-    error::chain,
     scheduler::{
-        self, Placement, Request, Seed, Snapshot, explain, queue::QueueEntry, request::OfNamespace,
-        snapshot::NodeCapacity,
+        self, Placement, Request, Seed, Snapshot, fair_share::Payer, queue::QueueEntry,
+        request::OfNamespace, snapshot::NodeCapacity,
     },
 };
 
@@ -72,12 +72,26 @@ pub fn standing(job: &ComputeJob, now: Timestamp) -> Standing {
     }
 }
 
-/// The job's place in the queue; `priority` is its PriorityClass's value.
+/// Whether an attempt of `job` is in progress.
 #[must_use]
-pub fn queue_entry(job: &ComputeJob, priority: i32) -> QueueEntry {
+pub fn is_active(job: &ComputeJob) -> bool {
+    let status = job.status.as_ref();
+    status.is_some_and(|status| status.active_placement().is_some())
+}
+
+/// How many GPUs all members of `job` take.
+#[must_use]
+pub fn gpus(job: &ComputeJob) -> u64 {
+    u64::from(job.spec.gpu.count).saturating_mul(u64::from(job.spec.members.max(1)))
+}
+
+/// What the queue knows of the job; `priority` is its PriorityClass's value, and it counts against the share of `payer`.
+#[must_use]
+pub fn queue_entry(job: &ComputeJob, priority: i32, payer: Payer) -> QueueEntry {
     QueueEntry {
         priority,
-        payer_usage: 0,
+        payer,
+        gpus: gpus(job),
         created_ms: job
             .metadata
             .creation_timestamp
@@ -89,15 +103,6 @@ pub fn queue_entry(job: &ComputeJob, priority: i32) -> QueueEntry {
             .parse()
             .unwrap_or(scheduler::JobUid([0; 16])),
     }
-}
-
-/// What a waiting job gets.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// A place for every member.
-    Placed(Placement, Box<Request>),
-    /// Nothing now, why, and when to try again if nothing changes before.
-    Waits(ComputeJobReason, String, Option<Timestamp>),
 }
 
 /// What is known beside the job itself.
@@ -115,38 +120,68 @@ pub struct Surroundings<'a> {
     pub same_owner: BTreeSet<String>,
 }
 
-/// Places the next attempt of `job` on `snapshot`, or says what it waits for.
+/// Places the next attempt of `job` on `snapshot`, apart from what is kept for others; `None` if it does not fit or its
+/// template cannot be read.
 #[must_use]
-pub fn place(job: &ComputeJob, snapshot: &Snapshot, around: Surroundings<'_>) -> Outcome {
-    let status = job.status.clone().unwrap_or_default();
-    let suspects = retry::suspects(&status, around.now);
-    let shunned = Shunned {
-        suspects: suspects.iter().map(|(node, _)| node.clone()).collect(),
-        same_owner: around.same_owner,
-    };
-    let request = match job_request(
+pub fn place(
+    job: &ComputeJob,
+    snapshot: &Snapshot,
+    around: Surroundings<'_>,
+) -> Option<(Placement, Request)> {
+    let base = job_request(
         job,
-        next_attempt(&status),
-        around.namespace,
-        shunned,
+        1,
+        OfNamespace::default(),
+        Shunned::default(),
         around.priority_class,
-    ) {
-        Ok(request) => request,
-        Err(error) => {
-            return Outcome::Waits(ComputeJobReason::InvalidTemplate, chain(&error), None);
-        }
+    );
+    let request = next_request(
+        job,
+        &base.ok()?,
+        around.namespace,
+        around.same_owner,
+        around.now,
+    );
+    let placement = scheduler::place(snapshot, &request, &around.seed).ok()?;
+    Some((placement, request))
+}
+
+/// What the next attempt of `job` asks for, where `first` is what a first one does, its own or another job's that asks for the
+/// same.
+#[must_use]
+pub fn next_request(
+    job: &ComputeJob,
+    first: &Request,
+    namespace: OfNamespace,
+    same_owner: BTreeSet<String>,
+    now: Timestamp,
+) -> Request {
+    let (attempt, avoid) = match &job.status {
+        Some(status) => (next_attempt(status), suspects(status, now)),
+        None => (1, BTreeSet::new()),
     };
-    match scheduler::place(snapshot, &request, &around.seed) {
-        Ok(placement) => Outcome::Placed(placement, Box::new(request)),
-        Err(rejections) => {
-            let again = suspects.into_iter().map(|(_, until)| until).min();
-            Outcome::Waits(
-                ComputeJobReason::InsufficientCapacity,
-                explain::waiting(&rejections, &request),
-                again,
-            )
-        }
+    let uid = job.metadata.uid.as_deref().map(str::parse);
+    Request {
+        job_uid: uid.and_then(Result::ok).unwrap_or(first.job_uid),
+        attempt,
+        namespace_labels: namespace.labels,
+        chain: namespace.chain,
+        avoid,
+        same_owner,
+        ..first.clone()
     }
+}
+
+fn suspects(status: &ComputeJobStatus, now: Timestamp) -> BTreeSet<String> {
+    let suspects = retry::suspects(status, now).into_iter();
+    suspects.map(|(node, _)| node).collect()
+}
+
+/// When a node that is suspect for `job` may be tried again, if there is one.
+#[must_use]
+pub fn trusts_again(job: &ComputeJob, now: Timestamp) -> Option<Timestamp> {
+    let suspects = retry::suspects(job.status.as_ref()?, now);
+    suspects.into_iter().map(|(_, until)| until).min()
 }
 
 /// The number of the attempt after the last one.
@@ -200,61 +235,91 @@ pub fn to_api(
     }
 }
 
-/// Whether the fleet has changed so that the condition `Admitted` no longer says what is true: the ComputeJob
-/// controller, which owns it, must look again.
+/// Whether the condition `Admitted` no longer says what is true: the ComputeJob controller, which owns it, must look
+/// again. `satisfiable` tells whether any node could ever take the job.
 #[must_use]
 pub fn admission_is_outdated(
     job: &ComputeJob,
     standing: &Standing,
-    snapshot: &Snapshot,
-    around: &Surroundings<'_>,
+    satisfiable: impl FnOnce() -> bool,
 ) -> bool {
-    let status = job.status.clone().unwrap_or_default();
-    let unsatisfiable = condition::find(&status.conditions, ComputeJobCondition::Admitted)
-        .is_some_and(|c| c.reason == ComputeJobReason::Unsatisfiable.as_str());
-    let said = match standing {
-        Standing::Waiting => true,
-        Standing::Barred(ComputeJobReason::Pending) if unsatisfiable => false,
-        _ => return false,
-    };
-    let request = job_request(
-        job,
-        next_attempt(&status),
-        around.namespace.clone(),
-        Shunned::default(),
-        around.priority_class,
-    );
-    request.is_ok_and(|request| explain::satisfiable(snapshot, &request).is_ok() != said)
+    match standing {
+        Standing::Waiting => !satisfiable(),
+        Standing::Barred(ComputeJobReason::Pending) => is_unsatisfiable(job) && satisfiable(),
+        _ => false,
+    }
 }
 
-/// The `Scheduled` fact of a job that is not being placed now; `None` where it is not ours to say anything new.
+/// Whether the job is kept out of the queue since no node could ever take it.
+fn is_unsatisfiable(job: &ComputeJob) -> bool {
+    job.status
+        .as_ref()
+        .and_then(|status| condition::find(&status.conditions, ComputeJobCondition::Admitted))
+        .is_some_and(|c| c.reason == ComputeJobReason::Unsatisfiable.as_str())
+}
+
+/// What `Scheduled` says of a job that has been placed.
 #[must_use]
-pub fn fact(standing: &Standing, outcome: Option<&Outcome>) -> Option<Fact> {
-    let scheduled = |holds: bool, reason, message: &str| {
-        Some(Fact::new(
-            ComputeJobCondition::Scheduled,
-            holds,
-            reason,
-            message,
-        ))
-    };
-    match (standing, outcome) {
-        (Standing::Waiting, Some(Outcome::Placed(..))) => {
-            scheduled(true, ComputeJobReason::Placed, "")
-        }
-        (Standing::Waiting, Some(Outcome::Waits(reason, message, _))) => {
-            scheduled(false, *reason, message)
-        }
-        (Standing::HeldBack(_), _) => scheduled(
-            false,
+pub fn placed() -> Fact {
+    scheduled(true, ComputeJobReason::Placed, "")
+}
+
+/// What it says of a job that waits for a place.
+#[must_use]
+pub fn waits(reason: ComputeJobReason, message: &str) -> Fact {
+    scheduled(false, reason, message)
+}
+
+/// What it says of a job that does not wait for a place; `None` where it is not ours to say anything new.
+#[must_use]
+pub fn fact(standing: &Standing) -> Option<Fact> {
+    match standing {
+        Standing::HeldBack(_) => Some(waits(
             ComputeJobReason::BackingOff,
             "the last attempt failed; the next one follows shortly",
-        ),
-        (Standing::Barred(ComputeJobReason::Suspended), _) => {
-            scheduled(false, ComputeJobReason::Suspended, "spec.suspend is set")
+        )),
+        Standing::Barred(ComputeJobReason::Suspended) => {
+            Some(waits(ComputeJobReason::Suspended, "spec.suspend is set"))
         }
-        (Standing::Barred(reason), _) => scheduled(false, *reason, "waits for Admitted"),
-        _ => None,
+        Standing::Barred(reason) => Some(waits(*reason, "waits for Admitted")),
+        Standing::Waiting | Standing::Unseen | Standing::Settled => None,
+    }
+}
+
+fn scheduled(holds: bool, reason: ComputeJobReason, message: &str) -> Fact {
+    Fact::new(ComputeJobCondition::Scheduled, holds, reason, message)
+}
+
+/// How far what a job was told is from what is true now; `None` if it says it already. `fact` is `None` where the
+/// condition stays as it is.
+#[must_use]
+pub fn urgency(
+    job: &ComputeJob,
+    fact: Option<&Fact>,
+    queue: Option<&QueuePlace>,
+) -> Option<Urgency> {
+    let nothing = ComputeJobStatus::default();
+    let status = job.status.as_ref().unwrap_or(&nothing);
+    if let Some(fact) = fact {
+        let stated = status
+            .conditions
+            .iter()
+            .find(|c| c.type_ == fact.condition)
+            .filter(|c| c.status == fact.status.as_str() && c.reason == fact.reason)
+            .filter(|c| c.observed_generation == job.metadata.generation);
+        let Some(stated) = stated else {
+            return Some(Urgency::News);
+        };
+        if stated.message == fact.message && status.queue.as_ref() == queue {
+            return None;
+        }
+    } else if status.queue.as_ref() == queue {
+        return None;
+    }
+    match (queue, &status.queue) {
+        (None, Some(_)) | (Some(_), None) => Some(Urgency::News),
+        (Some(place), _) if place.position <= EXACT => Some(Urgency::Front),
+        _ => Some(Urgency::Words),
     }
 }
 
@@ -320,42 +385,93 @@ mod tests {
     }
 
     #[test]
-    fn with_no_node_a_job_is_told_so_and_waits() {
-        let snapshot = Snapshot::assemble(scheduler::SnapshotInputs {
-            nodes: vec![],
-            pods: vec![],
-            reservations: vec![],
-            weights: scheduler::weight::WeightPolicy::default(),
-            sequence: 1,
-        });
-        let seed = Seed {
-            block_hash: scheduler::draw::NEVER_SYNCED_BLOCK,
-            previous_decision: scheduler::draw::NO_PREVIOUS_DECISION,
+    fn a_job_is_told_only_what_it_has_not_been_told() {
+        let told = |message: &str, queue: &str| {
+            let status = format!(
+                ", status: {{observedGeneration: 2, conditions: [{{type: Scheduled, status: 'False', reason: InsufficientCapacity, message: {message}, observedGeneration: 2, lastTransitionTime: '{}'}}]{queue}}}",
+                at(0)
+            );
+            job("", &status)
         };
-        let around = Surroundings {
-            namespace: OfNamespace::default(),
-            priority_class: "p",
-            seed,
-            now: at(1),
-            same_owner: BTreeSet::new(),
+        let place = |position| QueuePlace {
+            position,
+            starts_by: None,
         };
-        let outcome = place(&job("", &seen("")), &snapshot, around);
+        let fact = waits(ComputeJobReason::InsufficientCapacity, "full");
+        let urgency_of =
+            |job: &ComputeJob, queue: Option<QueuePlace>| urgency(job, Some(&fact), queue.as_ref());
+        let says_it = told("full", ", queue: {position: 20}");
+        assert_eq!(urgency_of(&says_it, Some(place(20))), None);
+        assert_eq!(urgency_of(&says_it, Some(place(10))), Some(Urgency::Front));
+        assert_eq!(urgency_of(&says_it, Some(place(50))), Some(Urgency::Words));
+        assert_eq!(urgency_of(&says_it, None), Some(Urgency::News));
         assert_eq!(
-            outcome,
-            Outcome::Waits(
-                ComputeJobReason::InsufficientCapacity,
-                "no GPU node is known".into(),
-                None
-            )
+            urgency_of(&told("fuller", ", queue: {position: 20}"), Some(place(20))),
+            Some(Urgency::Words)
         );
+        assert_eq!(
+            urgency_of(&told("full", ""), Some(place(20))),
+            Some(Urgency::News)
+        );
+        assert_eq!(
+            urgency_of(&job("", &seen("")), Some(place(20))),
+            Some(Urgency::News)
+        );
+        assert_eq!(
+            urgency(&says_it, None, None),
+            Some(Urgency::News),
+            "it has ended"
+        );
+        assert_eq!(urgency(&told("full", ""), None, None), None);
     }
 
     #[test]
-    fn higher_priority_goes_first_and_then_age() {
-        let old = job("", "");
-        let mut young = job("", "");
-        young.metadata.creation_timestamp = Some(Time(at(5)));
-        assert!(queue_entry(&old, 0) < queue_entry(&young, 0));
-        assert!(queue_entry(&young, 1) < queue_entry(&old, 0));
+    fn a_job_that_became_impossible_and_one_that_became_possible_are_looked_at_again() {
+        let waiting = job("", &seen(""));
+        assert!(admission_is_outdated(&waiting, &Standing::Waiting, || {
+            false
+        }));
+        assert!(!admission_is_outdated(&waiting, &Standing::Waiting, || {
+            true
+        }));
+        let barred = Standing::Barred(ComputeJobReason::Pending);
+        let refused = |reason: &str| {
+            let status = format!(
+                ", status: {{observedGeneration: 2, conditions: [{{type: Admitted, status: 'False', reason: {reason}, message: '', lastTransitionTime: '{}'}}]}}",
+                at(0)
+            );
+            job("", &status)
+        };
+        assert!(admission_is_outdated(
+            &refused("Unsatisfiable"),
+            &barred,
+            || true
+        ));
+        assert!(!admission_is_outdated(
+            &refused("Unsatisfiable"),
+            &barred,
+            || false
+        ));
+        assert!(!admission_is_outdated(
+            &refused("EscrowExhausted"),
+            &barred,
+            || true
+        ));
+    }
+
+    #[test]
+    fn a_job_that_is_resumed_waits_again_and_stands_where_its_age_puts_it() {
+        let suspended = job(", suspend: true", &seen(""));
+        let resumed = job("", &seen(""));
+        assert_eq!(
+            standing(&suspended, at(1)),
+            Standing::Barred(ComputeJobReason::Suspended)
+        );
+        assert_eq!(standing(&resumed, at(1)), Standing::Waiting);
+        let payer = || Payer::Namespace("n".to_owned());
+        assert_eq!(
+            queue_entry(&suspended, 0, payer()),
+            queue_entry(&resumed, 0, payer())
+        );
     }
 }

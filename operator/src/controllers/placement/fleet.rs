@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use alloy_primitives::B256;
 use gridstake_crds::{ComputeJob, GpuNode};
+use k8s_openapi::jiff::Timestamp;
 use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 
 use super::decide::{Payee, queue_entry};
@@ -16,24 +18,44 @@ use crate::{
         stake_binding::{observe::resolutions, resolve::Claim},
         verification_group,
     },
-    payer,
+    payer::{self, WhoPays},
     scheduler::{
-        Reservation, Snapshot, queue::QueueEntry, request::OfNamespace, weight::WeightPolicy,
+        Reservation, Snapshot, draw::NEVER_SYNCED_BLOCK, fair_share::Payer, queue::QueueEntry,
+        request::OfNamespace, weight::WeightPolicy,
     },
     snapshot::snapshot,
 };
 
-/// The fleet now, with `assumed` reservations taken.
+/// The fleet at `now`, with `assumed` reservations taken.
 #[must_use]
-pub fn now(ctx: &Context, assumed: &[Reservation], sequence: u64) -> Snapshot {
+pub fn at(ctx: &Context, assumed: &[Reservation], sequence: u64, now: Timestamp) -> Snapshot {
     snapshot(
         &ctx.caches,
         &ctx.chains,
         assumed,
         WeightPolicy::default(),
         sequence,
-        (ctx.now)(),
+        now,
     )
+}
+
+/// The block that seeds the draw for a job that is paid for on `chain`: the newest finalized one that is known. Without a chain
+/// there is none.
+#[must_use]
+pub fn block(ctx: &Context, chain: Option<&str>) -> B256 {
+    let chain = chain
+        .and_then(|name| ctx.chains.get(name))
+        .or_else(|| ctx.chains.default_chain());
+    let view = chain.and_then(Chain::view);
+    view.map_or(NEVER_SYNCED_BLOCK, |view| view.finalized.hash)
+}
+
+/// Whether the PriorityClass of `job` lets it take GPUs from jobs of lower priority.
+#[must_use]
+pub fn may_preempt(caches: &Caches, job: &ComputeJob) -> bool {
+    let class = job.spec.priority_class_name.as_deref();
+    let class = class.and_then(|name| caches.priority_classes.get(&ObjectRef::new(name)));
+    class.is_some_and(|class| class.preemption_policy.as_deref() != Some("Never"))
 }
 
 /// The value of the PriorityClass `name`, if there is one.
@@ -45,15 +67,41 @@ pub fn priority(caches: &Caches, name: &str) -> Option<i32> {
         .map(|class| class.value)
 }
 
-/// The place of `job` in the queue.
+/// What the queue knows of `job`, which counts against the share of `payer`.
 #[must_use]
-pub fn queued(caches: &Caches, job: &ComputeJob) -> QueueEntry {
-    let class = job.spec.priority_class_name.as_deref();
-    let priority = class.and_then(|class| priority(caches, class));
-    queue_entry(job, priority.unwrap_or(0))
+pub fn queued(ctx: &Context, job: &ComputeJob, payer: Payer) -> QueueEntry {
+    queue_entry(job, priority_of(&ctx.caches, job), payer)
 }
 
-/// What the namespace of `job` says about where it may be placed. A canary is paid for on no chain, so it may go to nodes of any.
+/// The value of the PriorityClass of `job`; 0 without one.
+#[must_use]
+pub fn priority_of(caches: &Caches, job: &ComputeJob) -> i32 {
+    let class = job.spec.priority_class_name.as_deref();
+    class.and_then(|class| priority(caches, class)).unwrap_or(0)
+}
+
+/// Whether `job` may go to nodes of any chain, whatever its namespace says: a canary is paid for on none.
+#[must_use]
+pub fn is_of_any_chain(ctx: &Context, job: &ComputeJob) -> bool {
+    is_canary(&ctx.namespace, job)
+}
+
+/// Against whose share the jobs of `namespace` count: the account that pays for them, or the namespace itself where there
+/// is none.
+#[must_use]
+pub fn payer_of(ctx: &Context, namespace: &str, now: Timestamp) -> Payer {
+    match payer::who_pays(ctx, namespace, now) {
+        WhoPays::Account(account) => Payer::Account {
+            chain: account.chain,
+            number: account.payer,
+        },
+        WhoPays::Nobody | WhoPays::Canary | WhoPays::Refused(..) => {
+            Payer::Namespace(namespace.to_owned())
+        }
+    }
+}
+
+/// What the namespace of `job` says about where it may be placed.
 #[must_use]
 pub fn of_job(ctx: &Context, job: &ComputeJob) -> OfNamespace {
     let name = job.namespace().unwrap_or_default();
@@ -61,7 +109,7 @@ pub fn of_job(ctx: &Context, job: &ComputeJob) -> OfNamespace {
         .caches
         .namespace(&name)
         .and_then(|namespace| namespace.metadata.labels.clone());
-    let chain = if is_canary(&ctx.namespace, job) {
+    let chain = if is_of_any_chain(ctx, job) {
         None
     } else {
         payer::chain_of(ctx, &name).ok().flatten()

@@ -3,7 +3,7 @@
 use alloy_primitives::B256;
 use gridstake_crds::{ComputeJob, compute_job::Decision as ApiDecision};
 
-use crate::scheduler::{Decision, Seed, draw::NEVER_SYNCED_BLOCK, draw::NO_PREVIOUS_DECISION};
+use crate::scheduler::{Decision, Seed, draw::NO_PREVIOUS_DECISION};
 
 /// Where the log stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,19 @@ impl DecisionLog {
         }
     }
 
-    /// What seeds the next draw. Without a chain there is no block.
+    /// What seeds the next draw, with the hash of a block.
     #[must_use]
-    pub fn seed(&self) -> Seed {
+    pub const fn seed(&self, block_hash: B256) -> Seed {
         Seed {
-            block_hash: NEVER_SYNCED_BLOCK,
+            block_hash,
             previous_decision: self.previous,
         }
+    }
+
+    /// The hash of the last decision.
+    #[must_use]
+    pub const fn head(&self) -> B256 {
+        self.previous
     }
 
     /// The sequence number of the next snapshot.
@@ -44,7 +50,7 @@ impl DecisionLog {
         self.sequence
     }
 
-    /// `decision` has been written down.
+    /// `decision` has been made.
     pub fn append(&mut self, decision: &Decision) {
         self.previous = decision.hash();
         self.sequence = self.sequence.max(decision.snapshot).saturating_add(1);
@@ -68,16 +74,13 @@ mod tests {
     #[test]
     fn a_new_leader_goes_on_after_the_last_decision() {
         let mut log = DecisionLog::recover(&[job(7, 'a'), job(9, 'b'), job(8, 'c')]);
-        assert_eq!(log.seed().previous_decision, B256::repeat_byte(0xbb));
+        assert_eq!(log.head(), B256::repeat_byte(0xbb));
         assert_eq!(log.next_sequence(), 10);
     }
 
     #[test]
     fn the_first_decision_follows_none() {
         let mut log = DecisionLog::recover(&[]);
-        assert_eq!(
-            (log.seed().previous_decision, log.next_sequence()),
-            (NO_PREVIOUS_DECISION, 1)
-        );
+        assert_eq!((log.head(), log.next_sequence()), (NO_PREVIOUS_DECISION, 1));
     }
 }

@@ -1,53 +1,73 @@
-//! Placement: the one writer of `status.placement` and of the condition `Scheduled`.
+//! Placement: the one writer of `status.placement`, `status.queue` and the condition `Scheduled`.
 //!
 //! One loop on the leader. Whenever capacity or the queue may have changed, it takes a snapshot of the fleet and goes
-//! through the waiting jobs in the queue's order; each decision is written into its job, guarded by the version that
-//! was read, before the next one is made.
+//! through the waiting jobs in the queue's order; each decision is written into the log of decisions and into its job, guarded
+//! by the version that was read. Then those that still wait are told what they wait for.
 //!
 //! | file | what |
 //! |---|---|
-//! | [`fleet`] | observes: the fleet, priorities, namespaces, from the caches |
-//! | [`decide`] | pure: which job waits, what it gets, what it is told; with [`assumed`] and [`log`] |
-//! | [`journal`] | pure: what goes into the log of decisions |
+//! | [`fleet`] | observes: the fleet, priorities, namespaces, payers, from the caches |
+//! | [`decide`] | pure: which job waits, what it asks for, what it is told; with [`assumed`] and [`log`] |
+//! | [`shapes`] | pure: jobs that ask for the same are answered once |
+//! | [`bounds`] | pure: by when attempts have ended for sure |
+//! | [`shares`], [`share_book`] | what payers have used of late, and the ConfigMap in which it is kept |
+//! | [`position`] | pure: places in the queue, and who is told something now |
+//! | [`pass`] | one pass through the queue |
+//! | [`journal`], [`recorder`] | what goes into the log of decisions, and puts it into the archive |
 //! | [`act`] | writes the decision |
 
 pub mod act;
 pub mod assumed;
+pub mod bounds;
 pub mod decide;
 pub mod fleet;
 pub mod journal;
 pub mod log;
+#[cfg(test)]
+mod long_queue;
+mod pass;
+pub mod position;
 pub mod recorder;
+pub mod shapes;
+pub mod share_book;
+pub mod shares;
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
-use gridstake_crds::{ComputeJob, names::JOB_PRIORITY_CLASS};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt as _;
+use k8s_openapi::jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    act::Written,
-    assumed::Assumed,
-    decide::{Outcome, Standing, Surroundings},
-    log::DecisionLog,
+    assumed::Assumed, log::DecisionLog, pass::Pass, position::Told, recorder::Recorder,
+    shapes::Shapes, share_book::ShareBook,
 };
 use crate::{
-    caches::parsed, context::Context, controllers::fleet_changes::FleetChanges, error::chain,
-    scheduler::Snapshot,
+    caches::parsed,
+    context::Context,
+    controllers::fleet_changes::FleetChanges,
+    error::chain,
+    scheduler::{
+        JobUid,
+        fair_share::{Payer, Ranks},
+        holds::Millis,
+    },
 };
-
-/// How soon a decision that could not be written is made anew.
-const AGAIN: SignedDuration = SignedDuration::from_secs(2);
 
 /// Runs the loop until `stop`.
 pub async fn run(ctx: Context, stop: CancellationToken) {
     let mut changes = FleetChanges::of(&ctx);
     let log = DecisionLog::recover(parsed(&ctx.caches.compute_jobs.state()));
+    let book = ShareBook::new(ctx.client.clone(), &ctx.namespace, ctx.fair_share_half_life);
+    let recorder = recorder(&ctx);
     let mut placer = Placer {
         ctx,
         log,
+        recorder,
         assumed: Assumed::default(),
+        book,
+        shapes: Shapes::default(),
+        told: Told::default(),
+        written: BTreeMap::new(),
     };
     while !stop.is_cancelled() && placer.ctx.leadership.holds() {
         changes.are_seen();
@@ -56,115 +76,89 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         drop(pass);
         changes.wait(&placer.ctx, wake, &stop).await;
     }
+    placer.ctx.caches.waiting_first().set(None);
 }
 
+/// What writes the log of decisions, where there is an archive.
+fn recorder(ctx: &Context) -> Option<Recorder> {
+    let archive = ctx.archive.as_ref()?;
+    let system = ctx.caches.namespace("kube-system");
+    let Some(cluster) = system.and_then(|namespace| namespace.metadata.uid.clone()) else {
+        tracing::warn!("the namespace kube-system is not seen: no log of decisions is kept");
+        return None;
+    };
+    let store = archive.store().clone();
+    let metrics = archive.decisions().clone();
+    Some(Recorder::new(
+        store,
+        &cluster,
+        &ctx.identity,
+        (ctx.now)(),
+        metrics,
+    ))
+}
+
+/// What is known from one pass to the next.
 struct Placer {
     ctx: Context,
     log: DecisionLog,
+    recorder: Option<Recorder>,
     assumed: Assumed,
+    book: ShareBook,
+    shapes: Shapes,
+    told: Told,
+    /// The version of each job on which something was last written, and when: as long as the cache shows that one, it is
+    /// behind.
+    written: BTreeMap<JobUid, (String, Millis)>,
 }
 
 impl Placer {
     /// Goes through the queue once; tells when to do it again if nothing happens before.
     async fn pass(&mut self) -> Option<Timestamp> {
+        // In whole milliseconds, as the log of decisions has it.
         let now = (self.ctx.now)();
+        let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
         let stored = self.ctx.caches.compute_jobs.state();
         self.assumed.forget_seen(parsed(&stored));
-        let mut snapshot = fleet::now(
-            &self.ctx,
-            &self.assumed.reservations(),
-            self.log.next_sequence(),
-        );
-        let mut wake = Vec::new();
-        for (standing, job) in self.in_order(parsed(&stored), now) {
-            if !self.ctx.leadership.holds() {
-                break;
-            }
-            if let Standing::HeldBack(until) = standing {
-                wake.push(until);
-            }
-            wake.extend(self.serve(job, &standing, &mut snapshot, now).await);
+        let mut payers = BTreeMap::new();
+        let ctx = self.ctx.clone();
+        let mut payer_of = |namespace: &str| -> Payer {
+            let known = payers.entry(namespace.to_owned());
+            known
+                .or_insert_with(|| fleet::payer_of(&ctx, namespace, now))
+                .clone()
+        };
+        let booked = self
+            .book
+            .turn(parsed(&stored), &mut payer_of, shares::millis(now))
+            .await;
+        if let Err(error) = booked {
+            self.ctx.metrics.pass_failed("placement", error.category());
+            tracing::warn!(
+                error = chain(&error),
+                "what payers have used is not read or written; jobs are placed all the same"
+            );
         }
-        wake.into_iter().min()
-    }
-
-    /// Jobs that are to be told something, waiting ones in the order of the queue.
-    fn in_order<'a>(
-        &self,
-        jobs: impl Iterator<Item = &'a ComputeJob>,
-        now: Timestamp,
-    ) -> Vec<(Standing, &'a ComputeJob)> {
-        let mut entries: Vec<_> = jobs
-            .filter(|job| {
-                !self
-                    .assumed
-                    .contains(job.metadata.uid.as_deref().unwrap_or_default())
+        let holding: Vec<_> = parsed(&stored)
+            .filter(|job| decide::is_active(job))
+            .filter_map(|job| {
+                let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+                shares::holding(job, payer_of(namespace))
             })
-            .map(|job| (decide::standing(job, now), job))
-            .filter(|(standing, _)| !matches!(standing, Standing::Unseen | Standing::Settled))
-            .map(|(standing, job)| (fleet::queued(&self.ctx.caches, job), standing, job))
             .collect();
-        entries.sort_by(|a, b| a.0.cmp(&b.0));
-        entries
-            .into_iter()
-            .map(|(_, standing, job)| (standing, job))
-            .collect()
-    }
-
-    /// Decides about one job and writes it down. A decision that is not written has not been made: the next one
-    /// neither counts what it took nor follows it in the log.
-    async fn serve(
-        &mut self,
-        job: &ComputeJob,
-        standing: &Standing,
-        snapshot: &mut Snapshot,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
-        let around = Surroundings {
-            namespace: fleet::of_job(&self.ctx, job),
-            priority_class: JOB_PRIORITY_CLASS,
-            seed: self.log.seed(),
-            now,
-            same_owner: fleet::same_owner(&self.ctx, job),
-        };
-        if decide::admission_is_outdated(job, standing, snapshot, &around) {
-            self.ctx
-                .caches
-                .compute_job_triggers()
-                .one(job.metadata.namespace.as_deref(), &job.name_any());
-        }
-        let outcome =
-            (*standing == Standing::Waiting).then(|| decide::place(job, snapshot, around));
-        let fact = decide::fact(standing, outcome.as_ref())?;
-        let placed = match &outcome {
-            Some(Outcome::Placed(placement, request)) => Some((placement, request)),
-            _ => None,
-        };
-        let status = placed.map(|(placement, request)| {
-            let provider_of = |node: &str| fleet::provider_of(&self.ctx, node);
-            decide::to_api(placement, request.attempt, snapshot, provider_of, now)
-        });
-        match act::write(&self.ctx, job, status, &fact).await {
-            Ok(Written::Yes) => {
-                if let Some((placement, request)) = placed {
-                    snapshot.reserve(placement, request);
-                    self.log.append(&placement.decision);
-                    self.assumed
-                        .insert(job.uid().unwrap_or_default(), request, placement);
-                    tracing::info!(job = %job.name_any(), namespace = job.namespace(), attempt = request.attempt, nodes = placement.nodes.join(" "), "placed");
-                }
-                match outcome {
-                    Some(Outcome::Waits(_, _, again)) => again,
-                    _ => None,
-                }
-            }
-            // Its newer version comes through the watch, which wakes the loop.
-            Ok(Written::Outdated) => now.checked_add(AGAIN).ok(),
-            Err(error) => {
-                tracing::warn!(job = %job.name_any(), namespace = job.namespace(), error = chain(&error), "could not write a placement");
-                self.ctx.metrics.pass_failed("placement", "apply_status");
-                now.checked_add(AGAIN).ok()
-            }
-        }
+        let ranks = Ranks::new(
+            self.book.usage(),
+            holding.iter().chain(self.assumed.holdings()),
+            self.book.half_life(),
+        );
+        let anything_is_held = !holding.is_empty();
+        let wake = Pass::new(self, now, parsed(&stored), &mut payer_of)
+            .run(ranks)
+            .await;
+        // What is held is booked every minute, before jobs that have ended are deleted.
+        let booking = anything_is_held
+            .then(|| share_book::next_minute(now))
+            .flatten();
+        wake.into_iter().chain(booking).min()
     }
 }

@@ -28,12 +28,7 @@ fn metrics() -> RecorderMetrics {
 }
 
 fn seen(snapshot: &Snapshot) -> impl Iterator<Item = Seen<'_>> {
-    snapshot.nodes().iter().map(|node| Seen {
-        facts: node.facts(),
-        weight: node.weight(),
-        used: node.used(),
-        reserved: node.reserved(),
-    })
+    snapshot.nodes().iter().map(Seen::from)
 }
 
 /// Decides once, and writes it.

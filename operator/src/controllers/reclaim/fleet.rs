@@ -82,7 +82,7 @@ pub fn observe(ctx: &Context, now: Timestamp) -> Seen {
             rooms: if waiting.is_empty() {
                 BTreeMap::new()
             } else {
-                rooms(ctx, &give_way)
+                rooms(ctx, &give_way, now)
             },
             tenancies: tenancies(ctx, now),
             waiting,
@@ -107,8 +107,8 @@ fn is_any_in_use(ctx: &Context, nodes: &BTreeSet<String>) -> bool {
 }
 
 /// The nodes and what is left of them; those in `give_way` give way to local pods.
-fn rooms(ctx: &Context, give_way: &BTreeSet<String>) -> BTreeMap<String, Room> {
-    let snapshot = fleet::now(ctx, &[], 0);
+fn rooms(ctx: &Context, give_way: &BTreeSet<String>, now: Timestamp) -> BTreeMap<String, Room> {
+    let snapshot = fleet::at(ctx, &[], 0, now);
     let room = |capacity: &NodeCapacity| {
         let name = &capacity.facts().name;
         let room = Room {
@@ -197,14 +197,14 @@ pub fn room_for(
             attempt: placement.attempt,
         };
         let standing = Standing {
-            priority: fleet::queued(&ctx.caches, job).priority,
+            priority: fleet::priority_of(&ctx.caches, job),
             ran_seconds: seconds_run(job.status.as_ref(), now),
         };
         Some((attempt, standing))
     });
     RoomForOne {
         standings: standings.collect(),
-        snapshot: fleet::now(ctx, &[], 0),
+        snapshot: fleet::at(ctx, &[], 0, now),
         tenancies,
     }
 }

@@ -85,7 +85,7 @@ fn look(
                         attempt,
                         node: String::new(),
                         why: Why::Priority(preemptor.job.clone()),
-                    }))
+                    }));
                 }
                 Answer::InVain => {
                     wake = wake

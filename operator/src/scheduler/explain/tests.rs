@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::scheduler::fixtures::{node, request, seed, snapshot, taint};
-use crate::scheduler::place;
+use crate::scheduler::{PodFacts, SnapshotInputs, place};
 
 fn verdict(nodes: Vec<NodeFacts>, change: impl FnOnce(&mut Request)) -> Result<(), String> {
     let mut request = request(1, 1);
@@ -220,4 +220,34 @@ fn a_gang_that_fits_only_in_part_is_told_so() {
         waiting(&rejections, &request),
         "0/2 nodes fit: 1 GangDoesNotFit (needs room for 3 members), 1 InsufficientGpus (needs 4)"
     );
+}
+
+#[test]
+fn the_full_answer_tells_counts_what_is_nearest_and_what_would_help() {
+    let mut dear = node("b", 4);
+    dear.price = gridstake_crds::TokenAmount::from_nano(2_000_000);
+    let mut request = request(4, 1);
+    request.max_price = Some(gridstake_crds::TokenAmount::from_nano(1_000_000));
+    let pod = PodFacts {
+        node: Some("a".to_owned()),
+        ended: false,
+        resources: Resources {
+            gpus: 1,
+            ..Resources::default()
+        },
+        member: None,
+    };
+    let fleet = Snapshot::assemble(SnapshotInputs {
+        nodes: vec![node("a", 4), dear],
+        pods: vec![pod],
+        ..SnapshotInputs::default()
+    });
+    let rejections = place(&fleet, &request, &seed()).unwrap_err();
+    let told = |kept| waiting_in_full(&fleet, &request, &rejections, kept);
+    assert_eq!(
+        told(None),
+        "0/2 nodes fit: 1 InsufficientGpus (needs 4), 1 PriceTooHigh; nearest: a node with 3 of 4 GPUs free; fits now with pricing.maxPerGpuSecond 0.002"
+    );
+    assert!(told(Some(1)).ends_with("; first in the queue: 1 node is kept for it"));
+    assert!(told(Some(3)).ends_with("; first in the queue: 3 nodes are kept for it"));
 }

@@ -7,7 +7,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use gridstake_crds::{closed_enum::ClosedEnum as _, compute_job::TopologyPolicy};
+use gridstake_crds::{TokenAmount, closed_enum::ClosedEnum as _, compute_job::TopologyPolicy};
 
 use crate::scheduler::{
     Decision, NodeFacts, Request, Resources, gang::Stage, node_facts::DeviceFacts,
@@ -44,7 +44,7 @@ pub fn node(
         allocatable: amounts(&facts.allocatable),
         gpus: facts.devices.iter().map(gpu).collect(),
         withheld: facts.offer.err().map(|reason| reason.as_str().to_owned()),
-        closes_at_ms: closes_at.map(|at| at.as_millisecond()),
+        closes_at_ms: closes_at.map(Timestamp::as_millisecond),
         price: facts.price.nano(),
         region: facts.region.clone(),
         jurisdiction: facts.jurisdiction.clone(),
@@ -113,7 +113,7 @@ pub fn request(request: &Request) -> log::Request {
         run_limit_ms: request
             .run_limit
             .map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
-        max_price: request.max_price.map(|price| price.nano()),
+        max_price: request.max_price.map(TokenAmount::nano),
         regions: request.regions.clone(),
         jurisdictions: request.jurisdictions.clone(),
         min_reputation: request.min_reputation,
@@ -126,6 +126,11 @@ pub fn request(request: &Request) -> log::Request {
         chain: request.chain.clone(),
         avoid: request.avoid.clone(),
         same_owner: request.same_owner.clone(),
+        kept: request
+            .kept
+            .iter()
+            .map(|(node, spare)| (node.clone(), amounts(spare)))
+            .collect(),
     }
 }
 

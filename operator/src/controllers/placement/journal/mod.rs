@@ -12,7 +12,7 @@ use gridstake_ledger::archive::decisions::{
 };
 use k8s_openapi::jiff::Timestamp;
 
-use crate::scheduler::{Decision, NodeFacts, Request, Resources};
+use crate::scheduler::{Decision, NodeFacts, Request, Resources, snapshot::NodeCapacity};
 
 /// So much is kept that cannot be written, in bytes. What comes on top is lost, and the log begins anew.
 const MOST_PENDING: usize = 32 << 20;
@@ -32,6 +32,17 @@ pub struct Seen<'a> {
     pub used: &'a Resources,
     /// What placements have been promised.
     pub reserved: &'a Resources,
+}
+
+impl<'a> From<&'a NodeCapacity> for Seen<'a> {
+    fn from(node: &'a NodeCapacity) -> Self {
+        Self {
+            facts: node.facts(),
+            weight: node.weight(),
+            used: node.used(),
+            reserved: node.reserved(),
+        }
+    }
 }
 
 /// What the log tells of a node.

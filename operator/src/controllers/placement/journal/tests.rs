@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -103,7 +104,8 @@ fn facts(numbers: &mut Numbers, index: usize, now: Timestamp) -> NodeFacts {
         facts.offer = Err(*numbers.of(&[OfferReason::Drained, OfferReason::AgentSilent]));
     }
     if numbers.one_in(6) {
-        let closes = now + SignedDuration::from_secs(600 * (1 + numbers.below(9) as i64));
+        let closes =
+            now + SignedDuration::from_secs(600 * i64::try_from(1 + numbers.below(9)).unwrap());
         facts.closes_in = Some(closes.duration_since(now));
     }
     facts.price = TokenAmount::from_nano(numbers.below(5) as u128 * 150_000);
@@ -190,6 +192,11 @@ fn request(numbers: &mut Numbers, number: usize) -> Request {
     if numbers.one_in(6) {
         request.same_owner = BTreeSet::from([format!("node-{}", numbers.below(NODES))]);
     }
+    if numbers.one_in(3) {
+        let spare = |gpus| fixtures::request(gpus, 1).per_member();
+        let kept = (0..4).map(|gpus| (format!("node-{}", numbers.below(NODES)), spare(gpus)));
+        request.kept = Arc::new(kept.collect());
+    }
     request
 }
 
@@ -217,12 +224,7 @@ impl Placed {
 }
 
 fn seen(snapshot: &Snapshot) -> impl Iterator<Item = Seen<'_>> {
-    snapshot.nodes().iter().map(|node| Seen {
-        facts: node.facts(),
-        weight: node.weight(),
-        used: node.used(),
-        reserved: node.reserved(),
-    })
+    snapshot.nodes().iter().map(Seen::from)
 }
 
 /// The parts of the history's log.
@@ -242,7 +244,7 @@ fn history() -> Vec<Vec<u8>> {
         journal.written(journal.state());
     };
     for step in 0..STEPS {
-        let passed = SignedDuration::from_millis(numbers.below(20_000) as i64);
+        let passed = SignedDuration::from_millis(i64::try_from(numbers.below(20_000)).unwrap());
         now += passed;
         for facts in fleet.values_mut() {
             facts.closes_in = facts.closes_in.map(|left| left - passed);
