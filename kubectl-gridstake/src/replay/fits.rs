@@ -95,13 +95,13 @@ pub fn free(node: &Node) -> Amounts {
 
 /// How many members the node could take, beside what is kept on it for a job before.
 pub fn room(node: &Node, request: &Request) -> u64 {
-    let free = holds(&free(node), &request.each);
+    let free = how_often(&free(node), &request.each);
     let kept = request.kept.get(&node.name);
-    kept.map_or(free, |spare| free.min(holds(spare, &request.each)))
+    kept.map_or(free, |spare| free.min(how_often(spare, &request.each)))
 }
 
 /// How often `each` fits.
-fn holds(free: &Amounts, each: &Amounts) -> u64 {
+fn how_often(free: &Amounts, each: &Amounts) -> u64 {
     let named = [
         (free.gpus, each.gpus),
         (free.cpu_milli, each.cpu_milli),

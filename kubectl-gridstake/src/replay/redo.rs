@@ -26,7 +26,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    fn new(part: &'static str, found: impl ToString, expected: impl ToString) -> Self {
+    fn new(part: &'static str, found: &impl ToString, expected: &impl ToString) -> Self {
         Self {
             part,
             found: found.to_string(),
@@ -41,13 +41,13 @@ impl Difference {
 /// A difference, or a draw that is not known here.
 pub fn redo(fleet: &BTreeMap<String, Node>, decided: &Decided) -> Result<(), Difference> {
     if decided.draw != DRAW {
-        return Err(Difference::new("the draw", &decided.draw, DRAW));
+        return Err(Difference::new("the draw", &decided.draw, &DRAW));
     }
     for node in fleet.values() {
         let expected = fits::weight(node);
         if node.weight != expected {
             let found = format!("{} of node {}", node.weight, node.name);
-            return Err(Difference::new("the weight", found, expected));
+            return Err(Difference::new("the weight", &found, &expected));
         }
     }
     let (obstacles, fit) = fits::sort(fleet.values(), &decided.request, decided.at_ms);
@@ -55,8 +55,8 @@ pub fn redo(fleet: &BTreeMap<String, Node>, decided: &Decided) -> Result<(), Dif
     if decided.candidates != candidates {
         return Err(Difference::new(
             "the number of nodes that could take a member",
-            decided.candidates,
-            candidates,
+            &decided.candidates,
+            &candidates,
         ));
     }
     let total = fit
@@ -65,20 +65,20 @@ pub fn redo(fleet: &BTreeMap<String, Node>, decided: &Decided) -> Result<(), Dif
     if decided.total_weight != total {
         return Err(Difference::new(
             "the sum of their weights",
-            decided.total_weight,
-            total,
+            &decided.total_weight,
+            &total,
         ));
     }
     if decided.rejections != obstacles {
         return Err(Difference::new(
             "the counts of reasons",
-            format!("{:?}", decided.rejections),
-            format!("{obstacles:?}"),
+            &format!("{:?}", decided.rejections),
+            &format!("{obstacles:?}"),
         ));
     }
     let Some(drawn) = draw(&fit, decided) else {
         let expected = "no place: not all members find room";
-        return Err(Difference::new("the placement", "one", expected));
+        return Err(Difference::new("the placement", &"one", &expected));
     };
     if decided.drawn != drawn {
         let told = |all: &[Drawn]| {
@@ -97,13 +97,13 @@ pub fn redo(fleet: &BTreeMap<String, Node>, decided: &Decided) -> Result<(), Dif
         };
         return Err(Difference::new(
             "what was drawn",
-            told(&decided.drawn),
-            told(&drawn),
+            &told(&decided.drawn),
+            &told(&drawn),
         ));
     }
     let hash = hash(decided).unwrap_or_default();
     if decided.hash != hash {
-        return Err(Difference::new("the hash", decided.hash, hash));
+        return Err(Difference::new("the hash", &decided.hash, &hash));
     }
     Ok(())
 }

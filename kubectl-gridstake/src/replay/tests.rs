@@ -131,8 +131,8 @@ async fn one_candidate_that_is_left_out_is_noticed() {
 
 #[tokio::test]
 async fn another_weight_number_winner_reason_or_hash_is_noticed() {
-    let parts = parts(&published(), Wanted::Everything).await;
     type Change = fn(&mut gridstake_ledger::archive::decisions::Decided);
+    let parts = parts(&published(), Wanted::Everything).await;
     let changes: [(&str, Change); 8] = [
         ("sum of their weights", |d| d.total_weight += 1),
         ("what was drawn", |d| d.drawn[0].number ^= 1),
@@ -147,7 +147,7 @@ async fn another_weight_number_winner_reason_or_hash_is_noticed() {
     ];
     for (what, change) in changes {
         let mut done = false;
-        let changed = forged(&parts, |event| {
+        let other = forged(&parts, |event| {
             if let Event::Decision(decided) = event
                 && !done
             {
@@ -155,7 +155,7 @@ async fn another_weight_number_winner_reason_or_hash_is_noticed() {
                 done = true;
             }
         });
-        let fault = walked(&changed, None).unwrap_err();
+        let fault = walked(&other, None).unwrap_err();
         assert!(fault.what.contains(what), "{what}: {}", fault.what);
     }
     let heavier = forged(&parts, |event| {
