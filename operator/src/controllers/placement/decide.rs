@@ -136,7 +136,7 @@ pub fn place(job: &ComputeJob, snapshot: &Snapshot, around: Surroundings<'_>) ->
             return Outcome::Waits(ComputeJobReason::InvalidTemplate, chain(&error), None);
         }
     };
-    match scheduler::place(snapshot, &request, &around.seed) {
+    match scheduler::linear::place(snapshot, &request, &around.seed) {
         Ok(placement) => Outcome::Placed(placement, Box::new(request)),
         Err(rejections) => {
             let again = suspects.into_iter().map(|(_, until)| until).min();

@@ -1,0 +1,236 @@
+//! The filters over the columns, in the order of [`crate::scheduler::filter`]: who can take a member, and how many
+//! cannot for which reason.
+
+use super::block::{Block, COUNTED_GPUS, LANES, lanes, set_bits};
+use super::class::{Classes, Verdict};
+use super::labels::NodeSet;
+use super::tally::{Reason, Tally};
+use crate::scheduler::filter::{Property, closes_too_soon};
+use crate::scheduler::request::Request;
+use crate::scheduler::resources::Resources;
+use crate::scheduler::snapshot::NodeCapacity;
+
+/// What a request asks, as far as it is the same for many nodes.
+#[derive(Debug)]
+pub struct Query<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// What one member takes.
+    pub member: &'a Resources,
+    /// What each class answers.
+    pub verdicts: Vec<Verdict>,
+    /// For each number of taints, whether they keep the request away.
+    pub tainted: Vec<bool>,
+    /// The nodes that selector and affinity accept; `None`: all.
+    pub selected: Option<NodeSet>,
+    /// The nodes with the label by which the members must be close; `None`: it does not matter.
+    pub labelled: Option<NodeSet>,
+    /// The positions of suspect nodes, ascending.
+    pub suspects: Vec<usize>,
+    /// The positions of the nodes of owners that compute what this result is compared with, ascending.
+    pub same_owner: Vec<usize>,
+}
+
+/// Nodes of one block that can take a member. A block has several such parts when it has nodes of several classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The block.
+    pub block: usize,
+    /// Which of its nodes.
+    pub lanes: u64,
+    /// Which of them have a GPU in use.
+    pub partly_used: u64,
+    /// The sum of the weights of all of them.
+    pub total: u64,
+    /// The sum of the weights of those with a GPU in use.
+    pub total_partly_used: u64,
+}
+
+/// Who can take a member.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// In canonical order.
+    pub parts: Vec<Part>,
+    /// How many cannot, and why.
+    pub tally: Tally,
+}
+
+/// Runs the filters over all nodes.
+#[must_use]
+pub fn scan(
+    nodes: &[NodeCapacity],
+    blocks: &[Block],
+    classes: &Classes,
+    query: &Query<'_>,
+) -> Found {
+    let mut found = Found::default();
+    for run in classes.runs().all() {
+        let Some(verdict) = query.verdicts.get(run.class) else {
+            continue;
+        };
+        if let Some(property) = verdict.misses {
+            let nodes = u32::try_from(run.to - run.from).unwrap_or(u32::MAX);
+            found.tally.add(property, nodes);
+            continue;
+        }
+        for number in run.from / LANES..run.to.div_ceil(LANES) {
+            let Some(block) = blocks.get(number) else {
+                continue;
+            };
+            let first = number * LANES;
+            let lanes = lanes(
+                run.from.max(first) - first,
+                run.to.min(first + LANES) - first,
+            );
+            let place = Place {
+                nodes,
+                classes,
+                query,
+                number,
+                block,
+            };
+            let passed = place.properties_and_state(lanes, verdict.other_chain, &mut found.tally);
+            place.room(passed, &mut found);
+        }
+    }
+    found
+}
+
+/// One block, looked at for one request.
+struct Place<'a> {
+    nodes: &'a [NodeCapacity],
+    classes: &'a Classes,
+    query: &'a Query<'a>,
+    number: usize,
+    block: &'a Block,
+}
+
+impl Place<'_> {
+    /// The filters from the labels to the owner: those of `lanes` that pass.
+    fn properties_and_state(&self, lanes: u64, other_chain: bool, tally: &mut Tally) -> u64 {
+        let (query, request, block) = (self.query, self.query.request, self.block);
+        let mut left = lanes;
+        let mut keep = |left: &mut u64, reason: Reason, passed: u64| {
+            tally.add_lanes(reason, *left & !passed);
+            *left &= passed;
+        };
+        for (set, property) in [
+            (&query.selected, Property::Selector),
+            (&query.labelled, Property::TopologyLabel),
+        ] {
+            if let Some(set) = set {
+                let passed = set.get(self.number).copied().unwrap_or(0);
+                keep(&mut left, property.into(), passed);
+            }
+        }
+        if other_chain {
+            keep(&mut left, Reason::OtherChain, 0);
+        }
+        if let Some(most) = request.max_price {
+            let (passed, unsure) = block.priced_at_most(most.nano(), left);
+            let passed = passed | self.those(unsure, |node| node.facts().price <= most);
+            keep(&mut left, Reason::PriceTooHigh, passed);
+        }
+        let withheld = left & !block.offered;
+        left &= block.offered;
+        if request.run_limit.is_some() {
+            let too_soon = self.those(left & block.closing, |node| {
+                closes_too_soon(node.facts(), request)
+            });
+            keep(&mut left, Reason::ClosesTooSoon, !too_soon);
+        }
+        if left & block.tainted != 0 {
+            let tainted = set_bits(left & block.tainted)
+                .filter(|lane| {
+                    let taints = self.classes.taints(self.position(*lane));
+                    query.tainted.get(taints).copied().unwrap_or(true)
+                })
+                .fold(0, |set, lane| set | 1 << lane);
+            keep(&mut left, Reason::Tainted, !tainted);
+        }
+        if request.require_bond {
+            keep(&mut left, Reason::Unbonded, block.bonded);
+        }
+        if request.min_reputation > 0 {
+            let least = request.min_reputation;
+            let (passed, unsure) = block.reputed_at_least(least, left);
+            let passed = passed | self.those(unsure, |node| node.facts().reputation >= least);
+            keep(&mut left, Reason::ReputationTooLow, passed);
+        }
+        keep(&mut left, Reason::NoWeight, block.weighted);
+        if !query.suspects.is_empty() {
+            keep(&mut left, Reason::Suspect, !self.among(&query.suspects));
+        }
+        if !query.same_owner.is_empty() {
+            keep(&mut left, Reason::SameOwner, !self.among(&query.same_owner));
+        }
+        tally.add_withheld(self.number, withheld);
+        left
+    }
+
+    /// The last filters: the rooms of `lanes`.
+    fn room(&self, lanes: u64, found: &mut Found) {
+        let (block, member) = (self.block, self.query.member);
+        let enough = block.with_free_gpus(member.gpus);
+        found
+            .tally
+            .add_lanes(Reason::InsufficientGpus, lanes & !enough);
+        let exact = member.gpus > COUNTED_GPUS || !member.other.is_empty();
+        let mut part = Part {
+            block: self.number,
+            lanes: 0,
+            partly_used: 0,
+            total: 0,
+            total_partly_used: 0,
+        };
+        for lane in set_bits(lanes & enough) {
+            if block.has_room(lane, member) && !exact {
+                part.add(block, lane);
+                continue;
+            }
+            let node = self.nodes.get(self.position(lane));
+            match node.and_then(|node| node.free().first_shortage(member)) {
+                None => part.add(block, lane),
+                Some(shortage) => found.tally.add_short(shortage),
+            }
+        }
+        if part.lanes != 0 {
+            found.parts.push(part);
+        }
+    }
+
+    fn position(&self, lane: usize) -> usize {
+        self.number * LANES + lane
+    }
+
+    fn those(&self, lanes: u64, passes: impl Fn(&NodeCapacity) -> bool) -> u64 {
+        set_bits(lanes)
+            .filter(|lane| self.nodes.get(self.position(*lane)).is_some_and(&passes))
+            .fold(0, |set, lane| set | 1 << lane)
+    }
+
+    /// The nodes of this block among `positions`.
+    fn among(&self, positions: &[usize]) -> u64 {
+        let first = self.number * LANES;
+        let from = positions.partition_point(|position| *position < first);
+        positions
+            .iter()
+            .skip(from)
+            .take_while(|position| **position < first + LANES)
+            .fold(0, |set, position| set | 1 << (position - first))
+    }
+}
+
+impl Part {
+    fn add(&mut self, block: &Block, lane: usize) {
+        let bit = 1 << lane;
+        let weight = block.weight(lane);
+        let partly_used = block.partly_used & bit;
+        self.lanes |= bit;
+        self.partly_used |= partly_used;
+        self.total += weight;
+        if partly_used != 0 {
+            self.total_partly_used += weight;
+        }
+    }
+}
