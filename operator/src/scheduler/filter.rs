@@ -290,8 +290,12 @@ pub(super) fn required_topology_key(request: &Request) -> Option<&str> {
 }
 
 fn one_of(wanted: &[String], has: Option<&str>) -> bool {
-    wanted.is_empty()
-        || has.is_some_and(|has| wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(has)))
+    wanted.is_empty() || wanted.iter().any(|wanted| is_at(has, wanted))
+}
+
+/// Whether a node that declares this place, if any, is at the `wanted` one.
+pub(super) fn is_at(has: Option<&str>, wanted: &str) -> bool {
+    has.is_some_and(|has| wanted.eq_ignore_ascii_case(has))
 }
 
 #[cfg(test)]

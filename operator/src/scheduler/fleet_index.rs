@@ -29,7 +29,7 @@ use block::{Block, LANES};
 use class::Classes;
 use labels::Labels;
 use members::{Domains, Pool};
-use scan::{Part, Query, scan};
+use scan::{Found, Part, Query, scan};
 
 use super::decision::Drawn;
 use super::draw::{Seed, Words};
@@ -53,6 +53,10 @@ pub struct FleetIndex {
     blocks: Vec<Block>,
     classes: Classes,
     labels: Labels,
+    /// Who could take the last request.
+    found: Found,
+    /// Where the members of the last placement were.
+    winners: Vec<usize>,
 }
 
 impl FleetIndex {
@@ -76,6 +80,8 @@ impl FleetIndex {
             blocks: Vec::new(),
             classes: Classes::default(),
             labels: Labels::default(),
+            found: Found::default(),
+            winners: Vec::new(),
         };
         let blocks = index.fleet.nodes().len().div_ceil(LANES);
         index.blocks.resize(blocks, Block::default());
@@ -145,6 +151,9 @@ impl FleetIndex {
         let Some(position) = self.positions.remove(node) else {
             return;
         };
+        for behind in self.positions.values_mut().filter(|at| **at > position) {
+            *behind -= 1;
+        }
         self.fleet.nodes_mut().remove(position);
         self.classes.remove(position);
         self.labels.remove(position);
@@ -154,9 +163,19 @@ impl FleetIndex {
     /// Takes what a placement was promised, so that the next decision can be made. The sequence number rises by one.
     pub fn reserve(&mut self, placement: &Placement, request: &Request) {
         let member = request.per_member();
-        for name in &placement.nodes {
-            self.change(name, |node| node.reserve(&member));
+        let winners = std::mem::take(&mut self.winners);
+        for (number, name) in placement.nodes.iter().enumerate() {
+            // Most often it is the last placement.
+            let position = winners.get(number).copied();
+            let is_there = |at: &usize| self.name_at(*at) == Some(name);
+            if let Some(position) = position
+                .filter(is_there)
+                .or_else(|| self.positions.get(name).copied())
+            {
+                self.change_at(position, |node| node.reserve(&member));
+            }
         }
+        self.winners = winners;
         self.fleet.pass_on();
     }
 
@@ -186,19 +205,19 @@ impl FleetIndex {
         };
         let key = topology.map(|topology| topology.key.as_str());
         self.classes.count_runs();
+        self.classes.ask(request);
         self.labels.prepare(&request.constraints, key, nodes);
         let labels = &self.labels;
         let query = Query {
             request,
             member: &member,
-            verdicts: self.classes.verdicts(request),
-            tainted: self.classes.tainted(request),
             selected: labels.selected(&request.constraints, nodes, position),
             labelled: required_topology_key(request).map(|key| labels.carrying(key)),
             suspects: all(&request.avoid),
             same_owner: all(&request.same_owner),
         };
-        let found = scan(nodes, &self.blocks, &self.classes, &query);
+        let found = &mut self.found;
+        scan(nodes, &self.blocks, &self.classes, &query, found);
 
         let sum =
             |of: &dyn Fn(&Part) -> u64| found.parts.iter().map(of).fold(0, u64::saturating_add);
@@ -214,12 +233,14 @@ impl FleetIndex {
             }
         });
         let mut words = Words::new(seed.derive(request.job_uid, request.attempt));
-        let pool = Pool::new(nodes, &self.blocks, &member, found.parts);
-        let Some(draws) = pool.draw(request.member_count(), domains, &mut words) else {
-            return Err(found.tally.into_rejections(candidates, nodes));
+        let pool = Pool::new(nodes, &self.blocks, &member, &mut found.parts);
+        let Some(members) = pool.draw(request.member_count(), domains, &mut words) else {
+            return Err(found.tally.rejections(candidates, nodes));
         };
         let winner = |position: usize| nodes.get(position).map(|node| node.facts().name.clone());
-        let drawn = draws
+        self.winners.clear();
+        self.winners.extend(members.iter().map(|draw| draw.node));
+        let drawn = members
             .into_iter()
             .map(|draw| Drawn {
                 stage: draw.stage,
@@ -273,6 +294,9 @@ impl FleetIndex {
     fn insert(&mut self, node: NodeCapacity) {
         let nodes = self.fleet.nodes_mut();
         let position = nodes.partition_point(|known| known.canonical_key() < node.canonical_key());
+        for behind in self.positions.values_mut().filter(|at| **at >= position) {
+            *behind += 1;
+        }
         self.positions.insert(node.facts().name.clone(), position);
         nodes.insert(position, node);
         self.classes.insert(position);
@@ -282,9 +306,17 @@ impl FleetIndex {
     }
 
     fn change(&mut self, name: &str, change: impl FnOnce(&mut NodeCapacity)) {
-        let Some(position) = self.positions.get(name).copied() else {
-            return;
-        };
+        if let Some(position) = self.positions.get(name).copied() {
+            self.change_at(position, change);
+        }
+    }
+
+    fn name_at(&self, position: usize) -> Option<&String> {
+        let node = self.fleet.nodes().get(position);
+        node.map(|node| &node.facts().name)
+    }
+
+    fn change_at(&mut self, position: usize, change: impl FnOnce(&mut NodeCapacity)) {
         if let Some(node) = self.fleet.nodes_mut().get_mut(position) {
             change(node);
         }
@@ -297,11 +329,6 @@ impl FleetIndex {
         self.blocks.truncate(position / LANES);
         self.blocks.resize(blocks, Block::default());
         for at in position / LANES * LANES..self.fleet.nodes().len() {
-            let node = self.fleet.nodes().get(at);
-            if let Some(position) = node.and_then(|node| self.positions.get_mut(&node.facts().name))
-            {
-                *position = at;
-            }
             self.write_columns(at);
         }
     }

@@ -56,6 +56,7 @@ pub struct SnapshotInputs {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeCapacity {
     facts: NodeFacts,
+    capacity: Resources,
     weight: u64,
     used: Resources,
     reserved: Resources,
@@ -67,6 +68,7 @@ impl NodeCapacity {
     pub(super) fn new(facts: NodeFacts, policy: WeightPolicy) -> Self {
         let weight = weight(policy, facts.stake, facts.reputation, facts.price);
         let mut node = Self {
+            capacity: facts.capacity(),
             facts,
             weight,
             used: Resources::default(),
@@ -128,15 +130,17 @@ impl NodeCapacity {
     /// As if so much less of it were taken, by a promise or else by a pod.
     pub(super) fn give_back(&mut self, resources: &Resources) {
         if self.reserved.first_shortage(resources).is_none() {
-            self.reserved = self.reserved.less(resources);
+            self.reserved.take(resources);
         } else {
-            self.used = self.used.less(resources);
+            self.used.take(resources);
         }
         self.count_free();
     }
 
     fn count_free(&mut self) {
-        self.free = self.facts.capacity().less(&self.used).less(&self.reserved);
+        self.free.clone_from(&self.capacity);
+        self.free.take(&self.used);
+        self.free.take(&self.reserved);
     }
 
     /// (model, region, zone, rack, name): the order in which prefix sums run.

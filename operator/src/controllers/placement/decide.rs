@@ -21,8 +21,8 @@ use crate::{
     },
     error::chain,
     scheduler::{
-        self, Placement, Request, Seed, Snapshot, explain, queue::QueueEntry, request::OfNamespace,
-        snapshot::NodeCapacity,
+        self, Placement, RejectionCount, Request, Seed, Snapshot, explain, queue::QueueEntry,
+        request::OfNamespace, snapshot::NodeCapacity,
     },
 };
 
@@ -118,6 +118,18 @@ pub struct Surroundings<'a> {
 /// Places the next attempt of `job` on `snapshot`, or says what it waits for.
 #[must_use]
 pub fn place(job: &ComputeJob, snapshot: &Snapshot, around: Surroundings<'_>) -> Outcome {
+    place_by(job, around, |request, seed| {
+        scheduler::linear::place(snapshot, request, seed)
+    })
+}
+
+/// As [`place`], by whatever decides about the request.
+#[must_use]
+pub fn place_by(
+    job: &ComputeJob,
+    around: Surroundings<'_>,
+    decision: impl FnOnce(&Request, &Seed) -> Result<Placement, Vec<RejectionCount>>,
+) -> Outcome {
     let status = job.status.clone().unwrap_or_default();
     let suspects = retry::suspects(&status, around.now);
     let shunned = Shunned {
@@ -136,7 +148,7 @@ pub fn place(job: &ComputeJob, snapshot: &Snapshot, around: Surroundings<'_>) ->
             return Outcome::Waits(ComputeJobReason::InvalidTemplate, chain(&error), None);
         }
     };
-    match scheduler::linear::place(snapshot, &request, &around.seed) {
+    match decision(&request, &around.seed) {
         Ok(placement) => Outcome::Placed(placement, Box::new(request)),
         Err(rejections) => {
             let again = suspects.into_iter().map(|(_, until)| until).min();

@@ -1,7 +1,7 @@
 //! Placement: the one writer of `status.placement` and of the condition `Scheduled`.
 //!
-//! One loop on the leader. Whenever capacity or the queue may have changed, it takes a snapshot of the fleet and goes
-//! through the waiting jobs in the queue's order; each decision is written into its job, guarded by the version that
+//! One loop on the leader. Whenever capacity or the queue may have changed, it brings its index of the fleet up to date and
+//! goes through the waiting jobs in the queue's order; each decision is written into its job, guarded by the version that
 //! was read, before the next one is made.
 //!
 //! | file | what |
@@ -30,8 +30,11 @@ use self::{
     log::DecisionLog,
 };
 use crate::{
-    caches::parsed, context::Context, controllers::fleet_changes::FleetChanges, error::chain,
-    scheduler::Snapshot,
+    caches::parsed,
+    context::Context,
+    controllers::fleet_changes::FleetChanges,
+    error::chain,
+    scheduler::{FleetIndex, weight::WeightPolicy},
 };
 
 /// How soon a decision that could not be written is made anew.
@@ -45,6 +48,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         ctx,
         log,
         assumed: Assumed::default(),
+        index: FleetIndex::new(WeightPolicy::default()),
     };
     while !stop.is_cancelled() && placer.ctx.leadership.holds() {
         changes.are_seen();
@@ -59,6 +63,8 @@ struct Placer {
     ctx: Context,
     log: DecisionLog,
     assumed: Assumed,
+    /// The fleet as of the last pass, and what has been placed since.
+    index: FleetIndex,
 }
 
 impl Placer {
@@ -67,11 +73,11 @@ impl Placer {
         let now = (self.ctx.now)();
         let stored = self.ctx.caches.compute_jobs.state();
         self.assumed.forget_seen(parsed(&stored));
-        let mut snapshot = fleet::now(
+        self.index.update(fleet::now(
             &self.ctx,
             &self.assumed.reservations(),
             self.log.next_sequence(),
-        );
+        ));
         let mut wake = Vec::new();
         for (standing, job) in self.in_order(parsed(&stored), now) {
             if !self.ctx.leadership.holds() {
@@ -80,7 +86,7 @@ impl Placer {
             if let Standing::HeldBack(until) = standing {
                 wake.push(until);
             }
-            wake.extend(self.serve(job, &standing, &mut snapshot, now).await);
+            wake.extend(self.serve(job, &standing, now).await);
         }
         wake.into_iter().min()
     }
@@ -114,7 +120,6 @@ impl Placer {
         &mut self,
         job: &ComputeJob,
         standing: &Standing,
-        snapshot: &mut Snapshot,
         now: Timestamp,
     ) -> Option<Timestamp> {
         let around = Surroundings {
@@ -124,14 +129,21 @@ impl Placer {
             now,
             same_owner: fleet::same_owner(&self.ctx, job),
         };
-        if decide::admission_is_outdated(job, standing, snapshot, &around) {
+        let outcome = (*standing == Standing::Waiting).then(|| {
+            decide::place_by(job, around.clone(), |request, seed| {
+                self.index.place(request, seed)
+            })
+        });
+        let is_placed = matches!(outcome, Some(Outcome::Placed(..)));
+        // A job that has found its place is not impossible: that need not be looked at.
+        if !is_placed
+            && decide::admission_is_outdated(job, standing, self.index.snapshot(), &around)
+        {
             self.ctx
                 .caches
                 .compute_job_triggers()
                 .one(job.metadata.namespace.as_deref(), &job.name_any());
         }
-        let outcome =
-            (*standing == Standing::Waiting).then(|| decide::place(job, snapshot, around));
         let fact = decide::fact(standing, outcome.as_ref())?;
         let placed = match &outcome {
             Some(Outcome::Placed(placement, request)) => Some((placement, request)),
@@ -139,12 +151,18 @@ impl Placer {
         };
         let status = placed.map(|(placement, request)| {
             let provider_of = |node: &str| fleet::provider_of(&self.ctx, node);
-            decide::to_api(placement, request.attempt, snapshot, provider_of, now)
+            decide::to_api(
+                placement,
+                request.attempt,
+                self.index.snapshot(),
+                provider_of,
+                now,
+            )
         });
         match act::write(&self.ctx, job, status, &fact).await {
             Ok(Written::Yes) => {
                 if let Some((placement, request)) = placed {
-                    snapshot.reserve(placement, request);
+                    self.index.reserve(placement, request);
                     self.log.append(&placement.decision);
                     self.assumed
                         .insert(job.uid().unwrap_or_default(), request, placement);

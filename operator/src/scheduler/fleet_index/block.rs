@@ -4,14 +4,14 @@
 
 use std::ops::RangeInclusive;
 
-use crate::scheduler::resources::Resources;
+use crate::scheduler::resources::{Resources, Shortage};
 use crate::scheduler::snapshot::NodeCapacity;
 
 /// Nodes of one block.
 pub const LANES: usize = 64;
 
-/// Free GPUs up to this many have a column of bits each; beyond it nodes are asked one by one.
-pub const COUNTED_GPUS: u64 = 8;
+/// Free GPUs up to this many have a column of bits each.
+const COUNTED_GPUS: u64 = 8;
 
 /// Nodes that are compared at once.
 const STEP: usize = 8;
@@ -33,11 +33,14 @@ pub struct Block {
     pub tainted: u64,
     /// At place `n − 1`: they have at least `n` free GPUs.
     free_gpus: [u64; 8],
+    /// The highest of the prices.
+    dearest: i32,
     /// Prices in nano-tokens per GPU-second; [`i32::MAX`] stands for that much or more.
     prices: [i32; LANES],
     /// Reputations in thousandths; [`i16::MAX`] stands for that much or more.
     reputations: [i16; LANES],
     weights: [u64; LANES],
+    gpus: [u64; LANES],
     cpu_milli: [u64; LANES],
     memory_bytes: [u64; LANES],
     ephemeral_storage_bytes: [u64; LANES],
@@ -54,9 +57,11 @@ impl Default for Block {
             closing: 0,
             tainted: 0,
             free_gpus: [0; 8],
+            dearest: 0,
             prices: [0; LANES],
             reputations: [0; LANES],
             weights: [0; LANES],
+            gpus: [0; LANES],
             cpu_milli: [0; LANES],
             memory_bytes: [0; LANES],
             ephemeral_storage_bytes: [0; LANES],
@@ -76,6 +81,7 @@ impl Block {
         put(&mut self.weighted, lane, node.weight() > 0);
         self.weights[lane % LANES] = node.weight();
         self.prices[lane % LANES] = i32::try_from(facts.price.nano()).unwrap_or(i32::MAX);
+        self.dearest = self.prices.iter().copied().max().unwrap_or(i32::MAX);
         self.reputations[lane % LANES] = i16::try_from(facts.reputation).unwrap_or(i16::MAX);
     }
 
@@ -86,6 +92,7 @@ impl Block {
         for (least, column) in (1..).zip(&mut self.free_gpus) {
             put(column, lane, free.gpus >= least);
         }
+        self.gpus[lane % LANES] = free.gpus;
         self.cpu_milli[lane % LANES] = free.cpu_milli;
         self.memory_bytes[lane % LANES] = free.memory_bytes;
         self.ephemeral_storage_bytes[lane % LANES] = free.ephemeral_storage_bytes;
@@ -93,6 +100,7 @@ impl Block {
     }
 
     /// The nodes with at least so many free GPUs; for more than [`COUNTED_GPUS`], those with at least that many.
+    #[inline]
     #[must_use]
     pub fn with_free_gpus(&self, least: u64) -> u64 {
         let place = least.min(COUNTED_GPUS).checked_sub(1);
@@ -104,9 +112,12 @@ impl Block {
 
     /// Those of `lanes` that cost at most so many nano-tokens. The second are those among the others whose price is too
     /// high for the column, if `most` is too.
+    #[inline]
     #[must_use]
     pub fn priced_at_most(&self, most: u128, lanes: u64) -> (u64, u64) {
         match i32::try_from(most) {
+            // Neighbours are often of one model, and then a price is often high enough for all of them.
+            Ok(most) if self.dearest <= most && most < i32::MAX => (lanes, 0),
             Ok(most) if most < i32::MAX => (compare(&self.prices, lanes, |price| price <= most), 0),
             _ => {
                 let told = compare(&self.prices, lanes, |price| price < i32::MAX);
@@ -117,6 +128,7 @@ impl Block {
 
     /// Those of `lanes` whose reputation is at least so many thousandths. The second are those among them that are too
     /// high for the column, if `least` is too.
+    #[inline]
     #[must_use]
     pub fn reputed_at_least(&self, least: u32, lanes: u64) -> (u64, u64) {
         match i16::try_from(least) {
@@ -133,16 +145,60 @@ impl Block {
         }
     }
 
-    /// Whether the node has so much CPU, memory, scratch space and pod slots left.
+    /// Whether the node has so much GPUs, CPU, memory, scratch space and pod slots left.
+    #[inline]
     #[must_use]
     pub fn has_room(&self, lane: usize, asked: &Resources) -> bool {
-        (self.cpu_milli[lane % LANES] >= asked.cpu_milli)
-            & (self.memory_bytes[lane % LANES] >= asked.memory_bytes)
-            & (self.ephemeral_storage_bytes[lane % LANES] >= asked.ephemeral_storage_bytes)
-            & (self.pods[lane % LANES] >= asked.pods)
+        (self.gpus[lane % LANES] >= asked.gpus)
+            && (self.cpu_milli[lane % LANES] >= asked.cpu_milli)
+            && (self.memory_bytes[lane % LANES] >= asked.memory_bytes)
+            && (self.ephemeral_storage_bytes[lane % LANES] >= asked.ephemeral_storage_bytes)
+            && (self.pods[lane % LANES] >= asked.pods)
+    }
+
+    /// What a node without that room has too little of.
+    #[must_use]
+    pub fn shortage(&self, lane: usize, asked: &Resources) -> Shortage {
+        if self.gpus[lane % LANES] < asked.gpus {
+            Shortage::Gpus
+        } else if self.cpu_milli[lane % LANES] < asked.cpu_milli {
+            Shortage::Cpu
+        } else if self.memory_bytes[lane % LANES] < asked.memory_bytes {
+            Shortage::Memory
+        } else if self.ephemeral_storage_bytes[lane % LANES] < asked.ephemeral_storage_bytes {
+            Shortage::EphemeralStorage
+        } else {
+            Shortage::Pods
+        }
+    }
+
+    /// How many members would find GPUs, CPU, memory, scratch space and pod slots; `u64::MAX` if they ask for nothing.
+    #[inline]
+    #[must_use]
+    pub fn room(&self, lane: usize, asked: &Resources) -> u64 {
+        let columns = [
+            (self.gpus[lane % LANES], asked.gpus),
+            (self.cpu_milli[lane % LANES], asked.cpu_milli),
+            (self.memory_bytes[lane % LANES], asked.memory_bytes),
+            (
+                self.ephemeral_storage_bytes[lane % LANES],
+                asked.ephemeral_storage_bytes,
+            ),
+            (self.pods[lane % LANES], asked.pods),
+        ];
+        columns.into_iter().fold(u64::MAX, |room, (has, asks)| {
+            // Most often GPUs are what is scarce: a product is less work than a quotient.
+            let is_scarcer = asks.checked_mul(room).is_none_or(|needed| has < needed);
+            if is_scarcer && asks > 0 {
+                has / asks
+            } else {
+                room
+            }
+        })
     }
 
     /// The node's weight.
+    #[inline]
     #[must_use]
     pub fn weight(&self, lane: usize) -> u64 {
         self.weights[lane % LANES]
@@ -150,6 +206,7 @@ impl Block {
 }
 
 /// The numbers of the bits that are set, from the lowest.
+#[inline]
 pub fn set_bits(mut bits: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         if bits == 0 {
@@ -162,6 +219,7 @@ pub fn set_bits(mut bits: u64) -> impl Iterator<Item = usize> {
 }
 
 /// The bits of the lanes from one to another within a block.
+#[inline]
 #[must_use]
 pub fn lanes(from: usize, to: usize) -> u64 {
     let below = |lane: usize| {
@@ -177,9 +235,9 @@ pub fn lanes(from: usize, to: usize) -> u64 {
 fn put(column: &mut u64, lane: usize, value: bool) {
     let bit = 1 << (lane % LANES);
     if value {
-        *column |= bit
+        *column |= bit;
     } else {
-        *column &= !bit
+        *column &= !bit;
     }
 }
 
@@ -191,7 +249,10 @@ fn compare<T: Copy>(column: &[T; LANES], lanes: u64, passes: impl Fn(T) -> bool)
         let Some(eight) = eights.get(step) else {
             continue;
         };
-        let flags = eight.map(|value| u8::from(passes(value)));
+        let mut flags = [0_u8; STEP];
+        for (flag, value) in flags.iter_mut().zip(eight) {
+            *flag = u8::from(passes(*value));
+        }
         // Byte i, which is 0 or 1, becomes bit 56 + i; no two bytes meet in any bit, so nothing is carried.
         let bits = u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56;
         mask |= bits << (step * STEP);
@@ -205,7 +266,7 @@ fn steps(lanes: u64) -> RangeInclusive<usize> {
         return RangeInclusive::new(1, 0);
     }
     let eight_of = |lane: u32| usize::try_from(lane).unwrap_or(0) / STEP;
-    eight_of(lanes.trailing_zeros())..=eight_of(63 - lanes.leading_zeros())
+    eight_of(lanes.trailing_zeros())..=eight_of(lanes.ilog2())
 }
 
 #[cfg(test)]

@@ -8,19 +8,21 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::run::Runs;
-use crate::scheduler::filter::{Property, is_tainted};
+use crate::scheduler::filter::{Property, is_at, is_tainted};
 use crate::scheduler::gpu_model;
 use crate::scheduler::node_facts::{DeviceFacts, NodeFacts};
 use crate::scheduler::request::Request;
 
-/// So many texts that models were asked for by are remembered.
-const REMEMBERED_MODELS: usize = 4096;
+/// So many texts that models or places were asked for by are remembered.
+const REMEMBERED: usize = 4096;
 
 /// A dimension in which nodes differ: the distinct answers, each as a node that has nothing but this answer.
 #[derive(Clone, Debug, Default)]
 struct Dimension {
     numbers: BTreeMap<String, u32>,
     answers: Vec<NodeFacts>,
+    /// Whether each answer suits the request that is looked at.
+    suiting: Vec<bool>,
 }
 
 impl Dimension {
@@ -33,31 +35,74 @@ impl Dimension {
         })
     }
 
-    fn suits(&self, property: Property, request: &Request) -> Vec<bool> {
-        self.answers
-            .iter()
-            .map(|answer| property.suits(answer, request))
-            .collect()
+    /// Puts a wish to each answer.
+    fn ask(&mut self, property: Property, request: &Request) {
+        self.suiting.clear();
+        let answers = self.answers.iter();
+        let suits = answers.map(|answer| property.suits(answer, request));
+        self.suiting.extend(suits);
+    }
+
+    /// Lets only those answers pass that one of the texts means, or all if there is no text.
+    fn ask_for(
+        &mut self,
+        texts: &[String],
+        meanings: &mut Meanings,
+        means: impl Fn(&NodeFacts, &str) -> bool,
+    ) {
+        self.suiting.clear();
+        self.suiting.resize(self.answers.len(), texts.is_empty());
+        for text in texts {
+            meanings.mark(text, &self.answers, &means, &mut self.suiting);
+        }
+    }
+
+    #[inline]
+    fn suits(&self, number: u32) -> bool {
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        self.suiting.get(number).copied().unwrap_or(false)
+    }
+}
+
+/// What texts of requests mean, by the number of the answer. Comparing texts costs more than all the rest of a decision,
+/// and the same few come again and again.
+#[derive(Clone, Debug, Default)]
+struct Meanings(BTreeMap<String, Vec<bool>>);
+
+impl Meanings {
+    /// Marks the answers that `text` means.
+    fn mark<A>(
+        &mut self,
+        text: &str,
+        answers: &[A],
+        means: impl Fn(&A, &str) -> bool,
+        marked: &mut [bool],
+    ) {
+        if !self.0.contains_key(text) {
+            if self.0.len() >= REMEMBERED {
+                self.0.clear();
+            }
+            self.0.insert(text.to_owned(), Vec::new());
+        }
+        if let Some(meant) = self.0.get_mut(text) {
+            let new = answers.iter().skip(meant.len());
+            meant.extend(new.map(|answer| means(answer, text)));
+            for (marked, meant) in marked.iter_mut().zip(meant.iter()) {
+                *marked |= meant;
+            }
+        }
     }
 }
 
 /// The numbers of a node's answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Class {
-    gpus: u32,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Class {
+    /// The kind of its GPUs.
+    pub gpus: u32,
     region: u32,
     jurisdiction: u32,
     namespaces: u32,
     chain: u32,
-}
-
-/// What a class answers to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// The first wish that it does not meet, among those before the labels in the order of the filters.
-    pub misses: Option<Property>,
-    /// Whether it is on another chain.
-    pub other_chain: bool,
 }
 
 /// The classes of a fleet and which node is of which.
@@ -67,17 +112,20 @@ pub struct Classes {
     /// For each distinct set of GPUs, the numbers of their models.
     models_of: Vec<Vec<usize>>,
     models: Vec<String>,
-    /// For each text that models were asked for by, which of `models` it means.
-    asked: BTreeMap<String, Vec<bool>>,
+    model_meanings: Meanings,
+    /// Whether each model is one that the request names.
+    wanted_models: Vec<bool>,
+    /// For each distinct set of GPUs, the first wish about GPUs that it does not meet.
+    gpu_misses: Vec<Option<Property>>,
     regions: Dimension,
+    region_meanings: Meanings,
     jurisdictions: Dimension,
+    jurisdiction_meanings: Meanings,
     namespaces: Dimension,
     chains: Dimension,
     taints: Dimension,
-    numbers: BTreeMap<Class, u32>,
-    classes: Vec<Class>,
-    /// Class and taints of each node, by its position.
-    of: Vec<(u32, u32)>,
+    /// Class and number of the taints of each node, by its position.
+    of: Vec<(Class, u32)>,
     runs: Runs,
 }
 
@@ -95,13 +143,16 @@ impl Classes {
 
     /// Whether the node at `position` is cordoned or has a taint that needs to be tolerated.
     pub fn is_tainted(&self, position: usize) -> bool {
-        let answer = self.taints.answers.get(self.taints(position));
+        let taints = self.of.get(position).map(|(_, taints)| *taints);
+        let number = taints.and_then(|taints| usize::try_from(taints).ok());
+        let answer = number.and_then(|number| self.taints.answers.get(number));
         answer.is_some_and(|answer| answer.cordoned || !answer.taints.is_empty())
     }
 
     /// Makes room for a node at `position`, to be [`Self::set`].
     pub fn insert(&mut self, position: usize) {
-        self.of.insert(position.min(self.of.len()), (0, 0));
+        self.of
+            .insert(position.min(self.of.len()), (Class::default(), 0));
         self.runs.forget();
     }
 
@@ -115,7 +166,18 @@ impl Classes {
 
     /// How many distinct answers are remembered, of nodes that are gone too.
     pub fn remembered(&self) -> usize {
-        self.classes.len() + self.taints.answers.len()
+        let dimensions = [
+            &self.gpus,
+            &self.regions,
+            &self.jurisdictions,
+            &self.namespaces,
+            &self.chains,
+            &self.taints,
+        ];
+        dimensions
+            .map(|dimension| dimension.answers.len())
+            .iter()
+            .sum()
     }
 
     /// Brings the runs of equal classes up to date.
@@ -128,20 +190,8 @@ impl Classes {
         &self.runs
     }
 
-    /// The number of the taints of the node at `position`.
-    pub fn taints(&self, position: usize) -> usize {
-        let taints = self.of.get(position).map_or(0, |(_, taints)| *taints);
-        usize::try_from(taints).unwrap_or(usize::MAX)
-    }
-
-    /// For each number of taints, whether the request does not put up with them.
-    pub fn tainted(&self, request: &Request) -> Vec<bool> {
-        let answers = self.taints.answers.iter();
-        answers.map(|answer| is_tainted(answer, request)).collect()
-    }
-
-    fn class_of(&mut self, facts: &NodeFacts) -> u32 {
-        let class = Class {
+    fn class_of(&mut self, facts: &NodeFacts) -> Class {
+        Class {
             gpus: self.gpus_of(facts),
             region: self
                 .regions
@@ -167,12 +217,7 @@ impl Classes {
                     chain: facts.chain.clone(),
                     ..nothing()
                 }),
-        };
-        let next = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
-        *self.numbers.entry(class).or_insert_with(|| {
-            self.classes.push(class);
-            next
-        })
+        }
     }
 
     fn gpus_of(&mut self, facts: &NodeFacts) -> u32 {
@@ -198,7 +243,7 @@ impl Classes {
         }
         let all = distinct.keys().fold(String::new(), |mut all, key| {
             // Writing to a string cannot fail.
-            let _ = write!(all, "{key}\n");
+            let _ = writeln!(all, "{key}");
             all
         });
         let known = self.gpus.answers.len();
@@ -239,92 +284,87 @@ impl Classes {
         })
     }
 
-    /// What each class answers to the request.
-    pub fn verdicts(&mut self, request: &Request) -> Vec<Verdict> {
-        let gpus = self.gpu_misses(request);
-        let regions = self.regions.suits(Property::Region, request);
-        let jurisdictions = self.jurisdictions.suits(Property::Jurisdiction, request);
-        let namespaces = self.namespaces.suits(Property::Namespace, request);
-        let chains = self.chains.suits(Property::Chain, request);
-        let suits = |answers: &[bool], number: u32| {
-            let number = usize::try_from(number).unwrap_or(usize::MAX);
-            answers.get(number).copied().unwrap_or(false)
-        };
-        let misses = |class: &Class| {
-            let gpus = usize::try_from(class.gpus)
-                .ok()
-                .and_then(|number| gpus.get(number).copied())
-                .flatten();
-            if gpus.is_some() {
-                gpus
-            } else if !suits(&regions, class.region) {
-                Some(Property::Region)
-            } else if !suits(&jurisdictions, class.jurisdiction) {
-                Some(Property::Jurisdiction)
-            } else if !suits(&namespaces, class.namespaces) {
-                Some(Property::Namespace)
-            } else {
-                None
-            }
-        };
-        self.classes
-            .iter()
-            .map(|class| Verdict {
-                misses: misses(class),
-                other_chain: !suits(&chains, class.chain),
-            })
-            .collect()
+    /// Puts the wishes of a request to all answers, for [`Self::gpus_miss`], [`Self::misses`] and
+    /// [`Self::is_on_other_chain`].
+    pub fn ask(&mut self, request: &Request) {
+        self.ask_gpus(request);
+        self.regions.ask_for(
+            &request.regions,
+            &mut self.region_meanings,
+            |answer, text| is_at(answer.region.as_deref(), text),
+        );
+        self.jurisdictions.ask_for(
+            &request.jurisdictions,
+            &mut self.jurisdiction_meanings,
+            |answer, text| is_at(answer.jurisdiction.as_deref(), text),
+        );
+        self.namespaces.ask(Property::Namespace, request);
+        self.chains.ask(Property::Chain, request);
+        self.taints.suiting.clear();
+        let suits = self.taints.answers.iter();
+        let suits = suits.map(|answer| !is_tainted(answer, request));
+        self.taints.suiting.extend(suits);
     }
 
-    /// For each distinct set of GPUs, the first wish about GPUs that it does not meet.
-    fn gpu_misses(&mut self, request: &Request) -> Vec<Option<Property>> {
-        let wanted = self.wanted_models(&request.gpu.models);
-        let is_wanted = |models: &Vec<usize>| {
-            wanted.as_ref().is_none_or(|wanted| {
-                models
-                    .iter()
-                    .all(|model| wanted.get(*model).copied().unwrap_or(false))
-            })
-        };
-        self.gpus
-            .answers
-            .iter()
-            .zip(&self.models_of)
-            .map(|(answer, models)| {
-                if !is_wanted(models) {
-                    return Some(Property::Model);
-                }
-                [Property::GpuMemory, Property::ComputeCapability]
-                    .into_iter()
-                    .find(|property| !property.suits(answer, request))
-            })
-            .collect()
+    /// The first wish about GPUs that this kind does not meet.
+    #[inline]
+    pub fn gpus_miss(&self, gpus: u32) -> Option<Property> {
+        let number = usize::try_from(gpus).ok()?;
+        self.gpu_misses.get(number).copied().flatten()
     }
 
-    /// Which models any of the texts means; `None` when all will do. Comparing names costs more than all the rest of a
-    /// decision, and the same few texts come again and again.
-    fn wanted_models(&mut self, asked: &[String]) -> Option<Vec<bool>> {
-        if asked.is_empty() {
-            return None;
+    /// The first wish that the class does not meet between those about GPUs and those about labels.
+    #[inline]
+    pub fn misses(&self, class: &Class) -> Option<Property> {
+        if !self.regions.suits(class.region) {
+            Some(Property::Region)
+        } else if !self.jurisdictions.suits(class.jurisdiction) {
+            Some(Property::Jurisdiction)
+        } else if !self.namespaces.suits(class.namespaces) {
+            Some(Property::Namespace)
+        } else {
+            None
         }
-        if self.asked.len() > REMEMBERED_MODELS {
-            self.asked.clear();
-        }
-        let mut wanted = vec![false; self.models.len()];
+    }
+
+    /// Whether the class is on another chain than the payer.
+    #[inline]
+    pub fn is_on_other_chain(&self, class: &Class) -> bool {
+        !self.chains.suits(class.chain)
+    }
+
+    /// Whether the node at `position` has taints that the request does not put up with.
+    pub fn is_barred(&self, position: usize) -> bool {
+        self.of
+            .get(position)
+            .is_some_and(|(_, taints)| !self.taints.suits(*taints))
+    }
+
+    fn ask_gpus(&mut self, request: &Request) {
+        let asked = &request.gpu.models;
+        self.wanted_models.clear();
+        self.wanted_models
+            .resize(self.models.len(), asked.is_empty());
         for text in asked {
-            if !self.asked.contains_key(text) {
-                self.asked.insert(text.clone(), Vec::new());
-            }
-            let Some(means) = self.asked.get_mut(text) else {
-                continue;
-            };
-            let new = self.models.iter().skip(means.len());
-            means.extend(new.map(|model| gpu_model::matches(text, model)));
-            for (wanted, means) in wanted.iter_mut().zip(means.iter()) {
-                *wanted |= means;
-            }
+            self.model_meanings.mark(
+                text,
+                &self.models,
+                |model, text| gpu_model::matches(text, model),
+                &mut self.wanted_models,
+            );
         }
-        Some(wanted)
+        let is_wanted = |model: &usize| self.wanted_models.get(*model).copied().unwrap_or(false);
+        let misses = |(answer, models): (&NodeFacts, &Vec<usize>)| {
+            if !models.iter().all(is_wanted) {
+                return Some(Property::Model);
+            }
+            [Property::GpuMemory, Property::ComputeCapability]
+                .into_iter()
+                .find(|property| !property.suits(answer, request))
+        };
+        self.gpu_misses.clear();
+        self.gpu_misses
+            .extend(self.gpus.answers.iter().zip(&self.models_of).map(misses));
     }
 }
 

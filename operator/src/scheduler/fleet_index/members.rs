@@ -31,7 +31,7 @@ pub struct Pool<'a> {
     nodes: &'a [NodeCapacity],
     blocks: &'a [Block],
     member: &'a Resources,
-    parts: Vec<Part>,
+    parts: &'a mut Vec<Part>,
     /// The room that is left where a member has been drawn, by position.
     rooms: BTreeMap<usize, u64>,
 }
@@ -43,7 +43,7 @@ impl<'a> Pool<'a> {
         nodes: &'a [NodeCapacity],
         blocks: &'a [Block],
         member: &'a Resources,
-        parts: Vec<Part>,
+        parts: &'a mut Vec<Part>,
     ) -> Self {
         Self {
             nodes,
@@ -90,6 +90,10 @@ impl<'a> Pool<'a> {
 
     /// How many members the node at `position` could take.
     fn room(&self, position: usize) -> u64 {
+        if self.member.other.is_empty() {
+            let block = self.blocks.get(position / LANES);
+            return block.map_or(0, |block| block.room(position % LANES, self.member));
+        }
         let node = self.nodes.get(position);
         node.map_or(0, |node| node.free().holds(self.member))
     }
@@ -158,7 +162,7 @@ impl<'a> Pool<'a> {
         let total = self.parts.iter().map(sum).fold(0, u64::saturating_add);
         let number = words.below(total);
         let mut left = number;
-        let part = self.parts.iter_mut().find(|part| {
+        let at = self.parts.iter().position(|part| {
             let sum = sum(part);
             let hit = left < sum;
             if !hit {
@@ -166,6 +170,7 @@ impl<'a> Pool<'a> {
             }
             hit
         })?;
+        let part = self.parts.get(at)?;
         let block = self.blocks.get(part.block)?;
         let takes_part = match stage {
             Stage::PartlyUsed => part.partly_used,
@@ -181,11 +186,13 @@ impl<'a> Pool<'a> {
         })?;
         let node = part.block * LANES + lane;
         if goes_on {
-            let free = self.nodes.get(node)?.free();
-            let member = self.member;
-            let room = self.rooms.entry(node).or_insert_with(|| free.holds(member));
-            *room -= 1;
-            if *room == 0 {
+            let room = match self.rooms.get(&node) {
+                Some(room) => *room,
+                None => self.room(node),
+            } - 1;
+            self.rooms.insert(node, room);
+            let part = self.parts.get_mut(at)?;
+            if room == 0 {
                 part.take_out(lane, block.weight(lane));
             } else {
                 part.begin_to_use(lane, block.weight(lane));

@@ -286,129 +286,161 @@ impl Plain {
     }
 }
 
-/// One history; how many decisions placed something and how many did not.
-fn history(seed_of_dice: u64, names: u64, steps: u64) -> (u32, u32) {
-    let mut dice = Dice(seed_of_dice);
-    let mut plain = Plain::default();
-    let mut index = FleetIndex::new(WeightPolicy::default());
-    let mut held: Vec<(Request, Vec<String>)> = Vec::new();
-    let (mut placed, mut refused) = (0, 0);
-    for number in 0..names {
-        let facts = any_node(&format!("node-{number}"), &mut dice);
-        plain.0.insert(
-            facts.name.clone(),
-            (facts.clone(), Resources::default(), Resources::default()),
-        );
-        if number % 2 == 0 {
-            index.set_node(facts);
+/// The index and the same fleet as a list, changed alike.
+struct World {
+    dice: Dice,
+    names: u64,
+    plain: Plain,
+    index: FleetIndex,
+    held: Vec<(Request, Vec<String>)>,
+    placed: u32,
+    refused: u32,
+}
+
+impl World {
+    fn new(seed: u64, names: u64) -> Self {
+        let mut world = Self {
+            dice: Dice(seed),
+            names,
+            plain: Plain::default(),
+            index: FleetIndex::new(WeightPolicy::default()),
+            held: Vec::new(),
+            placed: 0,
+            refused: 0,
+        };
+        for number in 0..names {
+            let facts = any_node(&format!("node-{number}"), &mut world.dice);
+            let nothing = Resources::default;
+            world
+                .plain
+                .0
+                .insert(facts.name.clone(), (facts.clone(), nothing(), nothing()));
+            if number % 2 == 0 {
+                world.index.set_node(facts);
+            }
         }
+        world.index.update(world.plain.snapshot(1));
+        world
     }
-    index.update(plain.snapshot(1));
-    for step in 0..steps {
-        let name = format!("node-{}", dice.roll(names));
-        match dice.roll(20) {
+
+    fn step(&mut self, number: u64) {
+        let name = format!("node-{}", self.dice.roll(self.names));
+        match self.dice.roll(20) {
             0 => {
-                let facts = any_node(&name, &mut dice);
-                let taken = plain
+                let facts = any_node(&name, &mut self.dice);
+                let (used, reserved) = self
+                    .plain
                     .0
                     .remove(&name)
                     .map_or_else(Default::default, |(_, used, reserved)| (used, reserved));
-                plain.0.insert(name, (facts.clone(), taken.0, taken.1));
-                index.set_node(facts);
+                self.plain.0.insert(name, (facts.clone(), used, reserved));
+                self.index.set_node(facts);
             }
             1 => {
-                plain.0.remove(&name);
-                index.remove(&name);
+                self.plain.0.remove(&name);
+                self.index.remove(&name);
             }
-            2 => {
-                // A flip of one thing.
-                if let Some((facts, ..)) = plain.0.get_mut(&name) {
-                    match dice.roll(6) {
-                        0 => facts.cordoned = !facts.cordoned,
-                        1 => facts.price = TokenAmount::from_nano(u128::from(dice.roll(1_000_000))),
-                        2 => facts.reputation = u32::try_from(dice.roll(1001)).unwrap(),
-                        3 => {
-                            facts.offer = if facts.offer.is_ok() {
-                                Err(OfferReason::InLocalUse)
-                            } else {
-                                Ok(())
-                            }
-                        }
-                        4 => facts.stake = dice.roll(200_000),
-                        _ => {
-                            for device in &mut facts.devices {
-                                device.usable = !device.usable;
-                            }
-                        }
-                    }
-                    index.set_node(facts.clone());
-                }
-            }
+            2 => self.flip(&name),
             3 => {
                 let used = Resources {
-                    gpus: dice.roll(4),
-                    pods: dice.roll(3),
-                    cpu_milli: dice.roll(4_000),
+                    gpus: self.dice.roll(4),
+                    pods: self.dice.roll(3),
+                    cpu_milli: self.dice.roll(4_000),
                     ..Resources::default()
                 };
-                if let Some((_, has, reserved)) = plain.0.get_mut(&name) {
+                if let Some((_, has, reserved)) = self.plain.0.get_mut(&name) {
                     *has = used.clone();
-                    index.set_taken(&name, used, reserved.clone());
+                    self.index.set_taken(&name, used, reserved.clone());
                 }
             }
             4 => {
-                // The same, as another pass over the caches would show it.
-                if let Some((facts, ..)) = plain.0.get_mut(&name) {
+                // As another pass over the caches would show it.
+                if let Some((facts, ..)) = self.plain.0.get_mut(&name) {
                     facts.closes_in = Some(SignedDuration::from_secs(30));
                 }
-                plain.0.remove(&format!("node-{}", dice.roll(names)));
-                index.update(plain.snapshot(step));
+                let gone = format!("node-{}", self.dice.roll(self.names));
+                self.plain.0.remove(&gone);
+                self.index.update(self.plain.snapshot(number));
             }
-            roll if roll > 4 && (roll < 9 || held.len() > 4) && !held.is_empty() => {
-                let last = u64::try_from(held.len()).unwrap();
-                let (request, nodes) = held.swap_remove(usize::try_from(dice.roll(last)).unwrap());
+            roll if roll > 4 && (roll < 9 || self.held.len() > 4) && !self.held.is_empty() => {
+                let last = u64::try_from(self.held.len()).unwrap();
+                let gone = usize::try_from(self.dice.roll(last)).unwrap();
+                let (request, nodes) = self.held.swap_remove(gone);
                 for name in nodes {
-                    plain.give_back(&name, &request.per_member());
-                    index.give_back(&name, &request.per_member());
+                    self.plain.give_back(&name, &request.per_member());
+                    self.index.give_back(&name, &request.per_member());
                 }
             }
-            _ => {
-                let request = any_request(step, &mut dice);
-                let fleet = plain.snapshot(index.snapshot().sequence());
-                let answer = index.place(&request, &seed());
-                assert_eq!(
-                    answer,
-                    linear::place(&fleet, &request, &seed()),
-                    "step {step}"
-                );
-                let Ok(placement) = answer else {
-                    refused += 1;
-                    continue;
-                };
-                placed += 1;
-                let mut times: BTreeMap<&String, u64> = BTreeMap::new();
-                for name in &placement.nodes {
-                    *times.entry(name).or_default() += 1;
-                }
-                for (name, times) in times {
-                    let before = fleet
-                        .nodes()
-                        .iter()
-                        .find(|node| node.facts().name == *name)
-                        .unwrap();
-                    assert!(
-                        before.free().holds(&request.per_member()) >= times,
-                        "{name} is given out twice"
-                    );
-                }
-                for name in &placement.nodes {
-                    plain.0.get_mut(name).unwrap().2.add(&request.per_member());
-                }
-                index.reserve(&placement, &request);
-                held.push((request, placement.nodes));
-            }
+            _ => self.decide(number),
         }
     }
+
+    /// One thing about a node changes.
+    fn flip(&mut self, name: &str) {
+        let dice = &mut self.dice;
+        let Some((facts, ..)) = self.plain.0.get_mut(name) else {
+            return;
+        };
+        match dice.roll(6) {
+            0 => facts.cordoned = !facts.cordoned,
+            1 => facts.price = TokenAmount::from_nano(u128::from(dice.roll(1_000_000))),
+            2 => facts.reputation = u32::try_from(dice.roll(1001)).unwrap(),
+            3 if facts.offer.is_ok() => facts.offer = Err(OfferReason::InLocalUse),
+            3 => facts.offer = Ok(()),
+            4 => facts.stake = dice.roll(200_000),
+            _ => {
+                for device in &mut facts.devices {
+                    device.usable = !device.usable;
+                }
+            }
+        }
+        self.index.set_node(facts.clone());
+    }
+
+    /// Both decide; nothing is given out that is not there.
+    fn decide(&mut self, number: u64) {
+        let request = any_request(number, &mut self.dice);
+        let fleet = self.plain.snapshot(self.index.snapshot().sequence());
+        let answer = self.index.place(&request, &seed());
+        assert_eq!(
+            answer,
+            linear::place(&fleet, &request, &seed()),
+            "step {number}"
+        );
+        let Ok(placement) = answer else {
+            self.refused += 1;
+            return;
+        };
+        self.placed += 1;
+        let mut times: BTreeMap<&String, u64> = BTreeMap::new();
+        for name in &placement.nodes {
+            *times.entry(name).or_default() += 1;
+        }
+        for (name, times) in times {
+            let is_it = |node: &&NodeCapacity| node.facts().name == *name;
+            let before = fleet.nodes().iter().find(is_it).unwrap();
+            assert!(
+                before.free().holds(&request.per_member()) >= times,
+                "{name} is given out twice"
+            );
+        }
+        for name in &placement.nodes {
+            let (.., reserved) = self.plain.0.get_mut(name).unwrap();
+            reserved.add(&request.per_member());
+        }
+        self.index.reserve(&placement, &request);
+        self.held.push((request, placement.nodes));
+    }
+}
+
+/// One history, and that at its end all sums are those of an index that is built anew; how many decisions placed
+/// something and how many did not.
+fn history(seed: u64, names: u64, steps: u64) -> (u32, u32) {
+    let mut world = World::new(seed, names);
+    for number in 0..steps {
+        world.step(number);
+    }
+    let World { plain, index, .. } = world;
     let anew = FleetIndex::of(
         plain.snapshot(index.snapshot().sequence()),
         WeightPolicy::default(),
@@ -416,7 +448,7 @@ fn history(seed_of_dice: u64, names: u64, steps: u64) -> (u32, u32) {
     assert_eq!(index.fleet, anew.fleet);
     assert_eq!(index.blocks, anew.blocks);
     assert_eq!(index.positions, anew.positions);
-    (placed, refused)
+    (world.placed, world.refused)
 }
 
 proptest! {

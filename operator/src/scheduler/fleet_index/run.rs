@@ -1,20 +1,35 @@
-//! Neighbours of one class. Model and region come first in the canonical order, so most classes are few runs.
+//! Neighbours of one class. Model and region come first in the canonical order, so most classes are few runs, and the runs
+//! of one kind of GPU stand together.
+
+use std::ops::Range;
+
+use super::class::Class;
 
 /// Nodes from one position to before another, all of one class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// The first.
-    pub from: usize,
-    /// Behind the last.
-    pub to: usize,
-    /// The number of the class.
-    pub class: usize,
+    /// Their positions.
+    pub nodes: Range<usize>,
+    /// Their class.
+    pub class: Class,
+}
+
+/// Neighbouring runs of one kind of GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The number of the kind.
+    pub gpus: u32,
+    /// How many nodes.
+    pub nodes: u32,
+    /// The runs.
+    pub runs: Range<usize>,
 }
 
 /// All runs, in the canonical order.
 #[derive(Clone, Debug, Default)]
 pub struct Runs {
-    runs: Vec<Run>,
+    all: Vec<Run>,
+    groups: Vec<Group>,
     counted: bool,
 }
 
@@ -25,27 +40,45 @@ impl Runs {
     }
 
     /// Counts them if they do not hold; `classes` are those of all nodes.
-    pub fn count(&mut self, classes: impl Iterator<Item = u32>) {
+    pub fn count(&mut self, classes: impl Iterator<Item = Class>) {
         if self.counted {
             return;
         }
         self.counted = true;
-        self.runs.clear();
+        self.all.clear();
+        self.groups.clear();
         for (position, class) in classes.enumerate() {
-            let class = usize::try_from(class).unwrap_or(usize::MAX);
-            match self.runs.last_mut() {
-                Some(last) if last.class == class => last.to = position + 1,
-                _ => self.runs.push(Run {
-                    from: position,
-                    to: position + 1,
+            match self.all.last_mut() {
+                Some(last) if last.class == class => last.nodes.end = position + 1,
+                _ => self.all.push(Run {
+                    nodes: position..position + 1,
                     class,
+                }),
+            }
+        }
+        for (number, run) in self.all.iter().enumerate() {
+            let nodes = u32::try_from(run.nodes.len()).unwrap_or(u32::MAX);
+            match self.groups.last_mut() {
+                Some(last) if last.gpus == run.class.gpus => {
+                    last.runs.end = number + 1;
+                    last.nodes = last.nodes.saturating_add(nodes);
+                }
+                _ => self.groups.push(Group {
+                    gpus: run.class.gpus,
+                    nodes,
+                    runs: number..number + 1,
                 }),
             }
         }
     }
 
-    /// The runs as they were counted last.
-    pub fn all(&self) -> &[Run] {
-        &self.runs
+    /// The groups as they were counted last.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The runs of a group.
+    pub fn of(&self, group: &Group) -> &[Run] {
+        self.all.get(group.runs.clone()).unwrap_or_default()
     }
 }

@@ -1,8 +1,8 @@
 //! The filters over the columns, in the order of [`crate::scheduler::filter`]: who can take a member, and how many
 //! cannot for which reason.
 
-use super::block::{Block, COUNTED_GPUS, LANES, lanes, set_bits};
-use super::class::{Classes, Verdict};
+use super::block::{self, Block, LANES, set_bits};
+use super::class::Classes;
 use super::labels::NodeSet;
 use super::tally::{Reason, Tally};
 use crate::scheduler::filter::{Property, closes_too_soon};
@@ -17,10 +17,6 @@ pub struct Query<'a> {
     pub request: &'a Request,
     /// What one member takes.
     pub member: &'a Resources,
-    /// What each class answers.
-    pub verdicts: Vec<Verdict>,
-    /// For each number of taints, whether they keep the request away.
-    pub tainted: Vec<bool>,
     /// The nodes that selector and affinity accept; `None`: all.
     pub selected: Option<NodeSet>,
     /// The nodes with the label by which the members must be close; `None`: it does not matter.
@@ -46,7 +42,7 @@ pub struct Part {
     pub total_partly_used: u64,
 }
 
-/// Who can take a member.
+/// Who can take a member. Kept from one decision to the next, so that nothing need be allocated.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// In canonical order.
@@ -55,45 +51,74 @@ pub struct Found {
     pub tally: Tally,
 }
 
-/// Runs the filters over all nodes.
-#[must_use]
+/// Runs the filters over all nodes. The classes have been [asked](Classes::ask).
 pub fn scan(
     nodes: &[NodeCapacity],
     blocks: &[Block],
     classes: &Classes,
     query: &Query<'_>,
-) -> Found {
-    let mut found = Found::default();
-    for run in classes.runs().all() {
-        let Some(verdict) = query.verdicts.get(run.class) else {
-            continue;
-        };
-        if let Some(property) = verdict.misses {
-            let nodes = u32::try_from(run.to - run.from).unwrap_or(u32::MAX);
-            found.tally.add(property, nodes);
-            continue;
-        }
-        for number in run.from / LANES..run.to.div_ceil(LANES) {
-            let Some(block) = blocks.get(number) else {
-                continue;
-            };
-            let first = number * LANES;
-            let lanes = lanes(
-                run.from.max(first) - first,
-                run.to.min(first + LANES) - first,
-            );
+    found: &mut Found,
+) {
+    found.parts.clear();
+    found.tally.clear();
+    let look = |lanes: Lanes, found: &mut Found| {
+        if let Some(block) = blocks.get(lanes.block) {
             let place = Place {
                 nodes,
                 classes,
                 query,
-                number,
+                number: lanes.block,
                 block,
             };
-            let passed = place.properties_and_state(lanes, verdict.other_chain, &mut found.tally);
-            place.room(passed, &mut found);
+            let passed = place.properties_and_state(lanes, &mut found.tally);
+            place.room(passed, found);
+        }
+    };
+    let runs = classes.runs();
+    let mut lanes = Lanes::default();
+    for group in runs.groups() {
+        if let Some(property) = classes.gpus_miss(group.gpus) {
+            found.tally.add(property, group.nodes);
+            continue;
+        }
+        for run in runs.of(group) {
+            if let Some(property) = classes.misses(&run.class) {
+                let nodes = u32::try_from(run.nodes.len()).unwrap_or(u32::MAX);
+                found.tally.add(property, nodes);
+                continue;
+            }
+            let other_chain = classes.is_on_other_chain(&run.class);
+            for number in run.nodes.start / LANES..run.nodes.end.div_ceil(LANES) {
+                if number != lanes.block {
+                    if lanes.all != 0 {
+                        look(lanes, found);
+                    }
+                    lanes = Lanes {
+                        block: number,
+                        all: 0,
+                        other_chain: 0,
+                    };
+                }
+                let first = number * LANES;
+                let from = run.nodes.start.max(first) - first;
+                let more = block::lanes(from, run.nodes.end.min(first + LANES) - first);
+                lanes.all |= more;
+                if other_chain {
+                    lanes.other_chain |= more;
+                }
+            }
         }
     }
-    found
+    look(lanes, found);
+}
+
+/// Nodes of one block that have what is asked for, as far as classes tell.
+#[derive(Clone, Copy, Default)]
+struct Lanes {
+    block: usize,
+    all: u64,
+    /// Those that are on another chain.
+    other_chain: u64,
 }
 
 /// One block, looked at for one request.
@@ -107,12 +132,15 @@ struct Place<'a> {
 
 impl Place<'_> {
     /// The filters from the labels to the owner: those of `lanes` that pass.
-    fn properties_and_state(&self, lanes: u64, other_chain: bool, tally: &mut Tally) -> u64 {
+    fn properties_and_state(&self, lanes: Lanes, tally: &mut Tally) -> u64 {
         let (query, request, block) = (self.query, self.query.request, self.block);
-        let mut left = lanes;
+        let mut left = lanes.all;
         let mut keep = |left: &mut u64, reason: Reason, passed: u64| {
-            tally.add_lanes(reason, *left & !passed);
-            *left &= passed;
+            let failed = *left & !passed;
+            if failed != 0 {
+                tally.add_lanes(reason, failed);
+                *left &= passed;
+            }
         };
         for (set, property) in [
             (&query.selected, Property::Selector),
@@ -123,9 +151,7 @@ impl Place<'_> {
                 keep(&mut left, property.into(), passed);
             }
         }
-        if other_chain {
-            keep(&mut left, Reason::OtherChain, 0);
-        }
+        keep(&mut left, Reason::OtherChain, !lanes.other_chain);
         if let Some(most) = request.max_price {
             let (passed, unsure) = block.priced_at_most(most.nano(), left);
             let passed = passed | self.those(unsure, |node| node.facts().price <= most);
@@ -141,10 +167,7 @@ impl Place<'_> {
         }
         if left & block.tainted != 0 {
             let tainted = set_bits(left & block.tainted)
-                .filter(|lane| {
-                    let taints = self.classes.taints(self.position(*lane));
-                    query.tainted.get(taints).copied().unwrap_or(true)
-                })
+                .filter(|lane| self.classes.is_barred(self.position(*lane)))
                 .fold(0, |set, lane| set | 1 << lane);
             keep(&mut left, Reason::Tainted, !tainted);
         }
@@ -175,7 +198,6 @@ impl Place<'_> {
         found
             .tally
             .add_lanes(Reason::InsufficientGpus, lanes & !enough);
-        let exact = member.gpus > COUNTED_GPUS || !member.other.is_empty();
         let mut part = Part {
             block: self.number,
             lanes: 0,
@@ -184,12 +206,19 @@ impl Place<'_> {
             total_partly_used: 0,
         };
         for lane in set_bits(lanes & enough) {
-            if block.has_room(lane, member) && !exact {
-                part.add(block, lane);
+            if !block.has_room(lane, member) {
+                found.tally.add_short(block.shortage(lane, member));
                 continue;
             }
-            let node = self.nodes.get(self.position(lane));
-            match node.and_then(|node| node.free().first_shortage(member)) {
+            let of_others = || {
+                let node = self.nodes.get(self.position(lane))?;
+                node.free().first_shortage(member)
+            };
+            match if member.other.is_empty() {
+                None
+            } else {
+                of_others()
+            } {
                 None => part.add(block, lane),
                 Some(shortage) => found.tally.add_short(shortage),
             }
@@ -229,8 +258,7 @@ impl Part {
         self.lanes |= bit;
         self.partly_used |= partly_used;
         self.total += weight;
-        if partly_used != 0 {
-            self.total_partly_used += weight;
-        }
+        // Not a branch: half of them are, in no order.
+        self.total_partly_used += weight * u64::from(partly_used != 0);
     }
 }

@@ -127,7 +127,15 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Begins anew.
+    pub fn clear(&mut self) {
+        self.counts.fill(0);
+        self.withheld.clear();
+        self.short.clear();
+    }
+
     /// Counts nodes.
+    #[inline]
     pub fn add(&mut self, reason: impl Into<Reason>, nodes: u32) {
         if let Some(count) = self.counts.get_mut(reason.into() as usize) {
             *count = count.saturating_add(nodes);
@@ -135,6 +143,7 @@ impl Tally {
     }
 
     /// Counts nodes of a block.
+    #[inline]
     pub fn add_lanes(&mut self, reason: impl Into<Reason>, lanes: u64) {
         self.add(reason, lanes.count_ones());
     }
@@ -176,10 +185,10 @@ impl Tally {
     }
 
     /// The counts that are not zero, with particulars, in the order of the filters. `candidates` could take a member.
-    pub fn into_rejections(self, candidates: u32, nodes: &[NodeCapacity]) -> Vec<RejectionCount> {
+    pub fn rejections(&self, candidates: u32, nodes: &[NodeCapacity]) -> Vec<RejectionCount> {
         let mut withheld: BTreeMap<OfferReason, u32> = BTreeMap::new();
-        for (block, lanes) in self.withheld {
-            for lane in set_bits(lanes) {
+        for (block, lanes) in &self.withheld {
+            for lane in set_bits(*lanes) {
                 let node = nodes.get(block * LANES + lane);
                 if let Some(Err(reason)) = node.map(|node| node.facts().offer) {
                     *withheld.entry(reason).or_default() += 1;
@@ -198,8 +207,8 @@ impl Tally {
             .map(|(reason, nodes)| (Rejection::NotOffered(reason), nodes));
         let short = self
             .short
-            .into_iter()
-            .map(|(name, nodes)| (Rejection::InsufficientResource(name), nodes));
+            .iter()
+            .map(|(name, nodes)| (Rejection::InsufficientResource(name.clone()), *nodes));
         let mut all: Vec<RejectionCount> = plain
             .chain(withheld)
             .chain(short)
