@@ -31,6 +31,8 @@ pub mod snapshot;
 pub mod weight;
 
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
 pub(crate) mod fixtures;
 #[cfg(test)]
 mod properties;

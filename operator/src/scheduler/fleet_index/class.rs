@@ -327,6 +327,18 @@ impl Classes {
         }
     }
 
+    /// Whether no class misses any wish but those about GPUs.
+    pub fn all_suit_but_for_gpus(&self) -> bool {
+        [
+            &self.regions,
+            &self.jurisdictions,
+            &self.namespaces,
+            &self.chains,
+        ]
+        .into_iter()
+        .all(|dimension| dimension.suiting.iter().all(|suits| *suits))
+    }
+
     /// Whether the class is on another chain than the payer.
     #[inline]
     pub fn is_on_other_chain(&self, class: &Class) -> bool {

@@ -19,8 +19,8 @@ pub struct Run {
 pub struct Group {
     /// The number of the kind.
     pub gpus: u32,
-    /// How many nodes.
-    pub nodes: u32,
+    /// Their positions.
+    pub nodes: Range<usize>,
     /// The runs.
     pub runs: Range<usize>,
 }
@@ -57,15 +57,14 @@ impl Runs {
             }
         }
         for (number, run) in self.all.iter().enumerate() {
-            let nodes = u32::try_from(run.nodes.len()).unwrap_or(u32::MAX);
             match self.groups.last_mut() {
                 Some(last) if last.gpus == run.class.gpus => {
                     last.runs.end = number + 1;
-                    last.nodes = last.nodes.saturating_add(nodes);
+                    last.nodes.end = run.nodes.end;
                 }
                 _ => self.groups.push(Group {
                     gpus: run.class.gpus,
-                    nodes,
+                    nodes: run.nodes.clone(),
                     runs: number..number + 1,
                 }),
             }

@@ -1,6 +1,8 @@
 //! The filters over the columns, in the order of [`crate::scheduler::filter`]: who can take a member, and how many
 //! cannot for which reason.
 
+use std::ops::Range;
+
 use super::block::{self, Block, LANES, set_bits};
 use super::class::Classes;
 use super::labels::NodeSet;
@@ -74,39 +76,45 @@ pub fn scan(
             place.room(passed, found);
         }
     };
-    let runs = classes.runs();
     let mut lanes = Lanes::default();
-    for group in runs.groups() {
+    let mut take = |nodes: &Range<usize>, other_chain: bool, found: &mut Found| {
+        for number in nodes.start / LANES..nodes.end.div_ceil(LANES) {
+            if number != lanes.block {
+                if lanes.all != 0 {
+                    look(lanes, found);
+                }
+                lanes = Lanes {
+                    block: number,
+                    all: 0,
+                    other_chain: 0,
+                };
+            }
+            let first = number * LANES;
+            let from = nodes.start.max(first) - first;
+            let more = block::lanes(from, nodes.end.min(first + LANES) - first);
+            lanes.all |= more;
+            if other_chain {
+                lanes.other_chain |= more;
+            }
+        }
+    };
+    let count = |nodes: &Range<usize>| u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+    let anywhere = classes.all_suit_but_for_gpus();
+    for group in classes.runs().groups() {
         if let Some(property) = classes.gpus_miss(group.gpus) {
-            found.tally.add(property, group.nodes);
+            found.tally.add(property, count(&group.nodes));
             continue;
         }
-        for run in runs.of(group) {
+        if anywhere {
+            take(&group.nodes, false, found);
+            continue;
+        }
+        for run in classes.runs().of(group) {
             if let Some(property) = classes.misses(&run.class) {
-                let nodes = u32::try_from(run.nodes.len()).unwrap_or(u32::MAX);
-                found.tally.add(property, nodes);
+                found.tally.add(property, count(&run.nodes));
                 continue;
             }
-            let other_chain = classes.is_on_other_chain(&run.class);
-            for number in run.nodes.start / LANES..run.nodes.end.div_ceil(LANES) {
-                if number != lanes.block {
-                    if lanes.all != 0 {
-                        look(lanes, found);
-                    }
-                    lanes = Lanes {
-                        block: number,
-                        all: 0,
-                        other_chain: 0,
-                    };
-                }
-                let first = number * LANES;
-                let from = run.nodes.start.max(first) - first;
-                let more = block::lanes(from, run.nodes.end.min(first + LANES) - first);
-                lanes.all |= more;
-                if other_chain {
-                    lanes.other_chain |= more;
-                }
-            }
+            take(&run.nodes, classes.is_on_other_chain(&run.class), found);
         }
     }
     look(lanes, found);
