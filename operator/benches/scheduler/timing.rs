@@ -44,6 +44,10 @@ impl Times {
         self.0.len()
     }
 
+    pub fn sum(&self) -> Duration {
+        self.0.iter().sum()
+    }
+
     /// Microseconds below which so many of a thousand are.
     pub fn micros(&mut self, permille: usize) -> f64 {
         self.0.sort_unstable();

@@ -39,12 +39,19 @@ pub struct Block {
     prices: [i32; LANES],
     /// Reputations in thousandths; [`i16::MAX`] stands for that much or more.
     reputations: [i16; LANES],
-    weights: [u64; LANES],
-    gpus: [u64; LANES],
-    cpu_milli: [u64; LANES],
-    memory_bytes: [u64; LANES],
-    ephemeral_storage_bytes: [u64; LANES],
-    pods: [u64; LANES],
+    rooms: [Room; LANES],
+}
+
+/// What is left of one node, and its weight. They are looked at for the few nodes that the columns leave, and then all
+/// of them: side by side they are in one line of the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Room {
+    gpus: u64,
+    cpu_milli: u64,
+    memory_bytes: u64,
+    ephemeral_storage_bytes: u64,
+    pods: u64,
+    weight: u64,
 }
 
 impl Default for Block {
@@ -60,12 +67,7 @@ impl Default for Block {
             dearest: 0,
             prices: [0; LANES],
             reputations: [0; LANES],
-            weights: [0; LANES],
-            gpus: [0; LANES],
-            cpu_milli: [0; LANES],
-            memory_bytes: [0; LANES],
-            ephemeral_storage_bytes: [0; LANES],
-            pods: [0; LANES],
+            rooms: [Room::default(); LANES],
         }
     }
 }
@@ -79,7 +81,7 @@ impl Block {
         put(&mut self.closing, lane, facts.closes_in.is_some());
         put(&mut self.tainted, lane, tainted);
         put(&mut self.weighted, lane, node.weight() > 0);
-        self.weights[lane % LANES] = node.weight();
+        self.rooms[lane % LANES].weight = node.weight();
         self.prices[lane % LANES] = i32::try_from(facts.price.nano()).unwrap_or(i32::MAX);
         self.dearest = self.prices.iter().copied().max().unwrap_or(i32::MAX);
         self.reputations[lane % LANES] = i16::try_from(facts.reputation).unwrap_or(i16::MAX);
@@ -92,11 +94,15 @@ impl Block {
         for (least, column) in (1..).zip(&mut self.free_gpus) {
             put(column, lane, free.gpus >= least);
         }
-        self.gpus[lane % LANES] = free.gpus;
-        self.cpu_milli[lane % LANES] = free.cpu_milli;
-        self.memory_bytes[lane % LANES] = free.memory_bytes;
-        self.ephemeral_storage_bytes[lane % LANES] = free.ephemeral_storage_bytes;
-        self.pods[lane % LANES] = free.pods;
+        let room = &mut self.rooms[lane % LANES];
+        *room = Room {
+            gpus: free.gpus,
+            cpu_milli: free.cpu_milli,
+            memory_bytes: free.memory_bytes,
+            ephemeral_storage_bytes: free.ephemeral_storage_bytes,
+            pods: free.pods,
+            weight: room.weight,
+        };
     }
 
     /// The nodes with at least so many free GPUs; for more than [`COUNTED_GPUS`], those with at least that many.
@@ -149,23 +155,25 @@ impl Block {
     #[inline]
     #[must_use]
     pub fn has_room(&self, lane: usize, asked: &Resources) -> bool {
-        (self.gpus[lane % LANES] >= asked.gpus)
-            && (self.cpu_milli[lane % LANES] >= asked.cpu_milli)
-            && (self.memory_bytes[lane % LANES] >= asked.memory_bytes)
-            && (self.ephemeral_storage_bytes[lane % LANES] >= asked.ephemeral_storage_bytes)
-            && (self.pods[lane % LANES] >= asked.pods)
+        let room = &self.rooms[lane % LANES];
+        (room.gpus >= asked.gpus)
+            && (room.cpu_milli >= asked.cpu_milli)
+            && (room.memory_bytes >= asked.memory_bytes)
+            && (room.ephemeral_storage_bytes >= asked.ephemeral_storage_bytes)
+            && (room.pods >= asked.pods)
     }
 
     /// What a node without that room has too little of.
     #[must_use]
     pub fn shortage(&self, lane: usize, asked: &Resources) -> Shortage {
-        if self.gpus[lane % LANES] < asked.gpus {
+        let room = &self.rooms[lane % LANES];
+        if room.gpus < asked.gpus {
             Shortage::Gpus
-        } else if self.cpu_milli[lane % LANES] < asked.cpu_milli {
+        } else if room.cpu_milli < asked.cpu_milli {
             Shortage::Cpu
-        } else if self.memory_bytes[lane % LANES] < asked.memory_bytes {
+        } else if room.memory_bytes < asked.memory_bytes {
             Shortage::Memory
-        } else if self.ephemeral_storage_bytes[lane % LANES] < asked.ephemeral_storage_bytes {
+        } else if room.ephemeral_storage_bytes < asked.ephemeral_storage_bytes {
             Shortage::EphemeralStorage
         } else {
             Shortage::Pods
@@ -176,23 +184,21 @@ impl Block {
     #[inline]
     #[must_use]
     pub fn room(&self, lane: usize, asked: &Resources) -> u64 {
-        let columns = [
-            (self.gpus[lane % LANES], asked.gpus),
-            (self.cpu_milli[lane % LANES], asked.cpu_milli),
-            (self.memory_bytes[lane % LANES], asked.memory_bytes),
-            (
-                self.ephemeral_storage_bytes[lane % LANES],
-                asked.ephemeral_storage_bytes,
-            ),
-            (self.pods[lane % LANES], asked.pods),
+        let room = &self.rooms[lane % LANES];
+        let amounts = [
+            (room.gpus, asked.gpus),
+            (room.cpu_milli, asked.cpu_milli),
+            (room.memory_bytes, asked.memory_bytes),
+            (room.ephemeral_storage_bytes, asked.ephemeral_storage_bytes),
+            (room.pods, asked.pods),
         ];
-        columns.into_iter().fold(u64::MAX, |room, (has, asks)| {
+        amounts.into_iter().fold(u64::MAX, |times, (has, asks)| {
             // Most often GPUs are what is scarce: a product is less work than a quotient.
-            let is_scarcer = asks.checked_mul(room).is_none_or(|needed| has < needed);
+            let is_scarcer = asks.checked_mul(times).is_none_or(|needed| has < needed);
             if is_scarcer && asks > 0 {
                 has / asks
             } else {
-                room
+                times
             }
         })
     }
@@ -201,7 +207,7 @@ impl Block {
     #[inline]
     #[must_use]
     pub fn weight(&self, lane: usize) -> u64 {
-        self.weights[lane % LANES]
+        self.rooms[lane % LANES].weight
     }
 }
 
