@@ -104,19 +104,9 @@ impl FleetIndex {
     /// Becomes the fleet of another snapshot by changing what differs.
     pub fn update(&mut self, to: Snapshot) {
         let sequence = to.sequence();
-        let there: BTreeSet<&str> = to
-            .nodes()
-            .iter()
-            .map(|node| node.facts().name.as_str())
-            .collect();
-        let gone: Vec<String> = self
-            .positions
-            .keys()
-            .filter(|name| !there.contains(name.as_str()))
-            .cloned()
-            .collect();
-        let come = there.len() + gone.len() - self.positions.len();
-        let too_many_answers = self.classes.remembered() > 2 * there.len() + LANES;
+        let too_many_answers = self.classes.remembered() > 2 * to.nodes().len() + LANES;
+        let gone = self.gone(&to);
+        let come = to.nodes().len() + gone.len() - self.fleet.nodes().len();
         if come + gone.len() > FEW || too_many_answers {
             *self = Self::of(to, self.weights);
             return;
@@ -124,10 +114,28 @@ impl FleetIndex {
         for name in gone {
             self.remove(&name);
         }
-        for node in to.into_nodes() {
-            self.put(node);
+        for (position, node) in to.into_nodes().into_iter().enumerate() {
+            // Most stand where they stood, as they were.
+            if self.fleet.nodes().get(position) != Some(&node) {
+                self.put(node);
+            }
         }
         self.fleet.set_sequence(sequence);
+    }
+
+    /// The nodes that are not in another snapshot.
+    fn gone(&self, to: &Snapshot) -> Vec<String> {
+        fn names(fleet: &Snapshot) -> impl Iterator<Item = &str> {
+            fleet.nodes().iter().map(|node| node.facts().name.as_str())
+        }
+        if names(&self.fleet).eq(names(to)) {
+            return Vec::new();
+        }
+        let there: BTreeSet<&str> = names(to).collect();
+        names(&self.fleet)
+            .filter(|name| !there.contains(name))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Adds a node, or changes what is known of it. What is taken of it stays taken.

@@ -151,16 +151,16 @@ impl Block {
         }
     }
 
-    /// Whether the node has so much GPUs, CPU, memory, scratch space and pod slots left.
+    /// Whether the node has so many GPUs and so much CPU, memory, scratch space and pod slots left.
     #[inline]
     #[must_use]
     pub fn has_room(&self, lane: usize, asked: &Resources) -> bool {
         let room = &self.rooms[lane % LANES];
-        (room.gpus >= asked.gpus)
-            && (room.cpu_milli >= asked.cpu_milli)
-            && (room.memory_bytes >= asked.memory_bytes)
-            && (room.ephemeral_storage_bytes >= asked.ephemeral_storage_bytes)
-            && (room.pods >= asked.pods)
+        room.gpus >= asked.gpus
+            && room.cpu_milli >= asked.cpu_milli
+            && room.memory_bytes >= asked.memory_bytes
+            && room.ephemeral_storage_bytes >= asked.ephemeral_storage_bytes
+            && room.pods >= asked.pods
     }
 
     /// What a node without that room has too little of.
