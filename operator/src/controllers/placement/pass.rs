@@ -551,7 +551,7 @@ impl<'a> Pass<'a> {
         let seed = self.seed(&request);
         let stopped = self.stopped_for(job);
         let index = &mut self.placer.index;
-        let say = || match index.place(&request, &seed) {
+        let mut say = || match index.place(&request, &seed) {
             Ok(_) => "it fits now and is placed shortly".to_owned(),
             Err(rejections) => {
                 explain::waiting_in_full(index.snapshot(), &request, &rejections, kept_nodes)

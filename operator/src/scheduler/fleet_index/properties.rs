@@ -477,7 +477,7 @@ proptest! {
 
 #[test]
 fn histories_both_place_and_refuse() {
-    let (placed, refused) = history(1, 12, 1000);
+    let (placed, refused) = history(1, 12, 2000);
     assert!(placed > 90 && refused > 90, "{placed} {refused}");
 }
 
