@@ -3,7 +3,7 @@
 # Packages are never chosen: that would change the features of what they are linked to, and compile it once more.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
 .PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench campaign faults \
-	bench-agent bench-fleet bench-settlement bench-verify contracts-build contracts-test contracts-abi contracts-layout contracts-gas-snapshot contracts-mutants \
+	bench-agent bench-fleet bench-scheduler bench-settlement bench-verify contracts-build contracts-test contracts-abi contracts-layout contracts-gas-snapshot contracts-mutants \
 	contracts-prove contracts-slither contracts-deploy gas
 
 help: ## list what can be made
@@ -77,6 +77,9 @@ bench-fleet: ## how soon jobs are placed on 1,000 nodes that kwok plays; FLEET= 
 
 bench-settlement: ## how fast 500 jobs a second are settled, what that costs, how large the log is; DURATION= (seconds) RATE= (about 2 min with compiling)
 	@cargo test --quiet --profile bench --workspace --locked --test chain -- --ignored --nocapture load::what_settling
+
+bench-scheduler: ## how many decisions a second, how long each takes, how well they place; SECONDS= NODES="1000 5000 50000" (about 5 min with compiling)
+	@cargo bench --quiet --workspace --locked --bench scheduler
 
 bench-verify: ## how long it takes to verify a week of 100,000 slices offline; SLICES= CHECKPOINTS= EVERY=1 (about 10 min with compiling)
 	@cargo bench --workspace --locked --bench verify_week

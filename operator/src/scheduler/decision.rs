@@ -64,7 +64,7 @@ impl Decision {
     /// text(winner)}* ‖ count(4) ‖ {text(reason) ‖ nodes(4)}*`
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(512);
         put_text(&mut bytes, DECISION_DOMAIN);
         put_text(&mut bytes, DRAW_VERSION);
         bytes.extend(self.job_uid.0);

@@ -210,7 +210,7 @@ impl Property {
         }
     }
 
-    fn rejection(self) -> Rejection {
+    pub(super) fn rejection(self) -> Rejection {
         match self {
             Self::Model => Rejection::ModelMismatch,
             Self::GpuMemory => Rejection::GpuMemoryTooSmall,
@@ -244,17 +244,10 @@ pub fn first_rejection(
     if let Err(reason) = facts.offer {
         return Some(Rejection::NotOffered(reason));
     }
-    // A job that may run for ever is placed all the same: it is queued again when the window closes.
-    let closes_in = facts.closes_in.map(SignedDuration::unsigned_abs);
-    if closes_in
-        .zip(request.run_limit)
-        .is_some_and(|(left, limit)| limit > left)
-    {
+    if closes_too_soon(facts, request) {
         return Some(Rejection::ClosesTooSoon);
     }
-    if request.constraints.untolerated(&facts.taints).is_some()
-        || (facts.cordoned && !request.constraints.tolerates_cordon())
-    {
+    if is_tainted(facts, request) {
         return Some(Rejection::Tainted);
     }
     if request.require_bond && !facts.bonded {
@@ -287,6 +280,21 @@ pub(super) fn room(node: &NodeCapacity, request: &Request, member: &Resources) -
     }
 }
 
+/// Whether its provider takes the node back before the job's time is over. A job that may run for ever is placed all the
+/// same: it is queued again when the window closes.
+pub(super) fn closes_too_soon(node: &NodeFacts, request: &Request) -> bool {
+    let closes_in = node.closes_in.map(SignedDuration::unsigned_abs);
+    closes_in
+        .zip(request.run_limit)
+        .is_some_and(|(left, limit)| limit > left)
+}
+
+/// Whether the node is cordoned or has a taint that the template does not tolerate.
+pub(super) fn is_tainted(node: &NodeFacts, request: &Request) -> bool {
+    request.constraints.untolerated(&node.taints).is_some()
+        || (node.cordoned && !request.constraints.tolerates_cordon())
+}
+
 /// The label that all members' nodes must share.
 pub(super) fn required_topology_key(request: &Request) -> Option<&str> {
     request
@@ -297,8 +305,12 @@ pub(super) fn required_topology_key(request: &Request) -> Option<&str> {
 }
 
 fn one_of(wanted: &[String], has: Option<&str>) -> bool {
-    wanted.is_empty()
-        || has.is_some_and(|has| wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(has)))
+    wanted.is_empty() || wanted.iter().any(|wanted| is_at(has, wanted))
+}
+
+/// Whether a node that declares this place, if any, is at the `wanted` one.
+pub(super) fn is_at(has: Option<&str>, wanted: &str) -> bool {
+    has.is_some_and(|has| wanted.eq_ignore_ascii_case(has))
 }
 
 #[cfg(test)]

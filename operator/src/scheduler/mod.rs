@@ -7,15 +7,20 @@
 //! [`snapshot`]; [`filter`] leaves the nodes that can take a member; [`gang`] draws one for each member with the numbers
 //! of [`draw`], in proportion to their [`weight`]; [`decision`] records it. When nothing fits, [`explain`] says why.
 //! [`queue`] says who is next, by priority, [`fair_share`] and age; [`holds`] keeps room for the first one that waits.
+//!
+//! There are two programs for a decision. [`linear`] looks at every node and is the specification. [`fleet_index`] gives the same
+//! answer bit for bit without looking at every node; it is what decides.
 
 pub mod decision;
 pub mod draw;
 pub mod explain;
 pub mod fair_share;
 pub mod filter;
+pub mod fleet_index;
 pub mod gang;
 pub mod gpu_model;
 pub mod holds;
+pub mod linear;
 pub mod near_miss;
 pub mod node_constraints;
 pub mod node_facts;
@@ -29,19 +34,20 @@ pub mod snapshot;
 pub mod weight;
 
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
 pub(crate) mod fixtures;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod snapshot_history;
 
-use std::collections::BTreeMap;
-
 use alloy_primitives::B256;
 
 pub use decision::Decision;
 pub use draw::Seed;
 pub use filter::Rejection;
+pub use fleet_index::FleetIndex;
 pub use node_facts::{NodeFacts, NodeStanding};
 pub use pod_facts::{MemberKey, PodFacts};
 pub use request::{JobContext, JobUid, Request};
@@ -49,8 +55,6 @@ pub use resources::Resources;
 pub use snapshot::{Reservation, Snapshot, SnapshotInputs};
 
 use decision::{Drawn, ReasonCount};
-use draw::Words;
-use gang::Candidate;
 
 /// Where the members of an attempt go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,91 +74,40 @@ pub struct RejectionCount {
     pub nodes: u32,
 }
 
-/// Places all members of a request, or none.
-///
-/// # Errors
-/// When they do not all fit: for every reason the number of nodes, in the order of the filters. Every node of the
-/// snapshot is counted exactly once; nodes that could take a member of a gang that does not fit as a whole count as
-/// [`Rejection::GangDoesNotFit`].
-pub fn place(
-    snapshot: &Snapshot,
-    request: &Request,
-    seed: &Seed,
-) -> Result<Placement, Vec<RejectionCount>> {
-    let member = request.per_member();
-    let members = request.member_count();
-    let topology = request.topology.as_ref();
-    let mut tally: BTreeMap<Rejection, u32> = BTreeMap::new();
-    let mut candidates = Vec::new();
-    for (position, node) in snapshot.nodes().iter().enumerate() {
-        match filter::first_rejection(node, request, &member) {
-            Some(rejection) => *tally.entry(rejection).or_default() += 1,
-            None => candidates.push(Candidate {
-                node: position,
-                domain: topology.and_then(|topology| {
-                    node.facts().labels.get(&topology.key).map(String::as_str)
-                }),
-                room: filter::room(node, request, &member),
-                weight: node.weight(),
-                partly_used: node.is_partly_used(),
-            }),
-        }
-    }
-
-    let mut words = Words::new(seed.derive(request.job_uid, request.attempt));
-    let policy = topology.map(|wanted| wanted.policy);
-    let Some(winners) = gang::draw_members(&candidates, members, policy, &mut words) else {
-        if !candidates.is_empty() {
-            tally.insert(Rejection::GangDoesNotFit, count(candidates.len()));
-        }
-        return Err(tally
-            .into_iter()
-            .map(|(rejection, nodes)| RejectionCount { rejection, nodes })
-            .collect());
-    };
-
-    let drawn: Vec<Drawn> = winners
-        .iter()
-        .map(|won| Drawn {
-            stage: won.stage,
-            total: won.total,
-            number: won.number,
-            winner: snapshot
-                .nodes()
-                .get(won.node)
-                .map(|node| node.facts().name.clone())
-                .unwrap_or_default(),
-        })
-        .collect();
-    Ok(Placement {
-        nodes: drawn.iter().map(|drawn| drawn.winner.clone()).collect(),
-        decision: Decision {
-            job_uid: request.job_uid,
-            attempt: request.attempt,
-            seed: *seed,
-            state: B256::ZERO,
-            snapshot: snapshot.sequence(),
-            candidates: count(candidates.len()),
-            total_weight: candidates
-                .iter()
-                .map(|candidate| candidate.weight)
-                .fold(0, u64::saturating_add),
-            drawn,
-            rejections: by_reason(&tally),
-        },
-    })
+/// What the decisions about one request on one state of the fleet have in common, whoever makes them.
+struct Tally {
+    /// How many nodes can take a member.
+    candidates: u32,
+    /// The sum of their weights.
+    total_weight: u64,
+    /// How many cannot, in the order of the reasons' names.
+    rejections: Vec<ReasonCount>,
 }
 
-/// Counts without particulars, in the order of the reasons' names.
-fn by_reason(tally: &BTreeMap<Rejection, u32>) -> Vec<ReasonCount> {
-    let mut reasons: BTreeMap<&'static str, u32> = BTreeMap::new();
-    for (rejection, nodes) in tally {
-        *reasons.entry(rejection.reason()).or_default() += nodes;
+impl Placement {
+    /// The placement that these draws give, with its record.
+    fn recorded(
+        request: &Request,
+        seed: &Seed,
+        snapshot: u64,
+        tally: Tally,
+        drawn: Vec<Drawn>,
+    ) -> Self {
+        Self {
+            nodes: drawn.iter().map(|drawn| drawn.winner.clone()).collect(),
+            decision: Decision {
+                job_uid: request.job_uid,
+                attempt: request.attempt,
+                seed: *seed,
+                state: B256::ZERO,
+                snapshot,
+                candidates: tally.candidates,
+                total_weight: tally.total_weight,
+                drawn,
+                rejections: tally.rejections,
+            },
+        }
     }
-    reasons
-        .into_iter()
-        .map(|(reason, nodes)| ReasonCount { reason, nodes })
-        .collect()
 }
 
 fn count(nodes: usize) -> u32 {

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{
 pub const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 
 /// The only node field that a `matchFields` term can name.
-const NAME_FIELD: &str = "metadata.name";
+pub(super) const NAME_FIELD: &str = "metadata.name";
 
 /// A pod template's hard rules about nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -126,7 +126,11 @@ fn term_matches(term: &NodeSelectorTerm, name: &str, labels: &BTreeMap<String, S
     })
 }
 
-fn requirement_matches(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+/// Whether a node on which the label or field has this value meets the requirement.
+pub(super) fn requirement_matches(
+    requirement: &NodeSelectorRequirement,
+    value: Option<&str>,
+) -> bool {
     let values = requirement.values.as_deref().unwrap_or_default();
     let listed = |value: &str| values.iter().any(|candidate| candidate == value);
     match requirement.operator.as_str() {

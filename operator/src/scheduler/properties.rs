@@ -9,6 +9,7 @@ use serde_json::json;
 use super::explain::satisfiable;
 use super::fixtures::{node, request, seed, snapshot};
 use super::gang::Stage;
+use super::linear::place;
 use super::*;
 
 /// A fleet in which filters, domains, prices and sizes all occur.

@@ -116,17 +116,22 @@ impl Resources {
     #[must_use]
     pub fn less(&self, used: &Self) -> Self {
         let mut left = self.clone();
-        left.cpu_milli = left.cpu_milli.saturating_sub(used.cpu_milli);
-        left.memory_bytes = left.memory_bytes.saturating_sub(used.memory_bytes);
-        left.ephemeral_storage_bytes = left
+        left.take(used);
+        left
+    }
+
+    /// Takes `used` away; nothing falls below zero.
+    pub fn take(&mut self, used: &Self) {
+        self.cpu_milli = self.cpu_milli.saturating_sub(used.cpu_milli);
+        self.memory_bytes = self.memory_bytes.saturating_sub(used.memory_bytes);
+        self.ephemeral_storage_bytes = self
             .ephemeral_storage_bytes
             .saturating_sub(used.ephemeral_storage_bytes);
-        left.pods = left.pods.saturating_sub(used.pods);
-        left.gpus = left.gpus.saturating_sub(used.gpus);
-        for (name, amount) in &mut left.other {
+        self.pods = self.pods.saturating_sub(used.pods);
+        self.gpus = self.gpus.saturating_sub(used.gpus);
+        for (name, amount) in &mut self.other {
             *amount = amount.saturating_sub(used.other.get(name).copied().unwrap_or(0));
         }
-        left
     }
 
     /// How often `each` fits into these amounts. What `each` does not ask for is not looked at, as

@@ -56,6 +56,7 @@ pub struct SnapshotInputs {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeCapacity {
     facts: NodeFacts,
+    capacity: Resources,
     weight: u64,
     used: Resources,
     reserved: Resources,
@@ -63,9 +64,11 @@ pub struct NodeCapacity {
 }
 
 impl NodeCapacity {
-    fn new(facts: NodeFacts, policy: WeightPolicy) -> Self {
+    /// A node of which nothing is taken.
+    pub(super) fn new(facts: NodeFacts, policy: WeightPolicy) -> Self {
         let weight = weight(policy, facts.stake, facts.reputation, facts.price);
         let mut node = Self {
+            capacity: facts.capacity(),
             facts,
             weight,
             used: Resources::default(),
@@ -112,12 +115,36 @@ impl NodeCapacity {
         self.used.gpus > 0 || self.reserved.gpus > 0
     }
 
+    /// What else is taken, and of what.
+    pub(super) fn set_taken(&mut self, used: Resources, reserved: Resources) {
+        (self.used, self.reserved) = (used, reserved);
+        self.count_free();
+    }
+
+    /// Promises so much of it.
+    pub(super) fn reserve(&mut self, resources: &Resources) {
+        self.reserved.add(resources);
+        self.count_free();
+    }
+
+    /// As if so much less of it were taken, by a promise or else by a pod.
+    pub(super) fn give_back(&mut self, resources: &Resources) {
+        if self.reserved.first_shortage(resources).is_none() {
+            self.reserved.take(resources);
+        } else {
+            self.used.take(resources);
+        }
+        self.count_free();
+    }
+
     fn count_free(&mut self) {
-        self.free = self.facts.capacity().less(&self.used).less(&self.reserved);
+        self.free.clone_from(&self.capacity);
+        self.free.take(&self.used);
+        self.free.take(&self.reserved);
     }
 
     /// (model, region, zone, rack, name): the order in which prefix sums run.
-    fn canonical_key(&self) -> (&str, &str, [&str; 2], &str) {
+    pub(super) fn canonical_key(&self) -> (&str, &str, [&str; 2], &str) {
         let label = |key: &str| {
             self.facts
                 .labels
@@ -207,15 +234,25 @@ impl Snapshot {
         }
     }
 
+    /// The nodes, to be changed. Whoever changes a canonical key restores the order.
+    pub(super) fn nodes_mut(&mut self) -> &mut Vec<NodeCapacity> {
+        &mut self.nodes
+    }
+
+    /// The nodes, in canonical order.
+    pub(super) fn into_nodes(self) -> Vec<NodeCapacity> {
+        self.nodes
+    }
+
+    /// Says at which place in the log of state changes it stands.
+    pub(super) fn set_sequence(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+
     /// As if so much less of `node` were taken, by a pod or by a promise.
     pub fn give_back(&mut self, node: &str, resources: &Resources) {
         if let Some(node) = self.nodes.iter_mut().find(|known| known.facts.name == node) {
-            if node.reserved.first_shortage(resources).is_none() {
-                node.reserved = node.reserved.less(resources);
-            } else {
-                node.used = node.used.less(resources);
-            }
-            node.count_free();
+            node.give_back(resources);
         }
     }
 
@@ -225,10 +262,14 @@ impl Snapshot {
         let member = request.per_member();
         for name in &placement.nodes {
             if let Some(node) = self.nodes.iter_mut().find(|node| node.facts.name == *name) {
-                node.reserved.add(&member);
-                node.count_free();
+                node.reserve(&member);
             }
         }
+        self.pass_on();
+    }
+
+    /// The next sequence number.
+    pub(super) fn pass_on(&mut self) {
         self.sequence = self.sequence.saturating_add(1);
     }
 }

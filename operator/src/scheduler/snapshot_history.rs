@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::fixtures::{node, request, seed};
+use super::linear::place;
 use super::*;
 
 const JOB: JobUid = JobUid([7; 16]);

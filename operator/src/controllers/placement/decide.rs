@@ -142,7 +142,7 @@ pub fn place(
         around.same_owner,
         around.now,
     );
-    let placement = scheduler::place(snapshot, &request, &around.seed).ok()?;
+    let placement = scheduler::linear::place(snapshot, &request, &around.seed).ok()?;
     Some((placement, request))
 }
 

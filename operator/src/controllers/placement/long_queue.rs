@@ -91,7 +91,7 @@ fn a_pass_over_twenty_thousand_jobs_of_eight_shapes() {
             assert!(answers.is_satisfiable(&shape, &snapshot, &request));
             if !answers.is_refused(&shape) {
                 scans += 1;
-                assert!(scheduler::place(&snapshot, &request, &seed()).is_err());
+                assert!(scheduler::linear::place(&snapshot, &request, &seed()).is_err());
                 assert!(holds::hold(&snapshot, &request, &running, 0).is_none());
                 answers.refuse(shape);
             }
@@ -111,7 +111,8 @@ fn a_pass_over_twenty_thousand_jobs_of_eight_shapes() {
             );
             let shape = Shape::new(&asked, &request, false);
             let text = answers.words(&shape, true, || {
-                let rejections = scheduler::place(&snapshot, &request, &seed()).unwrap_err();
+                let rejections =
+                    scheduler::linear::place(&snapshot, &request, &seed()).unwrap_err();
                 explain::waiting_in_full(&snapshot, &request, &rejections, None)
             });
             let fact = decide::waits(
@@ -130,7 +131,7 @@ fn a_pass_over_twenty_thousand_jobs_of_eight_shapes() {
     let (uid, job) = jobs.first_key_value().unwrap();
     let asked = shapes.of(*uid, job).unwrap();
     for _ in 0..100 {
-        assert!(scheduler::place(&snapshot, &asked.request, &seed()).is_err());
+        assert!(scheduler::linear::place(&snapshot, &asked.request, &seed()).is_err());
         assert!(explain::satisfiable(&snapshot, &asked.request).is_ok());
     }
     println!(

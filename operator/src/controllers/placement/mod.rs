@@ -1,6 +1,6 @@
 //! Placement: the one writer of `status.placement`, `status.queue` and the condition `Scheduled`.
 //!
-//! One loop on the leader. Whenever capacity or the queue may have changed, it takes a snapshot of the fleet and goes
+//! One loop on the leader. Whenever capacity or the queue may have changed, it brings its index of the fleet up to date and goes
 //! through the waiting jobs in the queue's order; each decision is written into the log of decisions and into its job, guarded
 //! by the version that was read. Then those that still wait are told what they wait for.
 //!
@@ -47,9 +47,10 @@ use crate::{
     controllers::fleet_changes::FleetChanges,
     error::chain,
     scheduler::{
-        JobUid,
+        FleetIndex, JobUid,
         fair_share::{Payer, Ranks},
         holds::Millis,
+        weight::WeightPolicy,
     },
 };
 
@@ -64,6 +65,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         log,
         recorder,
         assumed: Assumed::default(),
+        index: FleetIndex::new(WeightPolicy::default()),
         book,
         shapes: Shapes::default(),
         told: Told::default(),
@@ -104,6 +106,8 @@ struct Placer {
     log: DecisionLog,
     recorder: Option<Recorder>,
     assumed: Assumed,
+    /// The fleet as of the last pass, and what has been placed since.
+    index: FleetIndex,
     book: ShareBook,
     shapes: Shapes,
     told: Told,

@@ -34,7 +34,7 @@ use crate::{
     controllers::reclaim::{decide::Why, preempt::Preemptor},
     error::chain,
     scheduler::{
-        self, JobUid, MemberKey, Placement, Request, Seed, Snapshot, explain,
+        JobUid, MemberKey, Placement, Request, Seed, explain,
         fair_share::{Holding, Payer, Ranks},
         holds::{self, Hold, Millis, Release},
         queue::{Queue, QueueEntry},
@@ -89,7 +89,6 @@ struct Unwritten<'a> {
 pub(super) struct Pass<'a> {
     placer: &'a mut Placer,
     now: Timestamp,
-    snapshot: Snapshot,
     /// Whether any node looks at the labels of namespaces.
     labels_count: bool,
     jobs: BTreeMap<JobUid, Candidate<'a>>,
@@ -114,7 +113,11 @@ impl<'a> Pass<'a> {
         mut payer_of: impl FnMut(&str) -> Payer,
     ) -> Self {
         let sequence = placer.log.next_sequence();
-        let snapshot = fleet::at(&placer.ctx, &placer.assumed.reservations(), sequence, now);
+        let reserved = placer.assumed.reservations();
+        placer
+            .index
+            .update(fleet::at(&placer.ctx, &reserved, sequence, now));
+        let snapshot = placer.index.snapshot();
         if let Some(recorder) = &mut placer.recorder {
             recorder.see(snapshot.nodes().iter().map(Seen::from), now);
         }
@@ -152,7 +155,6 @@ impl<'a> Pass<'a> {
         Self {
             placer,
             now,
-            snapshot,
             labels_count,
             jobs,
             active,
@@ -223,7 +225,7 @@ impl<'a> Pass<'a> {
     fn look_at_admission(&mut self, job_uid: JobUid, job: &ComputeJob, standing: &Standing) {
         let is_outdated = decide::admission_is_outdated(job, standing, || {
             self.wanted(job_uid, job).is_ok_and(|wanted| {
-                let (snapshot, answers) = (&self.snapshot, &mut self.answers);
+                let (snapshot, answers) = (self.placer.index.snapshot(), &mut self.answers);
                 answers.is_satisfiable(&wanted.shape, snapshot, &wanted.request)
             })
         });
@@ -279,9 +281,9 @@ impl<'a> Pass<'a> {
                 return Served::Neither;
             }
         };
-        let satisfiable = self
-            .answers
-            .is_satisfiable(&shape, &self.snapshot, &request);
+        let satisfiable =
+            self.answers
+                .is_satisfiable(&shape, self.placer.index.snapshot(), &request);
         if decide::admission_is_outdated(job, &Standing::Waiting, || satisfiable) {
             self.look_again(job);
         }
@@ -297,7 +299,7 @@ impl<'a> Pass<'a> {
             request.kept = head.hold.spare_for(ends_by);
         }
         let seed = self.seed(&request);
-        match scheduler::place(&self.snapshot, &request, &seed) {
+        match self.placer.index.place(&request, &seed) {
             Ok(placement) => {
                 self.put(entry, job, request, placement, ends_by);
                 Served::Placed
@@ -306,7 +308,7 @@ impl<'a> Pass<'a> {
                 if self.head.is_none() && satisfiable {
                     let running = self.running();
                     let now = self.now.as_millisecond();
-                    self.head = holds::hold(&self.snapshot, &request, &running, now)
+                    self.head = holds::hold(self.placer.index.snapshot(), &request, &running, now)
                         .map(|hold| Head { job_uid, hold });
                 }
                 if self.head.is_none() {
@@ -338,7 +340,7 @@ impl<'a> Pass<'a> {
             placement.decision.state = recorder.state();
             recorder.decided(&request, &placement.decision, self.now);
         }
-        self.snapshot.reserve(&placement, &request);
+        self.placer.index.reserve(&placement, &request);
         if let Some(head) = &mut self.head {
             head.hold
                 .note(&placement.nodes, &request.per_member(), ends_by);
@@ -376,8 +378,13 @@ impl<'a> Pass<'a> {
             .map(|decided| {
                 let provider_of = |node: &str| fleet::provider_of(&ctx, node);
                 let (attempt, placement) = (decided.request.attempt, &decided.placement);
-                let status =
-                    decide::to_api(placement, attempt, &self.snapshot, provider_of, self.now);
+                let status = decide::to_api(
+                    placement,
+                    attempt,
+                    self.placer.index.snapshot(),
+                    provider_of,
+                    self.now,
+                );
                 let (ctx, fact) = (&ctx, &fact);
                 async move {
                     // A replica that does not lead any more must not place; its decision is undone.
@@ -418,7 +425,7 @@ impl<'a> Pass<'a> {
     fn undo(&mut self, job: &ComputeJob, request: &Request, placement: &Placement, why: &str) {
         let each = request.per_member();
         for node in &placement.nodes {
-            self.snapshot.give_back(node, &each);
+            self.placer.index.give_back(node, &each);
         }
         self.placer.assumed.remove(&job.uid().unwrap_or_default());
         if let Some(recorder) = &mut self.placer.recorder {
@@ -543,11 +550,11 @@ impl<'a> Pass<'a> {
         let kept_nodes = head.filter(|_| is_head).map(|head| head.hold.members.len());
         let seed = self.seed(&request);
         let stopped = self.stopped_for(job);
-        let snapshot = &self.snapshot;
-        let say = || match scheduler::place(snapshot, &request, &seed) {
+        let index = &mut self.placer.index;
+        let mut say = || match index.place(&request, &seed) {
             Ok(_) => "it fits now and is placed shortly".to_owned(),
             Err(rejections) => {
-                explain::waiting_in_full(snapshot, &request, &rejections, kept_nodes)
+                explain::waiting_in_full(index.snapshot(), &request, &rejections, kept_nodes)
             }
         };
         let mut message = if is_head {

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use gridstake_ledger::archive::decisions::{Event, decode, folder as log_folder};
 
 use super::*;
-use crate::scheduler::{Snapshot, fixtures, place};
+use crate::scheduler::{Snapshot, fixtures, linear::place};
 
 const CLUSTER: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 

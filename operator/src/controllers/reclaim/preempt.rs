@@ -15,7 +15,7 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 
 use super::decide::{AttemptKey, Tenancy};
-use crate::scheduler::{JobUid, Request, Seed, Snapshot, draw, place};
+use crate::scheduler::{JobUid, Request, Seed, Snapshot, draw, linear::place};
 
 /// More attempts are not stopped for one job: who needs more waits until they end by themselves.
 const MOST_STOPPED: usize = 64;

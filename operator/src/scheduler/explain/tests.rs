@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::*;
 use crate::scheduler::fixtures::{node, request, seed, snapshot, taint};
-use crate::scheduler::{PodFacts, SnapshotInputs, place};
+use crate::scheduler::linear::place;
+use crate::scheduler::{PodFacts, SnapshotInputs};
 
 fn verdict(nodes: Vec<NodeFacts>, change: impl FnOnce(&mut Request)) -> Result<(), String> {
     let mut request = request(1, 1);

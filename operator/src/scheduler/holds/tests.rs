@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::*;
 use crate::scheduler::fixtures::{node, request, seed};
-use crate::scheduler::{JobUid, NodeFacts, Reservation, SnapshotInputs, place};
+use crate::scheduler::linear::place;
+use crate::scheduler::{JobUid, NodeFacts, Reservation, SnapshotInputs};
 
 fn gpus(count: u64) -> Resources {
     Resources {

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::*;
 use crate::scheduler::fixtures::{node, request, seed, snapshot};
-use crate::scheduler::{NodeFacts, PodFacts, SnapshotInputs, place};
+use crate::scheduler::linear::place;
+use crate::scheduler::{NodeFacts, PodFacts, SnapshotInputs};
 
 /// Nodes of which so many GPUs and milli-CPUs are taken.
 fn used(nodes: Vec<(NodeFacts, u64, u64)>) -> Snapshot {

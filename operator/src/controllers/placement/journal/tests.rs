@@ -21,9 +21,9 @@ use crate::scheduler::{
     JobUid, MemberKey, Placement, Reservation, Seed, Snapshot, SnapshotInputs,
     draw::{NEVER_SYNCED_BLOCK, NO_PREVIOUS_DECISION},
     fixtures,
+    linear::place,
     node_constraints::NodeConstraints,
     node_facts::DeviceFacts,
-    place,
     request::ComputeCapability,
 };
 

@@ -1,0 +1,307 @@
+//! What the filters read of 64 neighbouring nodes, as columns: yes or no in one bit a node, amounts in arrays.
+//!
+//! Lane `i` of a block is the node at position `64 · block + i` of the canonical order.
+
+use std::ops::RangeInclusive;
+
+use crate::scheduler::resources::{Resources, Shortage};
+use crate::scheduler::snapshot::NodeCapacity;
+
+/// Nodes of one block.
+pub const LANES: usize = 64;
+
+/// Free GPUs up to this many have a column of bits each.
+const COUNTED_GPUS: u64 = 8;
+
+/// Nodes that are compared at once.
+const STEP: usize = 8;
+
+/// The columns of 64 nodes. Bits and amounts of lanes behind the last node are zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Their GPUs are offered.
+    pub offered: u64,
+    /// They have the stake that is asked for.
+    pub bonded: u64,
+    /// Their weight is not zero.
+    pub weighted: u64,
+    /// Some of their GPUs are taken.
+    pub partly_used: u64,
+    /// It is known when they are taken back.
+    pub closing: u64,
+    /// They are cordoned or have a taint that needs to be tolerated.
+    pub tainted: u64,
+    /// At place `n − 1`: they have at least `n` free GPUs.
+    free_gpus: [u64; 8],
+    /// The highest of the prices.
+    dearest: i32,
+    /// Prices in nano-tokens per GPU-second; [`i32::MAX`] stands for that much or more.
+    prices: [i32; LANES],
+    /// Reputations in thousandths; [`i16::MAX`] stands for that much or more.
+    reputations: [i16; LANES],
+    rooms: [Room; LANES],
+}
+
+/// What is left of one node, and its weight. They are looked at for the few nodes that the columns leave, and then all
+/// of them: side by side they are in one line of the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Room {
+    gpus: u64,
+    cpu_milli: u64,
+    memory_bytes: u64,
+    ephemeral_storage_bytes: u64,
+    pods: u64,
+    weight: u64,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self {
+            offered: 0,
+            bonded: 0,
+            weighted: 0,
+            partly_used: 0,
+            closing: 0,
+            tainted: 0,
+            free_gpus: [0; 8],
+            dearest: 0,
+            prices: [0; LANES],
+            reputations: [0; LANES],
+            rooms: [Room::default(); LANES],
+        }
+    }
+}
+
+impl Block {
+    /// Writes down a node's properties; what is free is for [`Self::set_free`].
+    pub fn set_node(&mut self, lane: usize, node: &NodeCapacity, tainted: bool) {
+        let facts = node.facts();
+        put(&mut self.offered, lane, facts.offer.is_ok());
+        put(&mut self.bonded, lane, facts.bonded);
+        put(&mut self.closing, lane, facts.closes_in.is_some());
+        put(&mut self.tainted, lane, tainted);
+        put(&mut self.weighted, lane, node.weight() > 0);
+        self.rooms[lane % LANES].weight = node.weight();
+        self.prices[lane % LANES] = i32::try_from(facts.price.nano()).unwrap_or(i32::MAX);
+        self.dearest = self.prices.iter().copied().max().unwrap_or(i32::MAX);
+        self.reputations[lane % LANES] = i16::try_from(facts.reputation).unwrap_or(i16::MAX);
+    }
+
+    /// Writes down what is free of a node.
+    pub fn set_free(&mut self, lane: usize, node: &NodeCapacity) {
+        let free = node.free();
+        put(&mut self.partly_used, lane, node.is_partly_used());
+        for (least, column) in (1..).zip(&mut self.free_gpus) {
+            put(column, lane, free.gpus >= least);
+        }
+        let room = &mut self.rooms[lane % LANES];
+        *room = Room {
+            gpus: free.gpus,
+            cpu_milli: free.cpu_milli,
+            memory_bytes: free.memory_bytes,
+            ephemeral_storage_bytes: free.ephemeral_storage_bytes,
+            pods: free.pods,
+            weight: room.weight,
+        };
+    }
+
+    /// The nodes with at least so many free GPUs; for more than [`COUNTED_GPUS`], those with at least that many.
+    #[inline]
+    #[must_use]
+    pub fn with_free_gpus(&self, least: u64) -> u64 {
+        let place = least.min(COUNTED_GPUS).checked_sub(1);
+        place
+            .and_then(|place| self.free_gpus.get(usize::try_from(place).ok()?))
+            .copied()
+            .unwrap_or(u64::MAX)
+    }
+
+    /// Those of `lanes` that cost at most so many nano-tokens. The second are those among the others whose price is too
+    /// high for the column, if `most` is too.
+    #[inline]
+    #[must_use]
+    pub fn priced_at_most(&self, most: u128, lanes: u64) -> (u64, u64) {
+        match i32::try_from(most) {
+            // Neighbours are often of one model, and then a price is often high enough for all of them.
+            Ok(most) if self.dearest <= most && most < i32::MAX => (lanes, 0),
+            Ok(most) if most < i32::MAX => (compare(&self.prices, lanes, |price| price <= most), 0),
+            _ => {
+                let told = compare(&self.prices, lanes, |price| price < i32::MAX);
+                (told, lanes & !told)
+            }
+        }
+    }
+
+    /// Those of `lanes` whose reputation is at least so many thousandths. The second are those among them that are too
+    /// high for the column, if `least` is too.
+    #[inline]
+    #[must_use]
+    pub fn reputed_at_least(&self, least: u32, lanes: u64) -> (u64, u64) {
+        match i16::try_from(least) {
+            Ok(least) => (
+                compare(&self.reputations, lanes, |reputation| reputation >= least),
+                0,
+            ),
+            Err(_) => (
+                0,
+                compare(&self.reputations, lanes, |reputation| {
+                    reputation == i16::MAX
+                }),
+            ),
+        }
+    }
+
+    /// Whether the node has so many GPUs and so much CPU, memory, scratch space and pod slots left.
+    #[inline]
+    #[must_use]
+    pub fn has_room(&self, lane: usize, asked: &Resources) -> bool {
+        let room = &self.rooms[lane % LANES];
+        room.gpus >= asked.gpus
+            && room.cpu_milli >= asked.cpu_milli
+            && room.memory_bytes >= asked.memory_bytes
+            && room.ephemeral_storage_bytes >= asked.ephemeral_storage_bytes
+            && room.pods >= asked.pods
+    }
+
+    /// What a node without that room has too little of.
+    #[must_use]
+    pub fn shortage(&self, lane: usize, asked: &Resources) -> Shortage {
+        let room = &self.rooms[lane % LANES];
+        if room.gpus < asked.gpus {
+            Shortage::Gpus
+        } else if room.cpu_milli < asked.cpu_milli {
+            Shortage::Cpu
+        } else if room.memory_bytes < asked.memory_bytes {
+            Shortage::Memory
+        } else if room.ephemeral_storage_bytes < asked.ephemeral_storage_bytes {
+            Shortage::EphemeralStorage
+        } else {
+            Shortage::Pods
+        }
+    }
+
+    /// How many members would find GPUs, CPU, memory, scratch space and pod slots; `u64::MAX` if they ask for nothing.
+    #[inline]
+    #[must_use]
+    pub fn room(&self, lane: usize, asked: &Resources) -> u64 {
+        let room = &self.rooms[lane % LANES];
+        let amounts = [
+            (room.gpus, asked.gpus),
+            (room.cpu_milli, asked.cpu_milli),
+            (room.memory_bytes, asked.memory_bytes),
+            (room.ephemeral_storage_bytes, asked.ephemeral_storage_bytes),
+            (room.pods, asked.pods),
+        ];
+        amounts.into_iter().fold(u64::MAX, |times, (has, asks)| {
+            // Most often GPUs are what is scarce: a product is less work than a quotient.
+            let is_scarcer = asks.checked_mul(times).is_none_or(|needed| has < needed);
+            if is_scarcer && asks > 0 {
+                has / asks
+            } else {
+                times
+            }
+        })
+    }
+
+    /// The node's weight.
+    #[inline]
+    #[must_use]
+    pub fn weight(&self, lane: usize) -> u64 {
+        self.rooms[lane % LANES].weight
+    }
+}
+
+/// The numbers of the bits that are set, from the lowest.
+#[inline]
+pub fn set_bits(mut bits: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if bits == 0 {
+            return None;
+        }
+        let lane = bits.trailing_zeros();
+        bits &= bits - 1;
+        usize::try_from(lane).ok()
+    })
+}
+
+/// The bits of the lanes from one to another within a block.
+#[inline]
+#[must_use]
+pub fn lanes(from: usize, to: usize) -> u64 {
+    let below = |lane: usize| {
+        if lane >= LANES {
+            u64::MAX
+        } else {
+            (1 << lane) - 1
+        }
+    };
+    below(to) & !below(from)
+}
+
+fn put(column: &mut u64, lane: usize, value: bool) {
+    let bit = 1 << (lane % LANES);
+    if value {
+        *column |= bit;
+    } else {
+        *column &= !bit;
+    }
+}
+
+/// Those of `lanes` whose value in the column passes. Eight at a time: compilers make vector instructions of that.
+fn compare<T: Copy>(column: &[T; LANES], lanes: u64, passes: impl Fn(T) -> bool) -> u64 {
+    let mut mask = 0;
+    let (eights, _) = column.as_chunks::<STEP>();
+    for step in steps(lanes) {
+        let Some(eight) = eights.get(step) else {
+            continue;
+        };
+        let mut flags = [0_u8; STEP];
+        for (flag, value) in flags.iter_mut().zip(eight) {
+            *flag = u8::from(passes(*value));
+        }
+        // Byte i, which is 0 or 1, becomes bit 56 + i; no two bytes meet in any bit, so nothing is carried.
+        let bits = u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        mask |= bits << (step * STEP);
+    }
+    mask & lanes
+}
+
+/// The eights that hold some of `lanes`, from the first to the last.
+fn steps(lanes: u64) -> RangeInclusive<usize> {
+    if lanes == 0 {
+        return RangeInclusive::new(1, 0);
+    }
+    let eight_of = |lane: u32| usize::try_from(lane).unwrap_or(0) / STEP;
+    eight_of(lanes.trailing_zeros())..=eight_of(lanes.ilog2())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_column_is_compared_as_if_one_by_one(values in prop::collection::vec(-3_i32..3, LANES), lanes: u64, most in -3_i32..3) {
+            let column: [i32; LANES] = values.clone().try_into().unwrap();
+            let one_by_one: u64 = values.iter().enumerate().filter(|(_, value)| **value <= most).map(|(lane, _)| 1 << lane).sum();
+            prop_assert_eq!(compare(&column, lanes, |value| value <= most), one_by_one & lanes);
+        }
+
+        #[test]
+        fn set_bits_are_found_in_their_order(bits: u64) {
+            let found: Vec<usize> = set_bits(bits).collect();
+            prop_assert!(found.is_sorted());
+            prop_assert_eq!(found.iter().map(|lane| 1 << lane).sum::<u64>(), bits);
+        }
+    }
+
+    #[test]
+    fn lanes_are_counted_from_the_first_to_before_the_last() {
+        assert_eq!(
+            (lanes(0, 64), lanes(0, 0), lanes(2, 4), lanes(63, 64)),
+            (u64::MAX, 0, 0b1100, 1 << 63)
+        );
+    }
+}
