@@ -2,6 +2,7 @@
 //! end before it can start use what is kept for it.
 
 use gridstake_e2e::prelude::*;
+use k8s_openapi::jiff::Timestamp;
 
 /// A burst that is twice as large as the cluster.
 const ROUNDS: usize = 2;
@@ -86,6 +87,18 @@ fn a_large_job_is_not_overtaken_by_small_ones_but_by_those_that_end_in_time() ->
             "{queue:?}"
         );
 
+        // The API server tells ages in seconds; of one age, the uid decides.
+        let created = large.get().await?.metadata.creation_timestamp;
+        let created = created.context("when it was created")?.0;
+        look_until("a second has passed", || async {
+            let age = Timestamp::now().duration_since(created);
+            Ok(if age.as_secs() >= 2 {
+                Look::Yes(())
+            } else {
+                Look::NotYet(format!("{age}"))
+            })
+        })
+        .await?;
         let endless = tenant.submit(&job("endless", 1).works_for(1)).await?;
         let message = endless.until_it_waits().await?;
         ensure!(

@@ -60,18 +60,19 @@ fn a_payment_is_verified_from_archive_and_chain_and_one_changed_byte_is_found() 
         let found: serde_json::Value = serde_json::from_str(&told.printed)?;
         ensure!(found["verified"] == true, "{found}");
 
-        // One digit of each batch's file, in a copy.
+        // One digit of each batch's file that pays somebody, in a copy.
         let copy = archive::copy(world, &folder)?;
         let lane = lane_folder(chain.chain_id, chain.settlement, chain.lane);
+        let mut changed = 0;
         for entry in std::fs::read_dir(copy.join(lane))? {
-            let address = std::fs::read(entry?.path())?;
-            let address = read_index_entry(&address).context("an address")?;
+            let address = read_index_entry(&std::fs::read(entry?.path())?).context("an address")?;
             let path = copy.join(object_path(address));
             let text = std::fs::read_to_string(&path)?;
-            let changed = text.replacen(r#""units":"#, r#""units":9"#, 1);
-            ensure!(changed != text, "{text}");
-            std::fs::write(path, changed)?;
+            let other = text.replacen(r#""units":"#, r#""units":9"#, 1);
+            changed += usize::from(other != text);
+            std::fs::write(path, other)?;
         }
+        ensure!(changed > 0, "no batch pays anybody");
         let told = verify(&copy.to_string_lossy(), chain, &record).await?;
         ensure!(told.status == 1, "{told:?}");
         ensure!(told.printed.contains("objects/"), "{told:?}");

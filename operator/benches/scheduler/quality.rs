@@ -163,6 +163,7 @@ fn nothing(seed: Seed, job_uid: JobUid) -> Decision {
         job_uid,
         attempt: 1,
         seed,
+        state: NO_PREVIOUS_DECISION,
         snapshot: 0,
         candidates: 0,
         total_weight: 0,

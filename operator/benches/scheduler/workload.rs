@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gridstake_crds::TokenAmount;
 use gridstake_crds::gpu_node::OfferReason;
+use gridstake_operator::scheduler::holds::Spare;
 use gridstake_operator::scheduler::node_constraints::NodeConstraints;
 use gridstake_operator::scheduler::node_facts::DeviceFacts;
 use gridstake_operator::scheduler::request::GpuRequest;
@@ -219,6 +220,7 @@ pub fn job(members: u32, dice: &mut Dice) -> Request {
         chain: Some("base".to_owned()),
         avoid: BTreeSet::new(),
         same_owner: BTreeSet::new(),
+        kept: Spare::default(),
     }
 }
 

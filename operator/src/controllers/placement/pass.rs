@@ -49,6 +49,8 @@ const AGAIN: SignedDuration = SignedDuration::from_secs(2);
 const CACHE_IS_BEHIND: Millis = 10_000;
 /// So many writes to jobs are under way at a time.
 const AT_A_TIME: usize = 16;
+/// The job for which others make way is among so many that are first in the queue.
+const MOST_LOOKED_AT: usize = 1000;
 /// So many decisions are made before they are written down.
 const MOST_UNWRITTEN: usize = 64;
 
@@ -433,18 +435,16 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Tells the loop that takes GPUs back which job is first among those that wait, in case that others are to make room.
+    /// Tells the loop that takes GPUs back which job is the first of those that wait and may take them from others.
     fn tell_who_is_first(&mut self, order: &[QueueEntry]) {
-        let first = self.head.as_ref().map(|head| head.job_uid);
-        let entry = match first {
-            Some(uid) => order.iter().find(|entry| entry.job_uid == uid),
-            None => order.first(),
+        let caches = &self.placer.ctx.caches;
+        let may_preempt = |entry: &&QueueEntry| {
+            let candidate = self.jobs.get(&entry.job_uid);
+            candidate.is_some_and(|candidate| fleet::may_preempt(caches, candidate.job))
         };
+        let entry = order.iter().take(MOST_LOOKED_AT).find(may_preempt);
         let preemptor = entry.and_then(|entry| {
             let job = self.jobs.get(&entry.job_uid)?.job;
-            if !fleet::may_preempt(&self.placer.ctx.caches, job) {
-                return None;
-            }
             let wanted = self.wanted(entry.job_uid, job).ok()?;
             Some(Preemptor {
                 request: wanted.request,
