@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use gridstake_crds::TokenAmount;
 use gridstake_ledger::week::Week;
 
-use crate::end::End;
+use crate::{end::End, error::PluginError, output::Format};
 
 /// Signs what Gridstake's operator asks of payers and providers, and puts it where the operator reads it; verifies what was
 /// paid.
@@ -45,12 +45,200 @@ pub enum Command {
     /// with 2 if it could not be checked.
     Verify(Box<VerifyArgs>),
 
+    /// Explains why a job, a node or an incident is where it is, and what to do next.
+    Explain(ExplainArgs),
+
+    /// Shows the GPUs of each node, the jobs of each namespace, and what was used and earned in the last day.
+    Top(TopArgs),
+
+    /// Takes a node off the market: it gets no new jobs, and those that run on it finish.
+    ///
+    /// Sets spec.mode of the GpuNode to Drained, and remembers the mode before in the annotation
+    /// gridstake.dev/mode-before-drain. The Node is not cordoned: pods of others are none of its business.
+    Drain(DrainArgs),
+
+    /// Prints the script by which a shell completes `kubectl-gridstake`.
+    ///
+    /// To complete `kubectl gridstake` as well, kubectl asks an executable named kubectl_complete-gridstake in PATH; it has two
+    /// lines: #!/bin/sh and exec kubectl-gridstake __complete "$@"
+    Completion(CompletionArgs),
+
+    /// Answers kubectl's question for what can follow.
+    #[command(name = "__complete", hide = true)]
+    Complete(CompleteArgs),
+
     /// Makes decisions of the scheduler again, from the archive alone.
     ///
     /// Reads the log of decisions: the fleet, each request, and what was drawn. Decides each request again, by code that the
     /// scheduler does not share, and says where the first one differs: a node that was left out, a weight, a number, a reason.
     /// Ends with 0 if all are equal, with 1 if something is wrong, and with 2 if it could not be checked.
     Replay(ReplayArgs),
+}
+
+/// What is explained.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// What is explained.
+    #[command(subcommand)]
+    pub what: Explained,
+}
+
+/// What can be explained.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Explained {
+    /// A ComputeJob: what blocks it, its place in the queue, what would let it fit, each term of the draw that placed it, its
+    /// attempts and at whose door they are laid, what it has used and how far that is paid.
+    Job(ExplainJobArgs),
+
+    /// A GpuNode: whether it is offered, and if not what mends it; its GPUs, their faults and quarantines, its reputation
+    /// term by term, what it weighs in the draw, the jobs on it and the incidents of it.
+    Node(ExplainObjectArgs),
+
+    /// An Incident: what happened, at whose door it is laid, what follows, how much is at stake, and until when and how to
+    /// answer.
+    Incident(ExplainObjectArgs),
+}
+
+/// Which job is explained.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainJobArgs {
+    /// The job.
+    #[arg(value_name = "[NAMESPACE/]NAME")]
+    pub job: JobOrName,
+
+    /// Its namespace, if it does not stand before its name. Without both, that of the current context.
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+
+    /// How the result is written.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// Which object is explained.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainObjectArgs {
+    /// Its name.
+    pub name: String,
+
+    /// How the result is written.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// A job, with or without its namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobOrName {
+    /// The namespace, if one was named.
+    pub namespace: Option<String>,
+    /// The job.
+    pub name: String,
+}
+
+impl FromStr for JobOrName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('/') {
+            let JobName { namespace, name } = text.parse()?;
+            return Ok(Self {
+                namespace: Some(namespace),
+                name,
+            });
+        }
+        if text.is_empty() {
+            return Err("write the job's name, such as train, or team-a/train".to_owned());
+        }
+        Ok(Self {
+            namespace: None,
+            name: text.to_owned(),
+        })
+    }
+}
+
+impl JobOrName {
+    /// The job in the namespace before its name, else in that of the flag, else in `default`.
+    pub fn in_namespace(&self, flag: Option<&str>, default: &str) -> Result<JobName, PluginError> {
+        let named = self.namespace.as_deref();
+        if let (Some(named), Some(flag)) = (named, flag)
+            && named != flag
+        {
+            return Err(PluginError::Unfit(format!(
+                "--namespace is {flag}, and {named}/{} names another one: leave one of them out",
+                self.name
+            )));
+        }
+        Ok(JobName {
+            namespace: named.or(flag).unwrap_or(default).to_owned(),
+            name: self.name.clone(),
+        })
+    }
+}
+
+/// How the sums are shown.
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// How the result is written.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// Which node is drained, or put back.
+#[derive(Args, Clone, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
+pub struct DrainArgs {
+    /// The node.
+    pub node: String,
+
+    /// Gives it back the mode that it had before.
+    #[arg(long)]
+    pub undo: bool,
+
+    /// Waits until no job is on it.
+    #[arg(long, conflicts_with_all = ["undo", "dry_run"])]
+    pub wait: bool,
+
+    /// The longest wait: a duration such as 2h, or a time in RFC 3339.
+    #[arg(long, value_name = "DURATION|TIME", requires = "wait")]
+    pub timeout: Option<End>,
+
+    /// Does not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+
+    /// Writes nothing: prints the kubectl command that would.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// For which shell.
+#[derive(Args, Clone, Debug)]
+pub struct CompletionArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: CompletedShell,
+}
+
+/// A shell that can complete.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompletedShell {
+    /// source <(kubectl-gridstake completion bash)
+    Bash,
+    /// kubectl-gridstake completion zsh > "${fpath[1]}/_kubectl-gridstake"
+    Zsh,
+    /// kubectl-gridstake completion fish | source
+    Fish,
+}
+
+/// What stands on the command line so far.
+#[derive(Args, Clone, Debug)]
+pub struct CompleteArgs {
+    /// The words after `gridstake`; the last one is to be completed.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<String>,
 }
 
 /// Which decisions are made again.

@@ -110,3 +110,51 @@ fn without(line: &str, flag: &str) -> String {
     }
     left.join(" ")
 }
+
+#[test]
+fn a_job_is_named_with_its_namespace_or_is_in_that_of_the_flag_or_of_the_context() {
+    let name = |text: &str, flag: Option<&str>| {
+        let named = text.parse::<JobOrName>().unwrap();
+        named
+            .in_namespace(flag, "default")
+            .map(|job| format!("{}/{}", job.namespace, job.name))
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(name("team/train", None), Ok("team/train".to_owned()));
+    assert_eq!(
+        name("team/train", Some("team")),
+        Ok("team/train".to_owned())
+    );
+    assert_eq!(name("train", Some("team")), Ok("team/train".to_owned()));
+    assert_eq!(name("train", None), Ok("default/train".to_owned()));
+    let words = name("team/train", Some("other")).unwrap_err();
+    assert!(words.contains("leave one of them out"), "{words}");
+    for bad in ["", "/", "a/", "/b", "a/b/c"] {
+        assert!(bad.parse::<JobOrName>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_node_that_is_put_back_is_not_waited_for_and_a_wait_alone_has_a_timeout() {
+    assert!(parsed("kubectl-gridstake drain n1 --undo --wait").is_err());
+    assert!(parsed("kubectl-gridstake drain n1 --timeout 2h").is_err());
+    let Command::Drain(args) = parsed("kubectl-gridstake drain n1 --wait --timeout 2h -y").unwrap()
+    else {
+        panic!("another command");
+    };
+    assert!(args.wait && args.yes && !args.undo && !args.dry_run);
+}
+
+#[test]
+fn what_is_explained_is_a_job_a_node_or_an_incident() {
+    for line in [
+        "kubectl-gridstake explain job team/train -o json",
+        "kubectl-gridstake explain job train -n team",
+        "kubectl-gridstake explain node n1 --output yaml",
+        "kubectl-gridstake explain incident incident-ab",
+        "kubectl-gridstake top -o table",
+    ] {
+        assert!(parsed(line).is_ok(), "{line}");
+    }
+    assert!(parsed("kubectl-gridstake explain pod p").is_err());
+}

@@ -27,7 +27,7 @@ pub enum PluginError {
         /// What the object is.
         kind: &'static str,
         /// Its kind as kubectl lists it.
-        plural: &'static str,
+        plural: String,
         /// Its name.
         name: String,
     },
@@ -43,6 +43,12 @@ pub enum PluginError {
     /// An object is not as it must be.
     #[error("{0}")]
     Unfit(String),
+    /// A report cannot be written as asked for.
+    #[error("write the result: use another --output")]
+    Output(#[source] Box<dyn StdError + Send + Sync>),
+    /// Nobody can be asked.
+    #[error("ask on the terminal: use --yes")]
+    Terminal(#[source] std::io::Error),
     /// The API server does not let it be written.
     #[error("write {what} (--dry-run prints the command for somebody who may)")]
     Write {
@@ -120,7 +126,7 @@ mod tests {
         let error = PluginError::Missing {
             flag: "--namespace",
             kind: "namespace",
-            plural: "namespaces",
+            plural: "namespaces".to_owned(),
             name: "team".to_owned(),
         };
         assert_eq!(

@@ -1,17 +1,23 @@
 //! `kubectl gridstake`: signs what the operator asks of payers and providers, and puts it where the operator reads it;
-//! verifies what was archived against the chain; makes decisions of the scheduler again.
+//! verifies what was archived against the chain; makes decisions of the scheduler again; explains jobs, nodes and incidents;
+//! sums GPUs, jobs and earnings; drains nodes.
 
 mod certify;
 mod cli;
 mod cluster;
+mod completion;
 mod consent;
+mod drain;
 mod end;
 mod error;
+mod explain;
 mod key;
+mod output;
 mod replay;
+mod top;
 mod verify;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 use k8s_openapi::jiff::Timestamp;
@@ -45,8 +51,11 @@ fn main() -> ExitCode {
             if let Some(note) = note {
                 eprintln!("{note}");
             }
-            println!("{result}");
-            ExitCode::SUCCESS
+            // Who reads may have gone, as `| head` does.
+            match writeln!(std::io::stdout(), "{result}") {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            }
         }
         Err(error) => {
             eprintln!("kubectl gridstake: {}", error::chain(&error));
@@ -64,6 +73,11 @@ fn told(command: &Command) -> Result<Told, PluginError> {
     match command {
         Command::Consent(args) => runtime.block_on(consent::run(args, now)),
         Command::Certify(args) => runtime.block_on(certify::run(args, now)),
+        Command::Top(args) => runtime.block_on(top::run(args, now)),
+        Command::Drain(args) => runtime.block_on(drain::run(args, now)),
+        Command::Completion(args) => completion::script(args.shell),
+        Command::Complete(args) => Ok(completion::answer(&args.words)),
+        Command::Explain(args) => runtime.block_on(explain::run(args, now)),
         // They tell by themselves, since they end in three ways.
         Command::Verify(_) | Command::Replay(_) => {
             Err(PluginError::Unfit("it runs by itself".to_owned()))

@@ -63,12 +63,18 @@ pub fn obstacle(node: &Node, request: &Request, at_ms: i64) -> Option<&'static s
         .or_else(|| (room(node, request) == 0).then_some("Held"))
 }
 
-/// The weight by stake, reputation and price: `min(2^40, ⌊stake · reputation · 2^20 ÷ price⌋)`, with a stake of at most 2^32 − 1
-/// tokens, a reputation of at most 1000 thousandths and a price of at least 1 nano-token.
+/// The weight of a node in the draw.
 pub fn weight(node: &Node) -> u64 {
-    let stake = u128::from(node.stake.min(u64::from(u32::MAX)));
-    let reputation = u128::from(node.reputation.min(1000));
-    let price = node.price.clamp(1, u128::from(u64::MAX));
+    weigh(node.stake, node.reputation, node.price)
+}
+
+/// The weight by stake in whole tokens, reputation in thousandths and price in nano-tokens per GPU-second: `min(2^40, ⌊stake ·
+/// reputation · 2^20 ÷ price⌋)`, with a stake of at most 2^32 − 1 tokens, a reputation of at most 1000 and a price of at least 1
+/// (docs/scheduling.md).
+pub fn weigh(stake: u64, reputation: u32, price: u128) -> u64 {
+    let stake = u128::from(stake.min(u64::from(u32::MAX)));
+    let reputation = u128::from(reputation.min(1000));
+    let price = price.clamp(1, u128::from(u64::MAX));
     let weight = ((stake * reputation) << 20) / price;
     u64::try_from(weight.min(1 << 40)).unwrap_or(1 << 40)
 }

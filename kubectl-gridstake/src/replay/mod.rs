@@ -6,7 +6,7 @@
 //! | [`walk`] | goes through them, keeps the fleet; pure |
 //! | [`redo`], [`fits`] | make one decision again, without the scheduler's code; pure |
 
-mod fits;
+pub mod fits;
 mod log;
 mod redo;
 mod walk;
@@ -126,10 +126,11 @@ async fn this_cluster() -> Result<String, PluginError> {
 /// The decision that placed a job.
 async fn decision_of(namespace: &str, name: &str) -> Result<B256, PluginError> {
     let jobs: Api<ComputeJob> = Api::namespaced(cluster::client().await?, namespace);
+    let plural = format!("computejobs -n {namespace}");
     let named = Named {
         flag: "--job",
         kind: "ComputeJob",
-        plural: "computejobs",
+        plural: &plural,
         name,
     };
     let job = cluster::read(&jobs, named).await?;
