@@ -227,7 +227,7 @@ pub struct CompletionArgs {
 pub enum CompletedShell {
     /// source <(kubectl-gridstake completion bash)
     Bash,
-    /// kubectl-gridstake completion zsh > "${fpath[1]}/_kubectl-gridstake"
+    /// source <(kubectl-gridstake completion zsh)
     Zsh,
     /// kubectl-gridstake completion fish | source
     Fish,

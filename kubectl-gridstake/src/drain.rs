@@ -217,7 +217,8 @@ async fn wait(client: &Client, node: &str, until: Option<u64>) -> Result<String,
             return Ok("no job is on it".to_owned());
         }
         let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
-        if until.is_some_and(|until| now >= until) {
+        let pause = pause(now, until);
+        if pause.is_zero() {
             return Err(PluginError::Unfit(format!(
                 "--timeout: the node is drained, and {} still on it: run the command again to wait longer",
                 count(left.len() as u64, "job is", "jobs are")
@@ -227,8 +228,15 @@ async fn wait(client: &Client, node: &str, until: Option<u64>) -> Result<String,
             eprintln!("{}", still_there(Some(&left)));
         }
         before = Some(left);
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(pause).await;
     }
+}
+
+/// How long to wait before jobs are looked for again; zero when the time is over. Both times are in Unix seconds.
+fn pause(now: u64, until: Option<u64>) -> Duration {
+    until.map_or(EVERY, |until| {
+        EVERY.min(Duration::from_secs(until.saturating_sub(now)))
+    })
 }
 
 #[cfg(test)]

@@ -103,6 +103,19 @@ fn the_jobs_that_are_still_on_it_are_listed() {
 }
 
 #[test]
+fn no_pause_is_longer_than_the_time_that_is_left() {
+    for (until, seconds) in [
+        (None, 5),
+        (Some(100), 5),
+        (Some(12), 2),
+        (Some(10), 0),
+        (Some(9), 0),
+    ] {
+        assert_eq!(pause(10, until), Duration::from_secs(seconds), "{until:?}");
+    }
+}
+
+#[test]
 fn only_yes_is_yes() {
     for yes in ["y", "Y\n", "yes\n", " YES "] {
         assert!(is_yes(yes), "{yes}");

@@ -75,7 +75,7 @@ fn told(command: &Command) -> Result<Told, PluginError> {
         Command::Certify(args) => runtime.block_on(certify::run(args, now)),
         Command::Top(args) => runtime.block_on(top::run(args, now)),
         Command::Drain(args) => runtime.block_on(drain::run(args, now)),
-        Command::Completion(args) => completion::script(args.shell),
+        Command::Completion(args) => Ok(completion::script(args.shell)),
         Command::Complete(args) => Ok(completion::answer(&args.words)),
         Command::Explain(args) => runtime.block_on(explain::run(args, now)),
         // They tell by themselves, since they end in three ways.

@@ -34,6 +34,8 @@ struct Table {
 enum Answer {
     Object(Value),
     List(Vec<Value>),
+    /// One page for each time that it is asked for; the last one from then on.
+    InTurn(Vec<Vec<Value>>),
     Forbidden,
 }
 
@@ -93,6 +95,10 @@ impl ApiServer {
         self.answers(path, Answer::List(objects.to_vec()));
     }
 
+    pub fn lists_in_turn(&self, path: &str, pages: Vec<Vec<Value>>) {
+        self.answers(path, Answer::InTurn(pages));
+    }
+
     pub fn forbids(&self, path: &str) {
         self.answers(path, Answer::Forbidden);
     }
@@ -145,6 +151,17 @@ async fn answer(
                 table.patches.push(serde_json::from_slice(&body).unwrap());
             }
             reply(StatusCode::OK, &object)
+        }
+        Some(Answer::InTurn(mut pages)) => {
+            let page = pages.first().cloned().unwrap_or_default();
+            if pages.len() > 1 {
+                pages.remove(0);
+            }
+            table
+                .answers
+                .insert(uri.path().to_owned(), Answer::InTurn(pages));
+            let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": page});
+            reply(StatusCode::OK, &list)
         }
         Some(Answer::List(objects)) => {
             let token = query

@@ -252,9 +252,38 @@ fn a_wait_ends_when_no_job_is_left() {
 }
 
 #[test]
+fn a_wait_tells_which_jobs_it_waits_for_and_ends_when_they_are_gone() {
+    let server = ApiServer::new();
+    server.has(&format!("{NODES}/n1"), node("Always"));
+    // What is asked, in turn: before anything is written, then twice while it waits.
+    server.lists_in_turn(JOBS, vec![vec![job("train")], vec![job("train")], vec![]]);
+    let output = run(&server, "drain n1 --yes --wait");
+    assert_eq!(out(&output), "no job is on it\n");
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        words.starts_with("node n1: mode Drained, before Always\nStill on it"),
+        "{words}"
+    );
+    assert_eq!(words.matches("team-a/train").count(), 1, "{words}");
+}
+
+#[test]
+fn a_wait_that_takes_too_long_says_that_the_node_is_drained() {
+    let server = ApiServer::new();
+    server.has(&format!("{NODES}/n1"), node("Always"));
+    server.lists(JOBS, &[job("train")]);
+    let words = refusal(&run(&server, "drain n1 --yes --wait --timeout 1s"));
+    assert!(
+        words.contains("the node is drained, and 1 job is still on it"),
+        "{words}"
+    );
+    assert_eq!(server.patches().len(), 1);
+}
+
+#[test]
 fn completion_needs_no_cluster() {
     let server = ApiServer::new();
-    assert!(out(&run(&server, "completion bash")).contains("complete"));
+    assert!(out(&run(&server, "completion bash")).contains("__complete"));
     assert_eq!(
         out(&run(&server, "__complete explain nod")),
         "node\tA GpuNode: whether it is offered, and if not what mends it; its GPUs, their faults and quarantines, its reputation term by term, what it weighs in the draw, the jobs on it and the incidents of it\n:4\n"

@@ -1,33 +1,34 @@
-//! `completion`: what a shell completes, and what kubectl is told when it asks (`kubectl_complete-gridstake`).
+//! `completion`: the scripts by which shells complete, and the answer to their question what can follow. kubectl asks the same
+//! (`kubectl_complete-gridstake`), so that all of them complete alike.
+//!
+//! Not clap_complete: its script for bash completes nothing after a command where the executable's name has a hyphen
+//! (clap-rs/clap#6421).
 
 use clap::{Arg, Command, CommandFactory as _};
-use clap_complete::Shell;
 
 use crate::{
     Told,
     cli::{Cli, CompletedShell},
-    error::PluginError,
 };
 
-/// The name of the executable.
-const EXECUTABLE: &str = "kubectl-gridstake";
-/// The end of an answer to kubectl: what follows is not to be completed by names of files.
+/// The end of an answer, for kubectl: what follows is not to be completed by names of files.
 const NO_FILES: &str = ":4";
 
 /// The script for `shell`.
-pub fn script(shell: CompletedShell) -> Result<Told, PluginError> {
-    let shell = match shell {
-        CompletedShell::Bash => Shell::Bash,
-        CompletedShell::Zsh => Shell::Zsh,
-        CompletedShell::Fish => Shell::Fish,
+pub fn script(shell: CompletedShell) -> Told {
+    let script = match shell {
+        CompletedShell::Bash => include_str!("bash.sh"),
+        CompletedShell::Zsh => include_str!("zsh.zsh"),
+        CompletedShell::Fish => include_str!("fish.fish"),
     };
-    let mut bytes = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), EXECUTABLE, &mut bytes);
-    let result = String::from_utf8(bytes).map_err(|error| PluginError::Output(Box::new(error)))?;
-    Ok(Told { result, note: None })
+    Told {
+        result: script.trim_end().to_owned(),
+        note: None,
+    }
 }
 
-/// The answer to kubectl, which asks with the words after `gridstake`, of which the last one is to be completed.
+/// The answer to a shell or kubectl, which asks with the words after the executable's name, of which the last one is to be
+/// completed.
 pub fn answer(words: &[String]) -> Told {
     let mut lines = candidates(&Cli::command(), words);
     lines.push(NO_FILES.to_owned());
@@ -138,24 +139,31 @@ mod tests {
     }
 
     #[test]
-    fn each_shell_gets_a_script_that_knows_every_command() {
+    fn bash_completes_what_the_program_answers() {
+        let script = script(CompletedShell::Bash).result;
+        let try_it = r#"
+            kubectl-gridstake() { local IFS=' '; printf '%s\tits help\n' "asked for $*"; echo :4; }
+            COMP_WORDS=(kubectl-gridstake explain jo) COMP_CWORD=2
+            _kubectl_gridstake
+            printf '%s\n' "${COMPREPLY[@]}"
+        "#;
+        let output = std::process::Command::new("bash")
+            .args(["-c", &format!("{script}\n{try_it}")])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(told, "asked for __complete explain jo\n", "{output:?}");
+    }
+
+    #[test]
+    fn each_shell_gets_a_script_that_asks_the_program() {
         for shell in [
             CompletedShell::Bash,
             CompletedShell::Zsh,
             CompletedShell::Fish,
         ] {
-            let script = script(shell).unwrap().result;
-            for command in Cli::command()
-                .get_subcommands()
-                .filter(|c| !c.is_hide_set())
-            {
-                assert!(
-                    script.contains(command.get_name()),
-                    "{shell:?}: {}",
-                    command.get_name()
-                );
-            }
-            assert!(script.contains("kubectl-gridstake"), "{shell:?}");
+            let script = script(shell).result;
+            assert!(script.contains("kubectl-gridstake __complete"), "{shell:?}");
         }
     }
 
