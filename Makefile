@@ -72,7 +72,7 @@ bench: ## measure what docs/benchmarks.md records, on release builds (about 15 m
 bench-agent: ## what the agent costs with 8 GPUs and 32 processes, and how exact its evidence is; DURATION= (seconds)
 	@device-agent/bench.sh
 
-bench-fleet: ## how soon jobs are placed on 1,000 nodes that kwok plays; FLEET= BURST= PENDING= PROFILE=dev|release (about 10 min with compiling)
+bench-fleet: ## how soon jobs are placed on 1,000 nodes that kwok plays; FLEET= BURST= PENDING= PROFILE=dev|bench|release (about 10 min with compiling)
 	@e2e/bench-fleet.sh
 
 bench-settlement: ## how fast 500 jobs a second are settled, what that costs, how large the log is; DURATION= (seconds) RATE= (about 2 min with compiling)

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Checks both charts without a cluster: lint, the objects that they give against the API's schemas, values that must be
-# refused, and the plain install. charts/gridstake/tests/policies.py tries the admission policies on a cluster.
+# refused, the plain install, alerts, dashboards and the list of metrics. charts/gridstake/tests/policies.py tries the admission
+# policies on a cluster.
 #
-# Needs helm and kubeconform (HELM, KUBECONFORM; default .build/bin) and the schemas of e2e/setup.sh (SCHEMAS; default
-# .build/schemas).
+# Needs helm, kubeconform and promtool (HELM, KUBECONFORM, PROMTOOL; default .build/bin) and the schemas of e2e/setup.sh
+# (SCHEMAS; default .build/schemas).
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
 checkout=$(readlink -f "$here/..")
 helm=${HELM:-$checkout/.build/bin/helm}
 kubeconform=${KUBECONFORM:-$checkout/.build/bin/kubeconform}
+promtool=${PROMTOOL:-$checkout/.build/bin/promtool}
 schemas=${SCHEMAS:-$checkout/.build/schemas}
 oldest=1.34.0 # the oldest Kubernetes that Chart.yaml allows
 chart=$here/gridstake
@@ -23,17 +25,18 @@ mistake() {
 own=$(mktemp -d) # schemas of our own kinds
 trap 'rm -rf "$own"' EXIT
 
-own_schemas() { # Helm turns YAML into JSON, which Python reads without help
-  mkdir -p "$own/chart/templates" "$own/chart/crds-as-files"
-  printf 'apiVersion: v2\nname: definitions\nversion: 0.0.0\n' >"$own/chart/Chart.yaml"
-  cp "$checkout"/manifests/crds/*.yaml "$own/chart/crds-as-files"
+as_json() { # YAML-FILE...: prints each as JSON, one a line. Helm turns YAML into JSON, which Python reads without help
+  rm -rf "$own/chart"
+  mkdir -p "$own/chart/templates" "$own/chart/yaml"
+  printf 'apiVersion: v2\nname: documents\nversion: 0.0.0\n' >"$own/chart/Chart.yaml"
+  cp "$@" "$own/chart/yaml"
   cat >"$own/chart/templates/json.yaml" <<'YAML'
-{{- range $path, $_ := .Files.Glob "crds-as-files/*.yaml" }}
+{{- range $path, $_ := .Files.Glob "yaml/*.yaml" }}
 ---
 {{ $.Files.Get $path | fromYaml | toJson }}
 {{- end }}
 YAML
-  "$helm" template definitions "$own/chart" | "$here/crd_schemas.py" "$own"
+  "$helm" template documents "$own/chart"
 }
 
 conform() { # the Prometheus operator's kinds are known only where it is installed
@@ -60,13 +63,37 @@ is_refused() { # VALUES, whose first line is "# refused: WORDS OF THE MESSAGE"
   fi
 }
 
-own_schemas
+promtool() { # SUBCOMMAND... FILE...: what it says is shown if it finds mistakes
+  local said
+  said=$("$promtool" "$@" 2>&1) || mistake "promtool $1 $2: $said"
+}
+
+# Alerts and dashboards fit the metrics, and alerts do what they say, also in the form that the chart gives.
+check_monitoring() {
+  local rules=$chart/files/alerts.yaml tests=("$chart"/tests/alerts*_test.yaml)
+  if as_json "$rules" "${tests[@]}" | "$here/monitoring.py" "$own/panels.json"; then
+    promtool check rules "$own/panels.json"
+  else
+    mistake "alerts, dashboards and docs/metrics.md do not fit, see above"
+  fi
+  promtool check rules "$rules"
+  promtool test rules "${tests[@]}"
+  "$helm" template gridstake "$chart" --kube-version "$oldest" --values "$chart/tests/accepted/everything.yaml" \
+    --show-only templates/monitoring/rules.yaml | sed '1,/^spec:$/d; s/^  //' >"$own/rules.yaml"
+  promtool check rules "$own/rules.yaml"
+  # As they are, but for the address of the runbook.
+  diff <(sed 's|docs/runbook.md#|https://example.com/gridstake/&|' "$rules") "$own/rules.yaml" ||
+    mistake "the PrometheusRule is not files/alerts.yaml with links to monitoring.rules.runbookUrl"
+}
+
+as_json "$checkout"/manifests/crds/*.yaml | "$here/crd_schemas.py" "$own"
 check "$here/gridstake-crds"
 check "$chart"
 for values in "$checkout/e2e/values-world.yaml" "$chart"/tests/accepted/*.yaml; do check "$chart" "$values"; done
 for values in "$chart"/tests/refused/*.yaml; do is_refused "$values"; done
 # A patch is no whole object.
 conform -ignore-filename-pattern '/samples/patches/' "$checkout/manifests" || mistake "manifests: see above"
+check_monitoring
 "$here/render.sh" --check || mistake "manifests/install has drifted from the chart"
 if ((mistakes > 0)); then exit 1; fi
 echo "charts: $(find "$chart/tests/accepted" -name '*.yaml' | wc -l) sets of values accepted, $(find "$chart/tests/refused" -name '*.yaml' | wc -l) refused"

@@ -8,19 +8,19 @@
 #   BURST     jobs that are created at once (default: 500)
 #   DURATION  for how long jobs are created one after the other (default: 60); AT_ONCE of them unbound (default: 100)
 #   PENDING   jobs that find no place at once (default: 0, none)
-#   PROFILE   release (default) or dev
+#   PROFILE   bench (default), release or dev
 #   KEEP      not empty: leave the cluster running
 # Nothing else should run on the machine meanwhile.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
 checkout=$(readlink -f "$here/..")
-export E2E_CLUSTER=native E2E_WORLD=bench PROFILE=${PROFILE:-release} IMAGES_DIR=$checkout/.build/bench-images GRACE=60
+export E2E_CLUSTER=native E2E_WORLD=bench PROFILE=${PROFILE:-bench} IMAGES_DIR=$checkout/.build/bench-images GRACE=60
 # shellcheck source=e2e/steps.sh
 . "$here/steps.sh"
 world() { "$here/cluster/world.sh" "$@"; }
 nodes=${FLEET:-1000}
-load=$checkout/target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/bench-scheduling
+load=$checkout/target/$([ "$PROFILE" = dev ] && echo debug || echo release)/bench-scheduling
 audit_log=$checkout/.build/$E2E_WORLD/logs/audit.log
 
 start_kwok() {

@@ -117,6 +117,28 @@ install_helm() {
 -X $helm/pkg/chartutil.k8sVersionMajor=1 -X $helm/pkg/chartutil.k8sVersionMinor=$minor"
 }
 
+# What checks alerts and the queries of dashboards. It is taken out of Debian's package, which is not installed: that would start
+# a server.
+link_promtool() {
+  if [ -x "$bin/promtool" ]; then return; fi
+  if has promtool; then
+    ln -sfn "$(type -P promtool)" "$bin/promtool"
+    return
+  fi
+  { has apt-get && has dpkg-deb; } || fail "no promtool. Install your system's package of Prometheus"
+  step "promtool from Debian's package prometheus" unpack_promtool
+}
+
+unpack_promtool() {
+  local folder
+  folder=$(mktemp -d)
+  if [ "$(id -u)" = 0 ]; then apt-get update; fi # the lists must name a version that is still there
+  (cd "$folder" && apt-get --option APT::Sandbox::User= download prometheus)
+  dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -x -C "$folder" ./usr/bin/promtool
+  mv "$folder/usr/bin/promtool" "$bin/promtool"
+  rm -r "$folder"
+}
+
 make_schemas() { # what kubeconform checks manifests against; it has no network in a test
   local stamp
   stamp="$(kubernetes_version) $(sha256sum <"$here/schemas.py")"
@@ -144,5 +166,6 @@ build_cluster_programs "$world"
 install_helm
 install_go_program kubeconform github.com/yannh/kubeconform/cmd/kubeconform "$kubeconform_version"
 make_schemas
+link_promtool
 step "the contracts' compiler, forge, cast and anvil" "$checkout/contracts/setup.sh"
 say "everything is in place: $bin"

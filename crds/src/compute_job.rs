@@ -406,7 +406,7 @@ pub struct Decision {
     /// The version of the draw, such as `gridstake-draw/1`.
     #[schemars(length(max = 32))]
     pub draw: String,
-    /// The newest finalized block's hash that was known at admission; all zeros if no chain was ever seen.
+    /// The newest finalized block's hash that was known; all zeros if no chain was ever seen.
     #[schemars(schema_with = "crate::schema::hash")]
     pub block_hash: String,
     /// The hash of the decision before this one; all zeros for the first.

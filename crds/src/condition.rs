@@ -115,6 +115,18 @@ pub fn find(conditions: &[Condition], condition: impl ClosedEnum) -> Option<&Con
     conditions.iter().find(|c| c.type_ == condition.as_str())
 }
 
+/// Whether `fact` is stated already, about this generation: then writing it would change nothing.
+#[must_use]
+pub fn is_stated(conditions: &[Condition], fact: &Fact, generation: Option<i64>) -> bool {
+    conditions.iter().any(|c| {
+        c.type_ == fact.condition
+            && c.status == fact.status.as_str()
+            && c.reason == fact.reason
+            && c.message == fact.message
+            && c.observed_generation == generation
+    })
+}
+
 /// Whether the condition of type `condition` is stated and `True`.
 #[must_use]
 pub fn is_true(conditions: &[Condition], condition: impl ClosedEnum) -> bool {

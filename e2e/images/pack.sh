@@ -4,7 +4,7 @@
 #   pack.sh [IMAGE...]     operator, device-agent, simulated-gpus, anvil, busybox, pause (default: all)
 #
 # Environment:
-#   PROFILE      dev (default) or release: which of cargo's outputs to pack
+#   PROFILE      dev (default), bench or release: which of cargo's outputs to pack
 #   TAG          tag of our images (default: dev)
 #   IMAGES_DIR   where the archives go (default: .build/images)
 set -euo pipefail
@@ -14,8 +14,8 @@ checkout=$(readlink -f "$here/../..")
 profile=${PROFILE:-dev}
 case $profile in
   dev) folder=debug ;;
-  release) folder=release ;;
-  *) echo "pack.sh: PROFILE=$profile; it must be dev or release" >&2 && exit 1 ;;
+  release | bench) folder=release ;;
+  *) echo "pack.sh: PROFILE=$profile; it must be dev, bench or release" >&2 && exit 1 ;;
 esac
 binaries=${CARGO_TARGET_DIR:-$checkout/target}/$folder
 archives=${IMAGES_DIR:-$checkout/.build/images}

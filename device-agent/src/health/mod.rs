@@ -266,7 +266,9 @@ impl Tracked {
                 .uncorrectable
                 .map_or(0, |before| count.saturating_sub(before));
             let announced = std::mem::take(&mut self.announced);
-            if let Ok(rest @ 1..) = u32::try_from(risen.saturating_sub(announced)) {
+            // What was announced counts once, and is seen again now: the clean time begins with the last sight.
+            if risen > 0 {
+                let rest = u32::try_from(risen.saturating_sub(announced)).unwrap_or(u32::MAX);
                 see(&mut self.log, DeviceFaultKind::EccUncorrectable, rest);
             }
             self.uncorrectable = Some(count);

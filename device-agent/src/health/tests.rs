@@ -370,6 +370,24 @@ fn a_lost_device_is_told_from_its_loss_to_its_last_failure_and_recovers_with_cle
     );
 }
 
+#[test]
+fn an_error_that_was_announced_and_then_counted_holds_from_when_it_was_counted() {
+    let (mut announced, mut counted) = (Watched::new(), Watched::new());
+    let error = Sampled {
+        uncorrectable_errors: Some(1),
+        ..clean()
+    };
+    announced.hear(Event::DoubleBitEcc);
+    for gpu in [&mut announced, &mut counted] {
+        gpu.sample(error);
+        gpu.pass(CLEAN_FOR - Duration::from_secs(1));
+        assert_eq!(gpu.verdict().health, DeviceHealth::Unhealthy);
+        gpu.pass(Duration::from_secs(1));
+        assert_eq!(gpu.verdict(), healthy());
+    }
+    assert_eq!(announced.health.told(GPU)[0].count, 1);
+}
+
 /// What may happen to a device in a second.
 #[derive(Clone, Copy, Debug)]
 enum Happening {

@@ -25,7 +25,7 @@ pub const NO_PREVIOUS_DECISION: B256 = B256::ZERO;
 /// What nobody outside can foresee about a draw. With the job's uid and the attempt it fixes the seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seed {
-    /// Hash of the newest finalized block known when the job was admitted, or [`NEVER_SYNCED_BLOCK`].
+    /// Hash of the newest finalized block that is known, or [`NEVER_SYNCED_BLOCK`].
     pub block_hash: B256,
     /// Hash of the decision before this one, or [`NO_PREVIOUS_DECISION`].
     pub previous_decision: B256,

@@ -143,6 +143,10 @@ pub async fn say(ctx: &Context, says: &NodeSays, now: Timestamp) -> Result<(), A
     let Ok(gpu_node) = &found.0 else {
         return Ok(());
     };
+    // Asked of every node with every change of the fleet: to compare whole statuses would cost more than all the rest.
+    if status::stands(gpu_node, says) {
+        return Ok(());
+    }
     let desired = status::desired(gpu_node, says, now);
     let written = status::OWNER
         .apply(

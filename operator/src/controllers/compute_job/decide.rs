@@ -137,6 +137,9 @@ pub struct Plan {
 /// How long after a refusal the API server is asked again: quota may have been raised.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 
+/// What keeps an attempt from starting is told when it has lasted for so long: most of it passes within a second, and each word of
+/// it is a write.
+const PASSES: std::time::Duration = std::time::Duration::from_secs(2);
 /// How soon a job is looked at again whose GPU may be lost.
 const LOOK_FOR_GPU: SignedDuration = SignedDuration::from_secs(2);
 
@@ -596,6 +599,11 @@ impl Turn<'_> {
             .all(|m| m.has_started() || matches!(m.state, State::Ended(_)))
         {
             return Phase::Running;
+        }
+        let is_told = after(placement.decided_at.0, PASSES);
+        if is_told.is_some_and(|at| at > self.now) {
+            self.wake_at(is_told);
+            return Phase::Starting(ComputeJobReason::Starting, String::new());
         }
         let (reason, message) = what_it_waits_for(members);
         Phase::Starting(reason, message)

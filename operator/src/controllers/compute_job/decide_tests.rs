@@ -316,8 +316,13 @@ fn a_job_runs_when_all_its_members_do() {
         member(0, State::Running),
         member(1, State::Unbound("0/2 nodes".into())),
     ]);
+    let early = decide(&gang, &one, at(11));
     assert_eq!(
-        reason(&decide(&gang, &one, at(11)), ComputeJobCondition::Running),
+        (reason(&early, ComputeJobCondition::Running), early.wake),
+        (("False", "Starting"), Some(at(12)))
+    );
+    assert_eq!(
+        reason(&decide(&gang, &one, at(12)), ComputeJobCondition::Running),
         ("False", "WaitingForBinding")
     );
     let both = seen(vec![

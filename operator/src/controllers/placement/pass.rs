@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::StreamExt as _;
 use gridstake_crds::{
     ComputeJob,
-    compute_job::{ComputeJobReason, QueuePlace},
+    compute_job::{AttemptEndReason, ComputeJobReason, QueuePlace},
     condition::Fact,
 };
 use k8s_openapi::{
@@ -104,6 +104,8 @@ pub(super) struct Pass<'a> {
     before_head: BTreeSet<JobUid>,
     words: BTreeMap<JobUid, Words>,
     unwritten: Vec<Unwritten<'a>>,
+    /// The names of jobs that are being stopped for one of higher priority, by the message that says for which.
+    stopped: BTreeMap<String, Vec<String>>,
     wake: Vec<Timestamp>,
 }
 
@@ -128,6 +130,7 @@ impl<'a> Pass<'a> {
             .into_iter()
             .any(|node| node.facts().namespaces.is_some());
         let mut jobs = BTreeMap::new();
+        let mut stopped: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let (mut active, mut entries) = (Vec::new(), Vec::new());
         for job in stored {
             let uid = job.metadata.uid.as_deref().unwrap_or_default();
@@ -136,6 +139,9 @@ impl<'a> Pass<'a> {
             };
             if decide::is_active(job) {
                 active.push(job);
+                if let Some(message) = preempted(job) {
+                    stopped.entry(message).or_default().push(full_name(job));
+                }
             }
             let standing = decide::standing(job, now);
             let in_queue = job.status.as_ref().is_some_and(|s| s.queue.is_some());
@@ -154,6 +160,10 @@ impl<'a> Pass<'a> {
             }
             jobs.insert(job_uid, Candidate { job, standing });
         }
+        // The cache has no order.
+        for names in stopped.values_mut() {
+            names.sort();
+        }
         Self {
             placer,
             now,
@@ -167,6 +177,7 @@ impl<'a> Pass<'a> {
             before_head: BTreeSet::new(),
             words: BTreeMap::new(),
             unwritten: Vec::new(),
+            stopped,
             wake: Vec::new(),
         }
     }
@@ -457,23 +468,12 @@ impl<'a> Pass<'a> {
     }
 
     /// The jobs that are being stopped to make room for `job`, by name.
-    fn stopped_for(&self, job: &ComputeJob) -> Vec<String> {
+    fn stopped_for(&self, job: &ComputeJob) -> &[String] {
+        if self.stopped.is_empty() {
+            return &[];
+        }
         let words = Why::Priority(full_name(job)).for_tenant("");
-        let is_stopped = |job: &&&ComputeJob| {
-            let ending = job
-                .status
-                .as_ref()
-                .and_then(|status| status.ending.as_ref());
-            ending.is_some_and(|ending| ending.message.as_deref() == Some(words.as_str()))
-        };
-        let mut names: Vec<String> = self
-            .active
-            .iter()
-            .filter(is_stopped)
-            .map(|job| full_name(job))
-            .collect();
-        names.sort();
-        names
+        self.stopped.get(&words).map_or(&[], Vec::as_slice)
     }
 
     /// Notes what became of a write; tells whether it stands.
@@ -549,7 +549,7 @@ impl<'a> Pass<'a> {
         }
         let kept_nodes = head.filter(|_| is_head).map(|head| head.hold.members.len());
         let seed = self.seed(&request);
-        let stopped = self.stopped_for(job);
+        let stopped = self.stopped_for(job).join(", ");
         let index = &mut self.placer.index;
         let mut say = || match index.place(&request, &seed) {
             Ok(_) => "it fits now and is placed shortly".to_owned(),
@@ -563,10 +563,8 @@ impl<'a> Pass<'a> {
             self.answers.words(&shape, is_bound, say)
         };
         if !stopped.is_empty() {
-            message = format!(
-                "{message}; room is being made: ComputeJob {} is being stopped",
-                stopped.join(", ")
-            );
+            message =
+                format!("{message}; room is being made: ComputeJob {stopped} is being stopped");
         }
         let starts_by = head
             .filter(|_| is_head)
@@ -653,6 +651,13 @@ enum Served {
     Placed,
     Waits,
     Neither,
+}
+
+/// The message of the attempt in progress, if it is being stopped for a job of higher priority.
+fn preempted(job: &ComputeJob) -> Option<String> {
+    let ending = job.status.as_ref()?.ending.as_ref()?;
+    let is_preempted = ending.reason == AttemptEndReason::Preempted;
+    ending.message.clone().filter(|_| is_preempted)
 }
 
 /// Namespace and name.

@@ -104,6 +104,8 @@ pub enum ArchiveFact {
     /// None is configured.
     #[default]
     None,
+    /// No chain is configured, so there is nothing to archive.
+    NothingOwed,
     /// It can be written, as far as is known.
     Open,
     /// It cannot be written; why.
@@ -252,6 +254,12 @@ fn archived(status: &UsageRecordStatus, archive: &ArchiveFact) -> Fact {
             false,
             R::NotArchived,
             "no archive is configured",
+        ),
+        ArchiveFact::NothingOwed => fact(
+            C::Archived,
+            false,
+            R::NotArchived,
+            "no chain is configured: nothing is paid, and what is not paid is not archived",
         ),
         ArchiveFact::Unavailable(why) if is_final => {
             fact(C::Archived, false, R::ArchiveUnavailable, why.clone())

@@ -846,6 +846,12 @@ fn a_record_says_whether_the_archive_holds_it_and_if_not_why() {
     let away = ArchiveFact::Unavailable("the volume is full".into());
     for (state, hash, archive, expected) in [
         ("Final", "", ArchiveFact::None, ("False", "NotArchived")),
+        (
+            "NothingOwed",
+            "",
+            ArchiveFact::NothingOwed,
+            ("False", "NotArchived"),
+        ),
         ("Final", "", ArchiveFact::Open, ("False", "NotArchived")),
         ("Batched", "", away.clone(), ("False", "NotArchived")),
         ("Final", "", away.clone(), ("False", "ArchiveUnavailable")),

@@ -91,8 +91,9 @@ fn held_by(ctx: &Context, record: &UsageRecord) -> Option<String> {
 
 /// What is known of the archive of the record's lane. Without a chain nothing is settled, and nothing archived.
 fn archive(ctx: &Context, record: &UsageRecord) -> ArchiveFact {
-    match ctx.archive.as_ref().filter(|_| !ctx.lanes.is_empty()) {
+    match &ctx.archive {
         None => ArchiveFact::None,
+        Some(_) if ctx.lanes.is_empty() => ArchiveFact::NothingOwed,
         Some(archive) => ctx
             .lanes
             .of(record)
