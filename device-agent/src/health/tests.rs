@@ -380,7 +380,7 @@ fn an_error_that_was_announced_and_then_counted_holds_from_when_it_was_counted()
     announced.hear(Event::DoubleBitEcc);
     for gpu in [&mut announced, &mut counted] {
         gpu.sample(error);
-        gpu.pass(CLEAN_FOR - Duration::from_secs(1));
+        gpu.pass(CLEAN_FOR.checked_sub(Duration::from_secs(1)).unwrap());
         assert_eq!(gpu.verdict().health, DeviceHealth::Unhealthy);
         gpu.pass(Duration::from_secs(1));
         assert_eq!(gpu.verdict(), healthy());
