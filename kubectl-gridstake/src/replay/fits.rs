@@ -149,33 +149,26 @@ fn shortages(free: &Amounts, each: &Amounts) -> Vec<(&'static str, bool)> {
 
 /// Adds `more` to `amounts`.
 pub fn add(amounts: &mut Amounts, more: &Amounts) {
-    amounts.cpu_milli = amounts.cpu_milli.saturating_add(more.cpu_milli);
-    amounts.memory_bytes = amounts.memory_bytes.saturating_add(more.memory_bytes);
-    amounts.ephemeral_storage_bytes = amounts
-        .ephemeral_storage_bytes
-        .saturating_add(more.ephemeral_storage_bytes);
-    amounts.pods = amounts.pods.saturating_add(more.pods);
-    amounts.gpus = amounts.gpus.saturating_add(more.gpus);
-    for (name, more) in &more.other {
-        let amount = amounts.other.entry(name.clone()).or_default();
-        *amount = amount.saturating_add(*more);
-    }
+    change(amounts, more, u64::saturating_add);
 }
 
 /// Takes `less` away from `amounts`.
 pub fn subtract(amounts: &mut Amounts, less: &Amounts) {
-    amounts.cpu_milli = amounts.cpu_milli.saturating_sub(less.cpu_milli);
-    amounts.memory_bytes = amounts.memory_bytes.saturating_sub(less.memory_bytes);
-    amounts.ephemeral_storage_bytes = amounts
-        .ephemeral_storage_bytes
-        .saturating_sub(less.ephemeral_storage_bytes);
-    amounts.pods = amounts.pods.saturating_sub(less.pods);
-    amounts.gpus = amounts.gpus.saturating_sub(less.gpus);
-    for (name, less) in &less.other {
-        if let Some(amount) = amounts.other.get_mut(name) {
-            *amount = amount.saturating_sub(*less);
-        }
+    change(amounts, less, u64::saturating_sub);
+}
+
+fn change(amounts: &mut Amounts, by: &Amounts, how: fn(u64, u64) -> u64) {
+    amounts.cpu_milli = how(amounts.cpu_milli, by.cpu_milli);
+    amounts.memory_bytes = how(amounts.memory_bytes, by.memory_bytes);
+    amounts.ephemeral_storage_bytes =
+        how(amounts.ephemeral_storage_bytes, by.ephemeral_storage_bytes);
+    amounts.pods = how(amounts.pods, by.pods);
+    amounts.gpus = how(amounts.gpus, by.gpus);
+    for (name, by) in &by.other {
+        let amount = amounts.other.entry(name.clone()).or_default();
+        *amount = how(*amount, *by);
     }
+    // What is 0 is not told.
     amounts.other.retain(|_, amount| *amount > 0);
 }
 

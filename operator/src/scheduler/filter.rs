@@ -108,6 +108,20 @@ impl Rejection {
         }
     }
 
+    /// Whether the node would do if less of it were taken.
+    #[must_use]
+    pub fn is_want_of_room(&self) -> bool {
+        matches!(
+            self,
+            Self::InsufficientGpus
+                | Self::InsufficientCpu
+                | Self::InsufficientMemory
+                | Self::InsufficientEphemeralStorage
+                | Self::InsufficientPods
+                | Self::InsufficientResource(_)
+        )
+    }
+
     /// The particular that tells rejections of one reason apart, if there is one.
     #[must_use]
     pub fn particular(&self) -> Option<&str> {

@@ -246,17 +246,7 @@ fn hosts<'a>(
 
 /// Whether a node accepts the request, or would if others left.
 fn lacks_only_room(rejection: Option<&Rejection>) -> bool {
-    matches!(
-        rejection,
-        None | Some(
-            Rejection::InsufficientGpus
-                | Rejection::InsufficientCpu
-                | Rejection::InsufficientMemory
-                | Rejection::InsufficientEphemeralStorage
-                | Rejection::InsufficientPods
-                | Rejection::InsufficientResource(_)
-        )
-    )
+    rejection.is_none_or(Rejection::is_want_of_room)
 }
 
 /// The places for members on `node`, at most as many as there are members.

@@ -235,17 +235,8 @@ struct Lack {
 
 impl Lack {
     fn of(rejection: &Rejection, node: &NodeCapacity, member: &Resources) -> Option<Self> {
-        let is_room = matches!(
-            rejection,
-            Rejection::InsufficientGpus
-                | Rejection::InsufficientCpu
-                | Rejection::InsufficientMemory
-                | Rejection::InsufficientEphemeralStorage
-                | Rejection::InsufficientPods
-                | Rejection::InsufficientResource(_)
-        );
         // A node that is too small even when empty comes close to nothing.
-        if !is_room || node.facts().capacity().holds(member) == 0 {
+        if !rejection.is_want_of_room() || node.facts().capacity().holds(member) == 0 {
             return None;
         }
         let lacks = |name: &str| member.get(name).saturating_sub(node.free().get(name));
