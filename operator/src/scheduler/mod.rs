@@ -85,6 +85,19 @@ struct Tally {
 }
 
 impl Placement {
+    /// What it promises to each member of `request`.
+    pub fn reservations(&self, request: &Request) -> impl Iterator<Item = Reservation> {
+        (0..).zip(&self.nodes).map(|(member, node)| Reservation {
+            member: MemberKey {
+                job_uid: request.job_uid,
+                attempt: request.attempt,
+                member,
+            },
+            node: node.clone(),
+            resources: request.per_member(),
+        })
+    }
+
     /// The placement that these draws give, with its record.
     fn recorded(
         request: &Request,

@@ -226,14 +226,6 @@ impl Snapshot {
         self.sequence
     }
 
-    /// As if a pod took so much more of `node`.
-    pub fn take(&mut self, node: &str, resources: &Resources) {
-        if let Some(node) = self.nodes.iter_mut().find(|known| known.facts.name == node) {
-            node.used.add(resources);
-            node.count_free();
-        }
-    }
-
     /// The nodes, to be changed. Whoever changes a canonical key restores the order.
     pub(super) fn nodes_mut(&mut self) -> &mut Vec<NodeCapacity> {
         &mut self.nodes

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use gridstake_crds::ComputeJob;
 
 use crate::scheduler::{
-    MemberKey, Placement, Request, Reservation,
+    Placement, Request, Reservation,
     fair_share::Holding,
     holds::{Millis, Release},
 };
@@ -35,18 +35,9 @@ impl Assumed {
         ends_by: Option<Millis>,
         holding: Holding,
     ) {
-        let reservation = |(member, node): (u32, &String)| Reservation {
-            member: MemberKey {
-                job_uid: request.job_uid,
-                attempt: request.attempt,
-                member,
-            },
-            node: node.clone(),
-            resources: request.per_member(),
-        };
         let written = Written {
             attempt: request.attempt,
-            reservations: (0..).zip(&placement.nodes).map(reservation).collect(),
+            reservations: placement.reservations(request).collect(),
             ends_by,
             holding,
         };

@@ -15,6 +15,7 @@ use crate::{
     controllers::{
         canary::is_canary,
         compute_job::verification::owner_by_provider,
+        reclaim::preempt,
         stake_binding::{observe::resolutions, resolve::Claim},
         verification_group,
     },
@@ -55,7 +56,7 @@ pub fn block(ctx: &Context, chain: Option<&str>) -> B256 {
 pub fn may_preempt(caches: &Caches, job: &ComputeJob) -> bool {
     let class = job.spec.priority_class_name.as_deref();
     let class = class.and_then(|name| caches.priority_classes.get(&ObjectRef::new(name)));
-    class.is_some_and(|class| class.preemption_policy.as_deref() != Some("Never"))
+    preempt::may_preempt(class.as_deref())
 }
 
 /// The value of the PriorityClass `name`, if there is one.

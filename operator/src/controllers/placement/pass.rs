@@ -460,7 +460,6 @@ impl<'a> Pass<'a> {
             Some(Preemptor {
                 request: wanted.request,
                 priority: entry.priority,
-                may_preempt: true,
                 job: full_name(job),
             })
         });

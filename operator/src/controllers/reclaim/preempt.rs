@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::scheduling::v1::PriorityClass, jiff::Timestamp};
 
 use super::decide::{AttemptKey, Tenancy};
 use crate::scheduler::{JobUid, Request, Seed, Snapshot, draw, linear::place};
@@ -29,15 +29,13 @@ pub struct Terms {
     pub minimum_run: Duration,
 }
 
-/// The job that is first in the queue and finds no place.
+/// The first job in the queue that finds no place and may take GPUs from others.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preemptor {
     /// What it asks for.
     pub request: Request,
     /// Its PriorityClass's value.
     pub priority: i32,
-    /// Whether its PriorityClass lets it take GPUs from others.
-    pub may_preempt: bool,
     /// Its namespace and name.
     pub job: String,
 }
@@ -62,6 +60,12 @@ pub enum Answer {
     InVain,
 }
 
+/// Whether a job of this PriorityClass may take GPUs from jobs of lower priority.
+#[must_use]
+pub fn may_preempt(class: Option<&PriorityClass>) -> bool {
+    class.is_some_and(|class| class.preemption_policy.as_deref() != Some("Never"))
+}
+
 /// Who leaves for `preemptor`. `standings`: by attempt; of which nothing is known, it is not stopped.
 #[must_use]
 pub fn preempt(
@@ -79,7 +83,7 @@ pub fn preempt(
     if fits(&soon) {
         return Answer::Fits;
     }
-    if !terms.enabled || !preemptor.may_preempt {
+    if !terms.enabled {
         return Answer::InVain;
     }
     let mut stoppable: Vec<(&Tenancy, Standing)> = tenancies

@@ -2,7 +2,7 @@ use k8s_openapi::jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::scheduler::{Resources, fixtures};
+use crate::scheduler::{MemberKey, Reservation, Resources, SnapshotInputs, fixtures};
 
 fn uid(number: u8) -> JobUid {
     JobUid([number; 16])
@@ -35,13 +35,23 @@ fn tenancy(number: u8, on: &[(&str, u32)]) -> Tenancy {
 
 /// Two nodes of four GPUs, of which these hold theirs.
 fn fleet(tenancies: &[Tenancy]) -> Snapshot {
-    let mut snapshot = fixtures::snapshot(vec![fixtures::node("a", 4), fixtures::node("b", 4)]);
-    for tenancy in tenancies {
-        for (node, resources) in &tenancy.on {
-            snapshot.take(node, resources);
-        }
-    }
-    snapshot
+    let held = tenancies.iter().flat_map(|tenancy| {
+        let on = (0..).zip(&tenancy.on);
+        on.map(|(member, (node, resources))| Reservation {
+            member: MemberKey {
+                job_uid: tenancy.attempt.job,
+                attempt: tenancy.attempt.attempt,
+                member,
+            },
+            node: node.clone(),
+            resources: resources.clone(),
+        })
+    });
+    Snapshot::assemble(SnapshotInputs {
+        nodes: vec![fixtures::node("a", 4), fixtures::node("b", 4)],
+        reservations: held.collect(),
+        ..SnapshotInputs::default()
+    })
 }
 
 fn preemptor(count: u32, members: u32) -> Preemptor {
@@ -50,7 +60,6 @@ fn preemptor(count: u32, members: u32) -> Preemptor {
     Preemptor {
         request,
         priority: 10,
-        may_preempt: true,
         job: "n/j".to_owned(),
     }
 }
@@ -137,17 +146,24 @@ fn nobody_leaves_for_its_own_priority_or_before_its_minimum_run_or_if_that_is_no
     }
     assert_eq!(with(&young), Answer::InVain);
     let low = standings(&[(1, 1), (2, 1)]);
-    let never = Preemptor {
-        may_preempt: false,
-        ..job.clone()
-    };
-    assert_eq!(preempt(&fleet, &never, &all, &low, TERMS), Answer::InVain);
     let off = Terms {
         enabled: false,
         ..TERMS
     };
     assert_eq!(preempt(&fleet, &job, &all, &low, off), Answer::InVain);
     assert!(matches!(with(&low), Answer::Leave(_)));
+}
+
+#[test]
+fn only_a_job_whose_class_lets_it_takes_gpus_from_others() {
+    let class = |policy: Option<&str>| PriorityClass {
+        preemption_policy: policy.map(str::to_owned),
+        ..PriorityClass::default()
+    };
+    assert!(!may_preempt(None));
+    assert!(!may_preempt(Some(&class(Some("Never")))));
+    assert!(may_preempt(Some(&class(None))));
+    assert!(may_preempt(Some(&class(Some("PreemptLowerPriority")))));
 }
 
 #[test]
@@ -213,7 +229,7 @@ proptest! {
             (one.gpu_seconds, one.is_leaving) = (loss, leaving);
             all.push(one);
             // Who would not fit is not there.
-            if fleet(&all).nodes().iter().any(|node| node.used().gpus > 4) {
+            if fleet(&all).nodes().iter().any(|node| node.reserved().gpus > 4) {
                 all.pop();
                 continue;
             }

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::*;
 use crate::scheduler::{
-    JobUid, MemberKey, Placement, Reservation, Seed, Snapshot, SnapshotInputs,
+    JobUid, Placement, Seed, Snapshot, SnapshotInputs,
     draw::{NEVER_SYNCED_BLOCK, NO_PREVIOUS_DECISION},
     fixtures,
     linear::place,
@@ -206,23 +206,6 @@ struct Placed {
     placement: Placement,
 }
 
-impl Placed {
-    fn reservations(&self) -> impl Iterator<Item = Reservation> + '_ {
-        let request = &self.request;
-        (0..)
-            .zip(&self.placement.nodes)
-            .map(|(member, node)| Reservation {
-                member: MemberKey {
-                    job_uid: request.job_uid,
-                    attempt: request.attempt,
-                    member,
-                },
-                node: node.clone(),
-                resources: request.per_member(),
-            })
-    }
-}
-
 fn seen(snapshot: &Snapshot) -> impl Iterator<Item = Seen<'_>> {
     snapshot.nodes().iter().map(Seen::from)
 }
@@ -262,7 +245,10 @@ fn history() -> Vec<Vec<u8>> {
         }
         let snapshot = Snapshot::assemble(SnapshotInputs {
             nodes: fleet.values().cloned().collect(),
-            reservations: placed.iter().flat_map(Placed::reservations).collect(),
+            reservations: placed
+                .iter()
+                .flat_map(|placed| placed.placement.reservations(&placed.request))
+                .collect(),
             sequence: step as u64,
             ..SnapshotInputs::default()
         });
