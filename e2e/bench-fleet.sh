@@ -26,7 +26,7 @@ audit_log=$checkout/.build/$E2E_WORLD/logs/audit.log
 start_kwok() {
   local pid_file=$checkout/.build/$E2E_WORLD/run/kwok.pid
   world run "$checkout/.build/bin/kwok" --config "$here/benches/kwok-stages.yaml" --manage-all-nodes=false \
-    --manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake --node-lease-duration-seconds=40 \
+    --manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake --node-lease-duration-seconds=200 \
     >"$checkout/.build/$E2E_WORLD/logs/kwok.log" 2>&1 &
   echo $! >"$pid_file"
 }
@@ -66,8 +66,10 @@ step "load the images into its nodes" world images "$IMAGES_DIR"/*.tar
 # The fake nodes' agents are heard of once only.
 step "install Gridstake with helm" "$here/install.sh" --set failover.silentAfterSeconds=65535 --set canary.enabled=false
 start_kwok
-trap 'kill "$(cat "$checkout/.build/$E2E_WORLD/run/kwok.pid")" 2>/dev/null || true' EXIT
+trap 'kill "$(cat "$checkout/.build/$E2E_WORLD/run/kwok.pid")" ${beats:+"$beats"} 2>/dev/null || true' EXIT
 shown "make a fleet of $nodes nodes" world run "$load" fleet "$nodes"
+world run "$load" beats &
+beats=$!
 since=$(date -u +%Y-%m-%dT%H:%M:%S)
 shown "a burst of ${BURST:-500} jobs" world run "$load" burst "${BURST:-500}"
 step "until their use is settled" sleep 30 # ten seconds of work, and what comes after it

@@ -105,6 +105,12 @@ pub fn pod_name(job: &str, attempt: u32, member: u32) -> String {
     format!("{job}-{attempt}-{member}")
 }
 
+/// The name of the headless Service under which the members of the gang `job` find one another.
+#[must_use]
+pub fn gang_service(job: &str) -> String {
+    format!("gang-{job}")
+}
+
 /// The name of the ComputeJob that runs `job` once more, to check its result: `<job>-check-<number>`, counted from 1.
 #[must_use]
 pub fn check_of(job: &str, number: u32) -> String {

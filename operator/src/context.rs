@@ -9,7 +9,12 @@ use crate::{
     archive::Archive,
     caches::Caches,
     chain::Chains,
-    controllers::{canary, incident, reclaim::preempt},
+    controllers::{
+        canary,
+        compute_job::{recent_fleet::RecentFleet, rehearsals::Rehearsals},
+        incident,
+        reclaim::preempt,
+    },
     events::Events,
     health::Health,
     leader::Leadership,
@@ -40,6 +45,10 @@ pub struct Context {
     pub incidents: incident::open::Terms,
     /// Whether and when jobs make way for those of higher priority.
     pub preemption: preempt::Terms,
+    /// Which pods the API server would have taken of late.
+    pub rehearsals: Rehearsals,
+    /// The fleet as it was a moment ago.
+    pub recent_fleet: RecentFleet,
     /// How nodes are measured.
     pub canaries: canary::Terms,
     /// After which time what a payer has used counts half against its share of the queue.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! bench-scheduling fleet NODES               makes so many nodes of eight GPUs; kwok plays their kubelets
+//! bench-scheduling beats                     plays the heartbeats of their agents until it is killed
 //! bench-scheduling burst JOBS                creates so many jobs of one GPU at once: when is each decided, and bound?
 //! bench-scheduling sustained SECONDS AT_ONCE keeps so many jobs unbound for so long: how many are bound a second?
 //! bench-scheduling pending JOBS              creates so many jobs that find no place, and waits until each was told
@@ -51,6 +52,8 @@ const FAKE: &str = "e2e.gridstake.dev/fake";
 /// Requests that are under way at one time.
 const AT_ONCE: usize = 16;
 const GPUS: u32 = 8;
+/// How often an agent of these nodes is heard of. Real ones are every 10 s; a minute without one counts against a node.
+const BEAT: Duration = Duration::from_secs(30);
 /// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_mins(20);
 
@@ -61,13 +64,14 @@ async fn main() -> Result<()> {
     let world = World::connect().await?;
     match arguments[..] {
         ["fleet", nodes] => fleet(&world, nodes.parse()?).await,
+        ["beats"] => beats(&world).await,
         ["burst", jobs] => burst(&world, jobs.parse()?).await,
         ["sustained", seconds, at_once] => {
             sustained(&world, seconds.parse()?, at_once.parse()?).await
         }
         ["pending", jobs] => pending(&world, jobs.parse()?).await,
         _ => bail!(
-            "usage: bench-scheduling fleet NODES | burst JOBS | sustained SECONDS AT_ONCE | pending JOBS"
+            "usage: bench-scheduling fleet NODES | beats | burst JOBS | sustained SECONDS AT_ONCE | pending JOBS"
         ),
     }
 }
@@ -168,6 +172,31 @@ async fn make(
         .await
         .with_context(|| format!("show the GPUs of {name}"))?;
     Ok(())
+}
+
+/// Renews the Lease of each fake node's agent every [`BEAT`], one after the other.
+async fn beats(world: &World) -> Result<()> {
+    let client = administrator_as_operator().await?;
+    let leases: Api<Lease> = Api::namespaced(client, &world.namespace);
+    loop {
+        let nodes = world.gpu_nodes().list_metadata(&ListParams::default());
+        let names: Vec<String> = nodes.await?.iter().map(ResourceExt::name_any).collect();
+        let fakes: Vec<_> = names.iter().filter(|n| n.starts_with("fake-")).collect();
+        let count = u32::try_from(fakes.len())?.max(1);
+        let mut next = tokio::time::interval(BEAT / count);
+        for name in fakes {
+            next.tick().await;
+            let renewed = json!({"spec": {"renewTime": MicroTime(Timestamp::now())}});
+            // One that is lost is made up for by the next.
+            let _ = leases
+                .patch(
+                    &heartbeat_lease(name),
+                    &PatchParams::default(),
+                    &Patch::Merge(renewed),
+                )
+                .await;
+        }
+    }
 }
 
 /// Whether it was created, now or before.

@@ -422,6 +422,9 @@ pub fn context(
         preemption: gridstake_operator::controllers::reclaim::preempt::Terms::default(),
         canaries: gridstake_operator::controllers::canary::Terms::default(),
         fair_share_half_life: gridstake_operator::scheduler::fair_share::HalfLife::default(),
+        rehearsals: gridstake_operator::controllers::compute_job::rehearsals::Rehearsals::default(),
+        recent_fleet:
+            gridstake_operator::controllers::compute_job::recent_fleet::RecentFleet::default(),
         payers: Payers::default(),
         settlement_interval: Duration::from_hours(1),
         metrics,

@@ -5,14 +5,14 @@ use gridstake_crds::{
     ComputeJob, UsageRecord,
     names::{FINALIZER_JOB, FINALIZER_METERING, GATE_PLACEMENT, JOB_PRIORITY_CLASS, LABEL_JOB_UID},
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::json;
 
-use super::{build, decide::Write, verification};
+use super::{build, decide::Write, rendezvous, verification};
 use crate::{
     context::Context,
     controllers::{
@@ -47,6 +47,11 @@ pub enum ActError {
         "create Pod {0}: a pod of that name exists that is not this job's; delete it or rename the job"
     )]
     NameTaken(String),
+    /// Another object has the name that the gang's Service must get.
+    #[error(
+        "create Service {0}: a Service of that name exists that is not this job's; delete it or rename the job"
+    )]
+    ServiceNameTaken(String),
     /// Another ComputeJob has the name that a check must get.
     #[error(
         "create ComputeJob {0}: a job of that name exists that is no check of this one; delete it or rename the job"
@@ -60,6 +65,7 @@ impl ReconcileError for ActError {
             Self::Kube { verb, .. } => verb,
             Self::Build(..) => "build_pod",
             Self::NameTaken(_) => "pod_name_taken",
+            Self::ServiceNameTaken(_) => "service_name_taken",
             Self::CheckNameTaken(_) => "check_name_taken",
         }
     }
@@ -100,6 +106,9 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                 if !hold(&jobs, job, *attempt, &mut outcome).await? {
                     outcome.outdated = true;
                     return Ok(outcome);
+                }
+                if rendezvous::is_gang(job) {
+                    create_service(ctx, job, &namespace).await?;
                 }
                 // First the record: no GPU is held that nobody accounts for.
                 open_records(ctx, job, members).await?;
@@ -190,6 +199,29 @@ async fn open_records(
         }
     };
     together(members.iter().map(open).collect()).await
+}
+
+/// Creates the Service by which a gang's members find one another, unless it is there.
+async fn create_service(ctx: &Context, job: &ComputeJob, namespace: &str) -> Result<(), ActError> {
+    let services: Api<Service> = Api::namespaced(ctx.client.clone(), namespace);
+    let service = rendezvous::service(job);
+    let name = service.name_any();
+    match services.create(&PostParams::default(), &service).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            let there = services
+                .get_opt(&name)
+                .await
+                .map_err(failed("get Service", &name))?;
+            let is_ours = |there: &Service| there.labels().get(LABEL_JOB_UID) == job.uid().as_ref();
+            if there.as_ref().is_none_or(is_ours) {
+                Ok(())
+            } else {
+                Err(ActError::ServiceNameTaken(name))
+            }
+        }
+        Err(error) => Err(failed("create Service", &name)(error)),
+    }
 }
 
 /// Makes sure, against the API server and not the cache, that `attempt` is still the one to be started, and that the

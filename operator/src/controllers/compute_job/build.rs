@@ -16,6 +16,8 @@ use k8s_openapi::{
 };
 use kube::{Resource as _, ResourceExt as _};
 
+use super::rendezvous;
+
 /// Which pod of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -42,7 +44,8 @@ pub fn pod(
     if let Some(termination) = &job.spec.termination {
         spec.termination_grace_period_seconds = Some(i64::from(termination.grace_seconds));
     }
-    if job.spec.members > 1 {
+    if rendezvous::is_gang(job) {
+        rendezvous::join(&mut spec, job, member.attempt, member.member);
         spec.scheduling_gates = Some(vec![PodSchedulingGate {
             name: GATE_PLACEMENT.into(),
         }]);
@@ -99,12 +102,17 @@ fn environment(job: &ComputeJob, member: Member) -> Vec<EnvVar> {
         value: Some(value),
         value_from: None,
     };
-    vec![
+    let mut variables = vec![
         variable("GRIDSTAKE_JOB", job.name_any()),
         variable("GRIDSTAKE_ATTEMPT", member.attempt.to_string()),
         variable("GRIDSTAKE_MEMBER", member.member.to_string()),
         variable("GRIDSTAKE_MEMBERS", job.spec.members.to_string()),
-    ]
+    ];
+    if rendezvous::is_gang(job) {
+        let peers = rendezvous::peers(job, member.attempt).join(",");
+        variables.push(variable("GRIDSTAKE_PEERS", peers));
+    }
+    variables
 }
 
 /// If no container names GPUs, the first gets all.
@@ -265,6 +273,25 @@ mod tests {
                 .unwrap()[0]
                 .name,
             GATE_PLACEMENT
+        );
+    }
+
+    #[test]
+    fn only_the_members_of_a_gang_are_told_of_their_peers() {
+        let peers = |members| {
+            let spec = built(&job(members, "{containers: [{name: a, image: a}]}"));
+            let variables = spec.containers[0].env.clone().unwrap();
+            let found = variables.into_iter().find(|v| v.name == "GRIDSTAKE_PEERS");
+            (spec.hostname, spec.subdomain, found.and_then(|v| v.value))
+        };
+        assert_eq!(peers(1), (None, None, None));
+        assert_eq!(
+            peers(2),
+            (
+                Some("train-2-0".into()),
+                Some("gang-train".into()),
+                Some("train-2-0.gang-train.team.svc,train-2-1.gang-train.team.svc".into())
+            )
         );
     }
 

@@ -132,14 +132,20 @@ pub struct Plan {
     pub facts: Vec<Fact>,
     /// When to look again, if nothing happens before.
     pub wake: Option<Timestamp>,
+    /// Nothing that is to be told lasts: what follows within moments says it as well, in one write instead of two. A change that
+    /// cannot be made is told all the same.
+    pub is_passing: bool,
 }
 
 /// How long after a refusal the API server is asked again: quota may have been raised.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 
-/// What keeps an attempt from starting is told when it has lasted for so long: most of it passes within a second, and each word of
-/// it is a write.
-const PASSES: std::time::Duration = std::time::Duration::from_secs(2);
+/// That an attempt is being started, and what keeps it, is told when that has lasted for so long: most of it passes sooner, and each
+/// word of it is a write.
+const PASSES: std::time::Duration = std::time::Duration::from_secs(5);
+/// For so long after the last second in which its program ran, a job that has succeeded waits for its bill, to tell both at once.
+/// Kubelets tell whole seconds, so it is one second at least.
+const BILL_FOLLOWS: std::time::Duration = std::time::Duration::from_secs(2);
 /// How soon a job is looked at again whose GPU may be lost.
 const LOOK_FOR_GPU: SignedDuration = SignedDuration::from_secs(2);
 
@@ -153,6 +159,7 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
         next: job.status.clone().unwrap_or_default(),
         writes: Vec::new(),
         wake: None,
+        is_passing: false,
     };
     turn.next.observed_generation = job.metadata.generation;
     let phase = turn.phase();
@@ -166,14 +173,18 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
             status: None,
             facts: Vec::new(),
             wake: None,
+            is_passing: false,
         };
     }
     let facts = conditions::facts(&job.spec, &turn.next, &phase, seen);
+    // What else has become known does not wait.
+    let is_passing = turn.is_passing && job.status.as_ref() == Some(&turn.next);
     Plan {
         writes: turn.writes,
         status: Some(turn.next),
         facts,
         wake: turn.wake,
+        is_passing,
     }
 }
 
@@ -224,6 +235,7 @@ struct Turn<'a> {
     next: ComputeJobStatus,
     writes: Vec<Write>,
     wake: Option<Timestamp>,
+    is_passing: bool,
 }
 
 impl Turn<'_> {
@@ -245,6 +257,16 @@ impl Turn<'_> {
 
     fn wake_at(&mut self, at: Option<Timestamp>) {
         self.wake = self.wake.into_iter().chain(at).min();
+    }
+
+    /// Leaves untold what may be over before `at`; tells whether that lies ahead.
+    fn passes_by(&mut self, at: Option<Timestamp>) -> bool {
+        let passes = at.is_some_and(|at| at > self.now);
+        if passes {
+            self.wake_at(at);
+            self.is_passing = true;
+        }
+        passes
     }
 
     // ---- a job that has ended -----------------------------------------------------------------
@@ -354,6 +376,9 @@ impl Turn<'_> {
             return self.stop(placement, &members, &ending);
         }
         if let Some(ending) = self.why_it_ends(placement, &members) {
+            if self.bill_follows(placement, &members, &ending) {
+                return Phase::Running;
+            }
             if members.iter().all(Member::is_at_rest)
                 && let Judged::Now(finding) = self.weigh(&members, &ending)
             {
@@ -364,6 +389,23 @@ impl Turn<'_> {
             return Phase::Stopping(reason);
         }
         self.go_on(placement, &members)
+    }
+
+    /// Whether all ended well a moment ago and the bill for it is on its way.
+    fn bill_follows(&mut self, placement: &Placement, members: &[Member], ending: &Ending) -> bool {
+        let books = &self.seen.books;
+        let is_billed = |m: &Member| {
+            !books.has(placement.attempt, m.member) || books.is_closed(placement.attempt, m.member)
+        };
+        if ending.reason != AttemptEndReason::Succeeded || members.iter().all(is_billed) {
+            return false;
+        }
+        let finished = members.iter().filter_map(|m| m.finished_at).max();
+        // A node whose clock runs ahead holds nothing up for longer.
+        let by = finished
+            .and_then(|finished| after(finished, BILL_FOLLOWS))
+            .min(after(self.now, BILL_FOLLOWS));
+        self.passes_by(by)
     }
 
     /// The placed members in order, each with its pod or without one.
@@ -569,6 +611,7 @@ impl Turn<'_> {
     }
 
     fn go_on(&mut self, placement: &Placement, members: &[Member]) -> Phase {
+        let told_at = after(placement.decided_at.0, PASSES);
         let missing: Vec<_> = members
             .iter()
             .zip(&placement.nodes)
@@ -583,6 +626,7 @@ impl Turn<'_> {
                 attempt: placement.attempt,
                 members: missing,
             });
+            self.passes_by(told_at);
             return Phase::Starting(ComputeJobReason::Starting, String::new());
         }
         let gated: Vec<_> = members
@@ -592,6 +636,7 @@ impl Turn<'_> {
             .collect();
         if !gated.is_empty() {
             self.writes.push(Write::LiftGates(gated));
+            self.passes_by(told_at);
             return Phase::Starting(ComputeJobReason::Starting, String::new());
         }
         if members
@@ -600,9 +645,7 @@ impl Turn<'_> {
         {
             return Phase::Running;
         }
-        let is_told = after(placement.decided_at.0, PASSES);
-        if is_told.is_some_and(|at| at > self.now) {
-            self.wake_at(is_told);
+        if self.passes_by(told_at) {
             return Phase::Starting(ComputeJobReason::Starting, String::new());
         }
         let (reason, message) = what_it_waits_for(members);

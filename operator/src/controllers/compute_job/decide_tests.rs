@@ -309,9 +309,91 @@ fn gates_are_lifted_only_when_every_member_exists() {
     );
 }
 
+/// The status in which the placement at second 10 finds a job, and what is written on it.
+fn observed(status: &str) -> String {
+    format!("observedGeneration: 3, {status}")
+}
+
+#[test]
+fn a_start_is_told_when_it_has_lasted_for_five_seconds() {
+    let placed = job(", members: 2", &observed(&placed(1, 2)));
+    let gated = || seen(vec![member(0, State::Gated), member(1, State::Gated)]);
+    let bound = || {
+        seen(vec![
+            member(0, State::Running),
+            member(1, State::Starting(StartTrouble::None, String::new())),
+        ])
+    };
+    for (seen, writes) in [(seen(vec![]), 1), (gated(), 1), (bound(), 0)] {
+        let fresh = decide(&placed, &seen, at(14));
+        assert_eq!((fresh.writes.len(), fresh.is_passing), (writes, true));
+        assert_eq!(fresh.wake, Some(at(15)));
+        assert!(!decide(&placed, &seen, at(15)).is_passing);
+    }
+    let running = seen(vec![member(0, State::Running), member(1, State::Running)]);
+    assert!(!decide(&placed, &running, at(11)).is_passing);
+}
+
+#[test]
+fn what_else_becomes_known_while_an_attempt_starts_is_told_at_once() {
+    let unseen = job(", members: 2", &placed(1, 2));
+    assert_ne!(
+        unseen.metadata.generation,
+        unseen.status.as_ref().unwrap().observed_generation
+    );
+    assert!(!decide(&unseen, &seen(vec![]), at(11)).is_passing);
+    let suspended = job(", suspend: true", &observed(&placed(1, 1)));
+    assert!(!decide(&suspended, &seen(vec![member(0, State::Gated)]), at(11)).is_passing);
+}
+
+#[test]
+fn a_job_that_has_succeeded_tells_its_end_with_its_bill_where_that_follows_at_once() {
+    let one = job("", &observed(&placed(1, 1)));
+    let ended = ran(0, succeeded(), 20, Some(30));
+    let billed = seen(vec![ended.clone()]);
+    let open = Slice {
+        bill: None,
+        ..slice_of(&ended)
+    };
+    let unbilled = Observed {
+        books: Books::new(vec![open]),
+        ..seen(vec![ended])
+    };
+    let early = decide(&one, &unbilled, at(31));
+    assert_eq!((early.is_passing, early.wake), (true, Some(at(32))));
+    assert_eq!(status(&early).end_reason, None);
+    for plan in [
+        decide(&one, &billed, at(31)),
+        decide(&one, &unbilled, at(32)),
+    ] {
+        assert_eq!(status(&plan).end_reason, Some(JobEndReason::Succeeded));
+        assert!(!plan.is_passing);
+    }
+    assert_eq!(
+        decide(&one, &unbilled, at(2)).wake,
+        Some(at(4)),
+        "a node's clock that runs ahead holds nothing up for longer"
+    );
+}
+
+#[test]
+fn an_attempt_that_failed_does_not_wait_for_its_bill() {
+    let one = job("", &observed(&placed(1, 1)));
+    let ended = ran(0, failed(AttemptEndReason::Failed), 20, Some(30));
+    let open = Slice {
+        bill: None,
+        ..slice_of(&ended)
+    };
+    let unbilled = Observed {
+        books: Books::new(vec![open]),
+        ..seen(vec![ended])
+    };
+    assert!(!decide(&one, &unbilled, at(30)).is_passing);
+}
+
 #[test]
 fn a_job_runs_when_all_its_members_do() {
-    let gang = job(", members: 2", &placed(1, 2));
+    let gang = job(", members: 2", &observed(&placed(1, 2)));
     let one = seen(vec![
         member(0, State::Running),
         member(1, State::Unbound("0/2 nodes".into())),
@@ -319,12 +401,14 @@ fn a_job_runs_when_all_its_members_do() {
     let early = decide(&gang, &one, at(11));
     assert_eq!(
         (reason(&early, ComputeJobCondition::Running), early.wake),
-        (("False", "Starting"), Some(at(12)))
+        (("False", "Starting"), Some(at(15)))
     );
+    let late = decide(&gang, &one, at(15));
     assert_eq!(
-        reason(&decide(&gang, &one, at(12)), ComputeJobCondition::Running),
+        reason(&late, ComputeJobCondition::Running),
         ("False", "WaitingForBinding")
     );
+    assert_eq!((early.is_passing, late.is_passing), (true, false));
     let both = seen(vec![
         member(0, State::Running),
         ran(1, succeeded(), 12, Some(13)),

@@ -2,9 +2,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`observe`] | reads: pods, a dry run of the first pod, whether any node could take the job |
+//! | [`observe`] | reads: pods, a dry run of the first pod, whether any node could take the job; with [`rehearsals`], [`recent_fleet`], by which a burst of jobs asks once |
 //! | [`decide`] | pure: what is to be done; with [`template`], [`member`], [`start`], [`words`], [`retry`], [`usage`], [`verification`], [`conditions`] |
-//! | [`act`] | writes records, pods and finalizers; [`build`] says what a pod looks like (pure) |
+//! | [`act`] | writes records, pods and finalizers; [`build`] says what a pod looks like, [`rendezvous`] how members find one another (pure) |
 //! | [`status`] | writes the status and tells the news |
 //!
 //! Which nodes a job gets is not decided here but by [`super::placement`].
@@ -15,6 +15,9 @@ pub mod conditions;
 pub mod decide;
 pub mod member;
 pub mod observe;
+pub mod recent_fleet;
+pub mod rehearsals;
+pub mod rendezvous;
 pub mod retry;
 pub mod start;
 pub mod status;

@@ -1,5 +1,7 @@
 //! What is known about a job: its pods, and, while it waits, whether it is sound and can be satisfied. Reads only.
 
+use std::time::Instant;
+
 use alloy::signers::local::PrivateKeySigner;
 use gridstake_crds::{
     ComputeJob, TokenAmount,
@@ -18,6 +20,7 @@ use super::{
     build,
     decide::{Admission, Observed, Validation},
     member::Member,
+    rehearsals::Subject,
     template,
     usage::{Books, Slice},
     verification::{self, Run},
@@ -188,6 +191,11 @@ async fn validation(ctx: &Context, job: &ComputeJob) -> Validation {
         let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
         return Validation::Faulty(ComputeJobReason::InvalidTemplate, texts.join("; "));
     }
+    let subject = Subject::of(job);
+    let has_passed = |subject| ctx.rehearsals.have_passed(subject, Instant::now());
+    if subject.as_ref().is_some_and(has_passed) {
+        return Validation::Sound;
+    }
     let member = build::Member {
         attempt: REHEARSAL,
         member: 0,
@@ -212,7 +220,12 @@ async fn validation(ctx: &Context, job: &ComputeJob) -> Validation {
         .patch(&pod.name_any(), &params, &Patch::Apply(&pod))
         .await
     {
-        Ok(_) => Validation::Sound,
+        Ok(_) => {
+            if let Some(subject) = subject {
+                ctx.rehearsals.pass(subject, Instant::now());
+            }
+            Validation::Sound
+        }
         Err(kube::Error::Api(status)) if is_refusal(status.code) => {
             Validation::Refused(status.message)
         }
@@ -260,9 +273,14 @@ fn admission(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Admission {
             return Admission::Refused(ComputeJobReason::InvalidTemplate, chain(&error));
         }
     };
-    let fleet = fleet::at(ctx, &[], 0, (ctx.now)());
-    if let Err(unsatisfiable) = explain::satisfiable(&fleet, &request) {
-        return Admission::Refused(ComputeJobReason::Unsatisfiable, unsatisfiable.nearest_miss);
+    let look = || fleet::at(ctx, &[], 0, now);
+    let mut fleet = ctx.recent_fleet.at(Instant::now(), look);
+    if explain::satisfiable(&fleet, &request).is_err() {
+        // A node may have come since.
+        fleet = ctx.recent_fleet.anew(Instant::now(), look);
+        if let Err(unsatisfiable) = explain::satisfiable(&fleet, &request) {
+            return Admission::Refused(ComputeJobReason::Unsatisfiable, unsatisfiable.nearest_miss);
+        }
     }
     if is_canary(&ctx.namespace, job) {
         return Admission::Admitted;

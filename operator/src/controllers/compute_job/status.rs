@@ -95,6 +95,9 @@ pub async fn write(
     if done.is_ok_and(|outcome| outcome.outdated) {
         return Ok(Written::Outdated);
     }
+    if plan.is_passing && done.is_ok() {
+        return Ok(Written::Yes { sent: false });
+    }
     let before = job.status.clone().unwrap_or_default();
     let facts = facts(plan, done);
     desired.conditions = condition::conditions(
@@ -188,11 +191,10 @@ async fn tell(
         .iter()
         .filter(|a| !before.attempts.iter().any(|b| b.attempt == a.attempt))
     {
-        let type_ = if attempt.end_reason == AttemptEndReason::Succeeded {
-            EventType::Normal
-        } else {
-            EventType::Warning
-        };
+        // `Complete` says it as well.
+        if attempt.end_reason == AttemptEndReason::Succeeded {
+            continue;
+        }
         let message = attempt
             .message
             .as_deref()
@@ -205,7 +207,7 @@ async fn tell(
             attempt.end_reason
         );
         ctx.events
-            .publish(job, type_, "AttemptEnded", "Record", &note)
+            .publish(job, EventType::Warning, "AttemptEnded", "Record", &note)
             .await;
     }
     for fact in facts

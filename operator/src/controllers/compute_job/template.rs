@@ -56,10 +56,27 @@ impl Faults {
 pub fn faults(spec: &ComputeJobSpec) -> Vec<Fault> {
     let mut faults = Faults(Vec::new());
     match spec.template.typed() {
-        Ok(template) => check_template(&template, spec.gpu.count, &mut faults),
+        Ok(template) => {
+            check_template(&template, spec.gpu.count, &mut faults);
+            if spec.members > 1 {
+                check_names(&template, &mut faults);
+            }
+        }
         Err(error) => faults.add("spec.template", error.to_string()),
     }
     faults.0
+}
+
+/// A gang's members are found by the names of their pods.
+fn check_names(template: &PodTemplateSpec, faults: &mut Faults) {
+    let Some(spec) = &template.spec else { return };
+    for (field, given) in [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)] {
+        faults.unless(
+            given.is_none(),
+            &format!("spec.template.spec.{field}"),
+            "the members of a gang find one another by the names in GRIDSTAKE_PEERS; remove it",
+        );
+    }
 }
 
 fn check_template(template: &PodTemplateSpec, gpus: u32, faults: &mut Faults) {

@@ -67,6 +67,19 @@ fn a_pod_may_not_reach_for_the_host_or_the_scheduler() {
 }
 
 #[test]
+fn only_the_members_of_a_gang_may_not_choose_the_names_by_which_they_are_found() {
+    for field in ["hostname", "subdomain"] {
+        let mut named = job(&format!(", {field}: mine"), "");
+        assert_eq!(faults(&named), []);
+        named.members = 2;
+        assert_eq!(
+            only_fault(&named).path,
+            format!("spec.template.spec.{field}")
+        );
+    }
+}
+
+#[test]
 fn a_container_may_not_choose_its_devices_or_privileges() {
     let cases = [
         (

@@ -27,6 +27,9 @@ use crate::controllers::compute_job::member::{Member, State};
 pub const EVIDENCE_WAIT: SignedDuration = SignedDuration::from_secs(15);
 /// How soon an agent that is late with its checkpoint is looked for again.
 const LOOK_FOR_EVIDENCE: SignedDuration = SignedDuration::from_secs(2);
+/// That a slice has been opened, and that it goes on well, is told when it is so old: each word of it is a write, and a lease may last
+/// for seconds only.
+const PASSES: SignedDuration = SignedDuration::from_secs(10);
 /// How soon a slice that gets no number is looked at again.
 const LOOK_AT_LOG: SignedDuration = SignedDuration::from_secs(2);
 
@@ -85,6 +88,8 @@ pub struct Plan {
     pub facts: Vec<Fact>,
     /// When to look again, if nothing happens before.
     pub wake: Option<Timestamp>,
+    /// Nothing that is to be told lasts: a lease of seconds is told with its bill, in one write.
+    pub is_passing: bool,
 }
 
 /// What is to be done about `record` at `now`.
@@ -100,6 +105,7 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
             next: record::successor(record).filter(|_| !seen.next_exists),
             facts: conditions::facts(record, stage, None, &seen.archive, held_by(seen)),
             wake: None,
+            is_passing: false,
         };
     }
     if let Some(Remembered(sealed)) = &seen.remembered {
@@ -109,12 +115,16 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
     let again = now.checked_add(LOOK_AT_LOG).unwrap_or(now);
     let look = (seen.hold.is_some() && is_remembered(record)).then_some(again);
     match verdict_on(record, seen, now) {
-        Progress::NotStarted => open(
+        Progress::NotStarted => passing(
             record,
-            seen,
-            Stage::NotStarted,
-            &EvidenceFact::NotStarted,
-            look,
+            now,
+            open(
+                record,
+                seen,
+                Stage::NotStarted,
+                &EvidenceFact::NotStarted,
+                look,
+            ),
         ),
         Progress::GoesOn(wake) => {
             let wake = look.into_iter().chain(wake).min();
@@ -124,7 +134,12 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
                 Judgement::Refused(refused, _) => EvidenceFact::refused(refused),
                 Judgement::NotCertified(why) => EvidenceFact::NotCertified(why.clone()),
             };
-            open(record, seen, Stage::Metering, &fact, wake)
+            let plan = open(record, seen, Stage::Metering, &fact, wake);
+            if fact == EvidenceFact::SoFarGood {
+                passing(record, now, plan)
+            } else {
+                plan
+            }
         }
         Progress::Ends(end) => {
             let bill = bill::bill(record, end.span, end.cause, end.verdict, seen);
@@ -157,6 +172,7 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
                 restored: None,
                 next: None,
                 wake: None,
+                is_passing: false,
             }
         }
     }
@@ -192,7 +208,22 @@ fn restored(record: &UsageRecord, seen: &Observed, sealed: &Sealed) -> Plan {
             held_by(seen),
         ),
         wake: None,
+        is_passing: false,
     }
+}
+
+/// `plan`, untold while the record is new.
+fn passing(record: &UsageRecord, now: Timestamp, mut plan: Plan) -> Plan {
+    let created = record.metadata.creation_timestamp.as_ref();
+    let told_at = created.and_then(|created| created.0.checked_add(PASSES).ok());
+    // An API server whose clock runs ahead keeps nothing quiet for longer.
+    let told_at = told_at.min(now.checked_add(PASSES).ok());
+    let said = record.status.as_ref().map(|status| &status.conditions);
+    if let Some(at) = told_at.filter(|at| *at > now && said.is_none_or(Vec::is_empty)) {
+        plan.wake = plan.wake.into_iter().chain([at]).min();
+        plan.is_passing = true;
+    }
+    plan
 }
 
 fn open(
@@ -208,6 +239,7 @@ fn open(
         next: None,
         facts: conditions::facts(record, stage, Some(evidence), &seen.archive, held_by(seen)),
         wake,
+        is_passing: false,
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gridstake_crds::{
-    TokenAmount,
+    TokenAmount, UsageRecordStatus, condition,
     usage_record::{EvidenceFault, EvidenceGap, Factors, GapReason, Payment, RefusedEvidence},
 };
 use gridstake_ledger::billing::Share;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 
 use super::{super::act, *};
@@ -122,6 +123,48 @@ fn a_member_that_has_not_started_is_waited_for() {
         assert_eq!((&plan.bill, &plan.next), (&None, &None));
         assert_eq!(reason(&plan, "Ready"), ("True", "NotStarted"));
     }
+}
+
+#[test]
+fn a_new_record_tells_nothing_that_its_bill_would_say_as_well() {
+    let mut new = record();
+    new.metadata.creation_timestamp = Some(Time(at(0)));
+    let waiting = seen(None);
+    let running = seen(pod(State::Running, Some(2000), None));
+    for seen in [&waiting, &running] {
+        let early = decide(&new, seen, at(9999));
+        assert_eq!((early.is_passing, early.wake), (true, Some(at(10_000))));
+        assert!(!decide(&new, seen, at(10_000)).is_passing);
+    }
+    let refused = Observed {
+        evidence: Judgement::Invalid("not of this pod".into()),
+        ..running.clone()
+    };
+    assert!(!decide(&new, &refused, at(5000)).is_passing);
+    let ended = Observed {
+        evidence: Judgement::Valid(proof(2000, Some(4000), None)),
+        ..seen(pod(
+            ended(AttemptEndReason::Succeeded),
+            Some(2000),
+            Some(4000),
+        ))
+    };
+    let billed = decide(&new, &ended, at(5000));
+    assert!(billed.bill.is_some() && !billed.is_passing);
+}
+
+#[test]
+fn a_record_that_has_told_how_far_it_is_goes_on_telling() {
+    let mut new = record();
+    new.metadata.creation_timestamp = Some(Time(at(0)));
+    let plan = decide(&new, &seen(None), at(10_000));
+    let conditions = condition::conditions(&[], &plan.facts, Some(1), at(10_000));
+    new.status = Some(UsageRecordStatus {
+        conditions,
+        ..UsageRecordStatus::default()
+    });
+    let running = seen(pod(State::Running, Some(9000), None));
+    assert!(!decide(&new, &running, at(9500)).is_passing);
 }
 
 #[test]
