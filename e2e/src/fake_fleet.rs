@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -40,8 +40,17 @@ const EVERY: Duration = Duration::from_secs(3);
 pub struct FakeFleet {
     /// The nodes' names.
     pub nodes: Vec<String>,
-    silent: Arc<Mutex<BTreeSet<String>>>,
+    manners: Arc<Mutex<Manners>>,
     player: JoinHandle<()>,
+}
+
+/// Which nodes do not behave.
+#[derive(Debug, Default)]
+struct Manners {
+    /// Nothing is heard of them.
+    silent: BTreeSet<String>,
+    /// Their kubelets refuse every pod.
+    refusing: BTreeSet<String>,
 }
 
 /// One node, and in whose name its agent speaks.
@@ -53,6 +62,21 @@ struct FakeNode {
 impl FakeFleet {
     /// Makes `count` nodes, each with the GPUs of the world's first node under other UUIDs.
     pub async fn join(world: &World, count: usize) -> Result<Self> {
+        let (host, _) = world.one_and_the_others()?;
+        Self::assemble(world, count, host.gpus, None).await
+    }
+
+    /// Makes `count` nodes with one GPU of `model` each, as people have them at home.
+    pub async fn at_home(world: &World, count: usize, model: &str) -> Result<Self> {
+        Self::assemble(world, count, 1, Some(model)).await
+    }
+
+    async fn assemble(
+        world: &World,
+        count: usize,
+        gpus: u32,
+        product: Option<&str>,
+    ) -> Result<Self> {
         let (host, _) = world.one_and_the_others()?;
         let model = world.gpu_nodes().get(&host.name).await?;
         let status = model.status.context("the status of a real node")?;
@@ -67,11 +91,12 @@ impl FakeFleet {
         });
         let mut fakes = Vec::new();
         for name in &nodes {
-            let fake = make(world, name, host.gpus).await?;
-            let numbered = status.devices.iter().zip(0_u32..);
+            let fake = make(world, name, gpus).await?;
+            let numbered = status.devices.iter().zip(0..gpus);
             let devices: Vec<_> = numbered
                 .map(|(device, index)| Device {
                     uuid: format!("GPU-{name}-{index}"),
+                    model: product.map_or_else(|| device.model.clone(), str::to_owned),
                     faults: Vec::new(),
                     ..device.clone()
                 })
@@ -83,30 +108,42 @@ impl FakeFleet {
             .await?;
             fakes.push(fake);
         }
-        let silent = Arc::new(Mutex::new(BTreeSet::new()));
+        let manners = Arc::new(Mutex::new(Manners::default()));
         let player = tokio::spawn(play(
             world.client.clone(),
             world.namespace.clone(),
             fakes,
-            Arc::clone(&silent),
+            Arc::clone(&manners),
         ));
         Ok(Self {
             nodes,
-            silent,
+            manners,
             player,
         })
     }
 
     /// From now on nothing is heard of these nodes any more.
     pub fn silence(&self, nodes: &[String]) {
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.extend(nodes.iter().cloned());
+        self.manners().silent.extend(nodes.iter().cloned());
     }
 
     /// All nodes are heard of again.
     pub fn wake(&self) {
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.clear();
+        self.manners().silent.clear();
+    }
+
+    /// From now on the kubelet of `node` refuses every pod, as one does whose device plugin fails.
+    pub fn refuse(&self, node: &str) {
+        self.manners().refusing.insert(node.to_owned());
+    }
+
+    /// No kubelet refuses pods any more.
+    pub fn heal(&self) {
+        self.manners().refusing.clear();
+    }
+
+    fn manners(&self) -> MutexGuard<'_, Manners> {
+        self.manners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -192,17 +229,18 @@ async fn play(
     client: Client,
     namespace: String,
     fakes: Vec<FakeNode>,
-    silent: Arc<Mutex<BTreeSet<String>>>,
+    manners: Arc<Mutex<Manners>>,
 ) {
     loop {
         for fake in &fakes {
-            let is_silent = {
-                let silent = silent.lock().unwrap_or_else(PoisonError::into_inner);
-                silent.contains(&fake.name)
+            let (is_silent, refuses) = {
+                let manners = manners.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_among = |nodes: &BTreeSet<String>| nodes.contains(&fake.name);
+                (is_among(&manners.silent), is_among(&manners.refusing))
             };
             if !is_silent {
                 let _ = beat(&client, &namespace, fake).await;
-                let _ = run_pods(&client, &fake.name).await;
+                let _ = run_pods(&client, &fake.name, refuses).await;
             }
         }
         tokio::time::sleep(EVERY).await;
@@ -243,8 +281,9 @@ async fn beat(client: &Client, namespace: &str, fake: &FakeNode) -> Result<()> {
     Ok(())
 }
 
-/// What a kubelet does with the pods of jobs: those that are bound run, and those that are to go have ended and are gone.
-async fn run_pods(client: &Client, node: &str) -> Result<()> {
+/// What a kubelet does with the pods of jobs: those that are bound run, unless it refuses them, and those that are to go have ended
+/// and are gone.
+async fn run_pods(client: &Client, node: &str, refuses: bool) -> Result<()> {
     let all: Api<Pod> = Api::all(client.clone());
     let own = ListParams::default()
         .labels(LABEL_JOB)
@@ -263,6 +302,10 @@ async fn run_pods(client: &Client, node: &str) -> Result<()> {
             .map_or_else(|| now.clone(), |t| t.0.to_string());
         let leaves = pod.metadata.deletion_timestamp.is_some();
         let status = match (phase, leaves) {
+            (Some("Pending"), false) if refuses => {
+                json!({"phase": "Failed", "reason": "UnexpectedAdmissionError",
+                "message": "Allocate failed due to rpc error: code = Unknown desc = the device plugin is out of order, which is unexpected"})
+            }
             (Some("Pending"), false) => json!({"phase": "Running", "startTime": now,
                 "containerStatuses": container(json!({"running": {"startedAt": now}}))}),
             (Some("Running"), true) => json!({"phase": "Failed",

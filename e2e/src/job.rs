@@ -295,6 +295,21 @@ impl Job {
             .collect())
     }
 
+    /// The value of a variable in the environment of a running pod of it.
+    pub async fn environment_of(&self, pod: &str, variable: &str) -> Result<String> {
+        let command = [
+            "exec",
+            "--namespace",
+            &self.namespace,
+            pod,
+            "--",
+            "printenv",
+            variable,
+        ];
+        let printed = kubectl(command.map(String::from)).await?;
+        Ok(printed.trim_end().to_owned())
+    }
+
     /// Asks for its deletion.
     pub async fn delete(&self) -> Result<()> {
         self.jobs

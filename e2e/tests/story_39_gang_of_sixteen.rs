@@ -1,12 +1,19 @@
 //! Story 39: a gang that needs every GPU of the cluster starts as a whole while small jobs come and go around it, and its members
-//! know where to find one another.
+//! know where to find one another; and GPUs that people have at home are gathered for one model that none of them could run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gridstake_crds::names::gang_service;
-use gridstake_e2e::{allocation, prelude::*};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::{ResourceExt as _, api::ListParams};
+use gridstake_crds::{compute_job::ComputeJobStatus, condition, names::gang_service};
+use gridstake_e2e::{
+    allocation,
+    fake_fleet::{FAKE, FakeFleet},
+    prelude::*,
+};
+use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, ListParams},
+};
 
 /// The names under which the gang's Service knows its members.
 async fn known_members(tenant: &Tenant, gang: &Job) -> Result<BTreeSet<String>> {
@@ -86,5 +93,74 @@ fn a_gang_of_all_gpus_starts_all_or_none_while_singles_fill_around_it() -> Resul
         let attempts = gang.until_complete().await?.attempts;
         ensure!(attempts.len() == 1, "{attempts:?}");
         Ok(())
+    })
+}
+
+/// A GPU as people have it at home, and how many nodes with one each make up for a datacenter's.
+const AT_HOME: &str = "NVIDIA GeForce RTX 4090";
+const MEMBERS: u32 = 16;
+
+#[test]
+fn sixteen_consumer_gpus_of_sixteen_nodes_are_gathered_for_one_model_and_again_when_one_is_lost()
+-> Result<()> {
+    story(async |world, tenant| {
+        let fleet = FakeFleet::at_home(world, MEMBERS as usize + 1, AT_HOME).await?;
+        let manifest = job("model", 1)
+            .members(MEMBERS)
+            .with("/spec/gpu/models", "[RTX 4090]")?
+            .with(
+                "/spec/template/spec/tolerations",
+                &format!("[{{key: {FAKE}, operator: Exists}}]"),
+            )?;
+        let model = tenant.submit(&manifest).await?;
+        let gathered = |status: &ComputeJobStatus| -> Result<BTreeSet<String>> {
+            let placement = status.active_placement().context("status.placement")?;
+            let nodes: BTreeSet<String> = placement.nodes.iter().map(|m| m.node.clone()).collect();
+            ensure!(
+                nodes.len() == MEMBERS as usize
+                    && nodes.iter().all(|node| fleet.nodes.contains(node)),
+                "{nodes:?}"
+            );
+            Ok(nodes)
+        };
+        let first = gathered(&model.until_running().await?)?;
+
+        // Somebody at home switches the machine off in order: its kubelet lets the pod go.
+        let lost = model.pods().await?.into_iter().next().context("a pod")?;
+        let home = lost
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.node_name.clone())
+            .context("its node")?;
+        fleet.refuse(&home);
+        let pods = tenant.api::<Pod>();
+        pods.delete(&lost.name_any(), &DeleteParams::default())
+            .await?;
+        let second = model
+            .until("its second attempt runs", |status| {
+                let placement = status.active_placement()?;
+                let runs = condition::is_true(&status.conditions, ComputeJobCondition::Running);
+                (placement.attempt == 2 && runs).then(|| status.clone())
+            })
+            .await?;
+        let [ended] = &second.attempts[..] else {
+            bail!("one attempt has ended, not {:?}", second.attempts);
+        };
+        ensure!(
+            ended.end_reason == AttemptEndReason::PodDeleted,
+            "{ended:?}"
+        );
+        let second = gathered(&second)?;
+        ensure!(
+            !second.contains(&home) && first.contains(&home),
+            "{home} is among {second:?}"
+        );
+        let spare = fleet.nodes.iter().find(|node| !first.contains(*node));
+        ensure!(
+            spare.is_some_and(|spare| second.contains(spare)),
+            "{second:?}"
+        );
+        model.delete().await?;
+        model.until_gone().await
     })
 }

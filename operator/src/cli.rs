@@ -9,7 +9,7 @@ use k8s_openapi::jiff::SignedDuration;
 use crate::{
     archive::{self, Terms},
     contracts_deploy::args::DeployArgs,
-    controllers::{canary, reclaim::preempt},
+    controllers::{canary, gpu_node::quarantine, reclaim::preempt},
     failover,
     scheduler::fair_share::HalfLife,
 };
@@ -110,6 +110,14 @@ pub struct Args {
     /// How long that lasts at most, in seconds: nodes that are not back by then are given up.
     #[arg(long, env = "GRIDSTAKE_AMNESTY_LONGEST", default_value = "900", value_parser = whole_seconds)]
     pub amnesty_longest: Duration,
+
+    /// Within how many seconds three pods that a node's kubelet refuses take it off the market, and for how long after the last.
+    #[arg(long, env = "GRIDSTAKE_QUARANTINE_ADMISSION", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub quarantine_admission: u16,
+
+    /// For how many seconds a GPU on which several jobs failed must be clean before it is offered again.
+    #[arg(long, env = "GRIDSTAKE_QUARANTINE_GPU", value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub quarantine_gpu: u16,
 
     /// Whether jobs make way for those of higher priority whose PriorityClass does not say `preemptionPolicy: Never`.
     #[arg(long, env = "GRIDSTAKE_PREEMPTION", default_value_t = true, action = clap::ArgAction::Set)]
@@ -237,6 +245,15 @@ impl Args {
         }
     }
 
+    /// How long what has failed is left alone.
+    #[must_use]
+    pub fn quarantine(&self) -> quarantine::Terms {
+        quarantine::Terms {
+            gpu_clean: SignedDuration::from_secs(self.quarantine_gpu.into()),
+            admission_clean: SignedDuration::from_secs(self.quarantine_admission.into()),
+        }
+    }
+
     /// Checks what one flag alone cannot say.
     pub fn validate(&self) -> Result<(), ArgsError> {
         if self.renew_deadline >= self.lease_duration {
@@ -342,6 +359,7 @@ mod tests {
         assert_eq!(args.retry_period, Duration::from_secs(2));
         assert!(args.leader_elect);
         assert_eq!(args.failover(), failover::Terms::default());
+        assert_eq!(args.quarantine(), quarantine::Terms::default());
         assert_eq!(args.listen.port(), 8080);
     }
 

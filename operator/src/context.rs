@@ -12,6 +12,7 @@ use crate::{
     controllers::{
         canary,
         compute_job::{recent_fleet::RecentFleet, rehearsals::Rehearsals},
+        gpu_node::quarantine,
         incident,
         reclaim::preempt,
     },
@@ -49,6 +50,8 @@ pub struct Context {
     pub rehearsals: Rehearsals,
     /// The fleet as it was a moment ago.
     pub recent_fleet: RecentFleet,
+    /// How long what has failed is left alone.
+    pub quarantine: quarantine::Terms,
     /// How nodes are measured.
     pub canaries: canary::Terms,
     /// After which time what a payer has used counts half against its share of the queue.

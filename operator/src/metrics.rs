@@ -6,6 +6,8 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::controllers::placement::drift::Drift;
+
 /// How one pass of a controller ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PassOutcome {
@@ -51,6 +53,7 @@ pub struct Metrics {
     leader: IntGauge,
     crd_missing: IntGaugeVec,
     amnesty: IntGauge,
+    placement_drift: IntGaugeVec,
 }
 
 /// Registers counters with these labels.
@@ -114,6 +117,12 @@ impl Metrics {
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
 
+        let placement_drift = gauge(
+            "gridstake_placement_drift",
+            "What is bound otherwise than it was decided: pods of jobs on other nodes than their own, nodes that were given away twice. 0 but for a fault.",
+            &["kind"],
+        )?;
+
         let leader = IntGauge::new(
             "gridstake_operator_leader",
             "1 while this replica is the leader.",
@@ -147,6 +156,7 @@ impl Metrics {
             leader,
             crd_missing,
             amnesty,
+            placement_drift,
         })
     }
 
@@ -201,6 +211,18 @@ impl Metrics {
         self.amnesty.set(i64::try_from(nodes).unwrap_or(i64::MAX));
     }
 
+    /// What is bound otherwise than it was decided.
+    pub fn set_placement_drift(&self, found: Drift) {
+        for (kind, count) in [
+            ("pod_elsewhere", found.pods_elsewhere),
+            ("node_overcommitted", found.nodes_overcommitted),
+        ] {
+            self.placement_drift
+                .with_label_values(&[kind])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     /// All metrics in the text format.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -220,6 +242,10 @@ mod tests {
         metrics.status_write("gridstake-operator/gpu-node", true);
         metrics.set_leader(true);
         metrics.set_crd_missing("gpunodes.gridstake.dev", true);
+        metrics.set_placement_drift(Drift {
+            pods_elsewhere: 1,
+            nodes_overcommitted: 0,
+        });
         let text = metrics.render().unwrap();
         for line in [
             r#"gridstake_reconcile_total{controller="gpu-node",outcome="applied"} 1"#,
@@ -229,6 +255,8 @@ mod tests {
             r#"gridstake_status_writes_total{manager="gridstake-operator/gpu-node",result="written"} 1"#,
             "gridstake_operator_leader 1",
             "gridstake_amnesty_nodes 0",
+            r#"gridstake_placement_drift{kind="pod_elsewhere"} 1"#,
+            r#"gridstake_placement_drift{kind="node_overcommitted"} 0"#,
             r#"gridstake_crd_missing{crd="gpunodes.gridstake.dev"} 1"#,
             "gridstake_build_info{version=",
         ] {

@@ -172,6 +172,7 @@ async fn work(
         preemption: args.preemption(),
         canaries: args.canaries(),
         fair_share_half_life: args.fair_share_half_life,
+        quarantine: args.quarantine(),
         rehearsals: Rehearsals::default(),
         recent_fleet: RecentFleet::default(),
         payers: Payers::default(),

@@ -179,8 +179,9 @@ async fn beats(world: &World) -> Result<()> {
     let client = administrator_as_operator().await?;
     let leases: Api<Lease> = Api::namespaced(client, &world.namespace);
     loop {
-        let nodes = world.gpu_nodes().list_metadata(&ListParams::default());
-        let names: Vec<String> = nodes.await?.iter().map(ResourceExt::name_any).collect();
+        let gpu_nodes = world.gpu_nodes();
+        let nodes = gpu_nodes.list_metadata(&ListParams::default()).await?;
+        let names: Vec<String> = nodes.iter().map(|node| node.name_any()).collect();
         let fakes: Vec<_> = names.iter().filter(|n| n.starts_with("fake-")).collect();
         let count = u32::try_from(fakes.len())?.max(1);
         let mut next = tokio::time::interval(BEAT / count);

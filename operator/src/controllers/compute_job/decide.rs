@@ -8,7 +8,8 @@ use gridstake_crds::{
     ComputeJob,
     compute_job::{
         ATTEMPTS_KEPT, Attempt, AttemptEndReason, ComputeJobReason, ComputeJobStatus, Ending,
-        JobEndReason, JobResult, JobVerification, MemberNode, Placement, VerdictReason,
+        JobEndReason, JobResult, JobSettlement, JobVerification, MemberNode, Placement,
+        VerdictReason,
     },
     condition::Fact,
     names::FINALIZER_JOB,
@@ -178,7 +179,7 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
     }
     let facts = conditions::facts(&job.spec, &turn.next, &phase, seen);
     // What else has become known does not wait.
-    let is_passing = turn.is_passing && job.status.as_ref() == Some(&turn.next);
+    let is_passing = turn.is_passing && !is_news(job.status.as_ref(), &turn.next);
     Plan {
         writes: turn.writes,
         status: Some(turn.next),
@@ -186,6 +187,20 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
         wake: turn.wake,
         is_passing,
     }
+}
+
+/// Whether `next` says more than `before`, other than where the job will be paid for.
+fn is_news(before: Option<&ComputeJobStatus>, next: &ComputeJobStatus) -> bool {
+    let Some(before) = before else { return true };
+    let is_owed = |settlement: &JobSettlement| settlement.sealed > 0;
+    if before.settlement.is_none() && !next.settlement.as_ref().is_some_and(is_owed) {
+        let unowed = ComputeJobStatus {
+            settlement: None,
+            ..next.clone()
+        };
+        return unowed != *before;
+    }
+    next != before
 }
 
 /// Whether `account` can pay the provider of `node`. A placement of a former version names no chain: there was one.

@@ -284,7 +284,9 @@ fn a_placed_job_gets_its_pods_on_its_nodes() {
             members: vec![new_member(0), new_member(1)]
         }]
     );
-    assert_eq!(plan.wake, Some(at(310)));
+    assert_eq!(plan.wake, Some(at(15)));
+    let late = decide(&job(", members: 2", &placed(1, 2)), &seen(vec![]), at(15));
+    assert_eq!(late.wake, Some(at(310)));
 }
 
 #[test]
@@ -309,6 +311,20 @@ fn gates_are_lifted_only_when_every_member_exists() {
     );
 }
 
+/// Pods whose use is not billed yet, on a lane.
+fn unbilled(pods: Vec<Member>) -> Observed {
+    let open = |pod: &Member| Slice {
+        bill: None,
+        lane: Some(("anvil".into(), 7)),
+        payment: Progress::Open,
+        ..slice_of(pod)
+    };
+    Observed {
+        books: Books::new(pods.iter().map(open).collect()),
+        ..seen(pods)
+    }
+}
+
 /// The status in which the placement at second 10 finds a job, and what is written on it.
 fn observed(status: &str) -> String {
     format!("observedGeneration: 3, {status}")
@@ -317,9 +333,9 @@ fn observed(status: &str) -> String {
 #[test]
 fn a_start_is_told_when_it_has_lasted_for_five_seconds() {
     let placed = job(", members: 2", &observed(&placed(1, 2)));
-    let gated = || seen(vec![member(0, State::Gated), member(1, State::Gated)]);
+    let gated = || unbilled(vec![member(0, State::Gated), member(1, State::Gated)]);
     let bound = || {
-        seen(vec![
+        unbilled(vec![
             member(0, State::Running),
             member(1, State::Starting(StartTrouble::None, String::new())),
         ])
@@ -330,8 +346,9 @@ fn a_start_is_told_when_it_has_lasted_for_five_seconds() {
         assert_eq!(fresh.wake, Some(at(15)));
         assert!(!decide(&placed, &seen, at(15)).is_passing);
     }
-    let running = seen(vec![member(0, State::Running), member(1, State::Running)]);
-    assert!(!decide(&placed, &running, at(11)).is_passing);
+    let running = unbilled(vec![member(0, State::Running), member(1, State::Running)]);
+    let told = decide(&placed, &running, at(11));
+    assert!(!told.is_passing && status(&told).settlement.is_some());
 }
 
 #[test]
@@ -351,14 +368,7 @@ fn a_job_that_has_succeeded_tells_its_end_with_its_bill_where_that_follows_at_on
     let one = job("", &observed(&placed(1, 1)));
     let ended = ran(0, succeeded(), 20, Some(30));
     let billed = seen(vec![ended.clone()]);
-    let open = Slice {
-        bill: None,
-        ..slice_of(&ended)
-    };
-    let unbilled = Observed {
-        books: Books::new(vec![open]),
-        ..seen(vec![ended])
-    };
+    let unbilled = unbilled(vec![ended]);
     let early = decide(&one, &unbilled, at(31));
     assert_eq!((early.is_passing, early.wake), (true, Some(at(32))));
     assert_eq!(status(&early).end_reason, None);
@@ -379,22 +389,14 @@ fn a_job_that_has_succeeded_tells_its_end_with_its_bill_where_that_follows_at_on
 #[test]
 fn an_attempt_that_failed_does_not_wait_for_its_bill() {
     let one = job("", &observed(&placed(1, 1)));
-    let ended = ran(0, failed(AttemptEndReason::Failed), 20, Some(30));
-    let open = Slice {
-        bill: None,
-        ..slice_of(&ended)
-    };
-    let unbilled = Observed {
-        books: Books::new(vec![open]),
-        ..seen(vec![ended])
-    };
-    assert!(!decide(&one, &unbilled, at(30)).is_passing);
+    let ended = ran(0, failed(AttemptEndReason::ExitedNonZero), 20, Some(30));
+    assert!(!decide(&one, &unbilled(vec![ended]), at(30)).is_passing);
 }
 
 #[test]
 fn a_job_runs_when_all_its_members_do() {
     let gang = job(", members: 2", &observed(&placed(1, 2)));
-    let one = seen(vec![
+    let one = unbilled(vec![
         member(0, State::Running),
         member(1, State::Unbound("0/2 nodes".into())),
     ]);

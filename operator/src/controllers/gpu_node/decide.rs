@@ -58,7 +58,8 @@ pub struct Plan {
 pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
     let node = seen.node.as_deref();
     let silent = seen.failover.is_silent(seen.heartbeat, now);
-    let quarantine = quarantine::quarantine(&seen.failures, &gpus(gpu_node, node), now);
+    let quarantine =
+        quarantine::quarantine(&seen.failures, &gpus(gpu_node, node), &seen.quarantine, now);
     let verdict = offer(gpu_node, node, silent, &seen.guarantee, &seen.mode, now)
         .and(undisputed(!seen.rivals.is_empty()))
         .and(out_of_quarantine(&quarantine, now));

@@ -84,6 +84,7 @@ fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
         node: node.map(Arc::new),
         heartbeat,
         failover: Terms::default(),
+        quarantine: super::quarantine::Terms::default(),
         amnesty: false,
         gpus: GpuCounts {
             capacity: 2,

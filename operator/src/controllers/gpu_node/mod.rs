@@ -22,13 +22,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gridstake_crds::{GpuNode, gpu_node::OfferReason};
+use gridstake_crds::{
+    GpuNode, condition,
+    gpu_node::{GpuNodeCondition, OfferReason},
+};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Context,
+    caches::{census, parsed},
     error::ReconcileError,
     reconcile::{Controller, Pass},
     status::{Guard, StatusError},
@@ -81,11 +85,33 @@ pub async fn run(context: Context, stop: CancellationToken) {
     };
     let writes = Arc::new(LastWrites::default());
     let metrics = context.metrics.clone();
+    if let Err(error) = register_metrics(&context) {
+        tracing::error!(error = %error, "the GpuNodes are not counted");
+    }
     controller
         .run(metrics, stop, move |gpu_node| {
             pass(context.clone(), writes.clone(), gpu_node)
         })
         .await;
+}
+
+/// How many nodes there are, by the reason of their `Offered`.
+fn register_metrics(context: &Context) -> Result<(), prometheus::Error> {
+    let store = context.caches.gpu_nodes.clone();
+    census::register(
+        context.metrics.registry(),
+        "gridstake_gpu_nodes",
+        "GpuNodes, by the reason of their condition Offered.",
+        "reason",
+        move || {
+            let reason = |gpu_node: &GpuNode| {
+                let status = gpu_node.status.as_ref()?;
+                let offered = condition::find(&status.conditions, GpuNodeCondition::Offered)?;
+                census::variant::<OfferReason>(&offered.reason)
+            };
+            parsed(&store.state()).filter_map(reason).collect()
+        },
+    )
 }
 
 async fn pass(

@@ -36,6 +36,8 @@ pub struct Observed {
     pub heartbeat: Option<Timestamp>,
     /// After which time an agent counts as silent.
     pub failover: failover::Terms,
+    /// How long what has failed is left alone.
+    pub quarantine: quarantine::Terms,
     /// Whether too many nodes are silent for it to be their own fault.
     pub amnesty: bool,
     /// Its GPUs.
@@ -72,6 +74,7 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
             .known()
             .and_then(|known| known.appraise(owner, reputation::observe::uuids(gpu_node))),
         failover: *terms,
+        quarantine: context.quarantine,
         amnesty: terms.is_silent(heartbeat, now) && failover::amnesty_now(caches, now).is_some(),
         stated: lane.map(|lane| lane.statements().clone()),
         node: caches.node(&name),

@@ -25,14 +25,28 @@ use crate::caches::failures::Failure;
 
 /// How far back failures count.
 pub const MEMORY: SignedDuration = SignedDuration::from_hours(1);
-/// For how long a GPU must be clean.
-const GPU_CLEAN: SignedDuration = SignedDuration::from_mins(30);
-/// Within which time refusals count, and for how long there must be none.
-const ADMISSION_CLEAN: SignedDuration = SignedDuration::from_mins(10);
 /// So many refusals.
 const REFUSALS: usize = 3;
 /// So many jobs on one GPU, and so many pods on a broken one.
 const FAILURES: usize = 2;
+
+/// How long what has failed is left alone. Each is at most [`MEMORY`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// For how long a GPU must be clean.
+    pub gpu_clean: SignedDuration,
+    /// Within which time refused pods count, and for how long there must be none.
+    pub admission_clean: SignedDuration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            gpu_clean: SignedDuration::from_mins(30),
+            admission_clean: SignedDuration::from_mins(10),
+        }
+    }
+}
 
 /// The GPUs of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,15 +61,21 @@ pub struct NodeGpus {
 
 /// What is in quarantine at `now`, after `failures` of the last [`MEMORY`]. The whole node comes first.
 #[must_use]
-pub fn quarantine(failures: &[Failure], gpus: &NodeGpus, now: Timestamp) -> Vec<Quarantine> {
+pub fn quarantine(
+    failures: &[Failure],
+    gpus: &NodeGpus,
+    terms: &Terms,
+    now: Timestamp,
+) -> Vec<Quarantine> {
     let mut found = Vec::new();
-    let mut of_gpus = repeated(failures, now);
+    let mut of_gpus = repeated(failures, terms.gpu_clean, now);
     let broken: BTreeSet<&str> = of_gpus
         .iter()
         .map(|quarantine| quarantine.subject.as_str())
         .chain(gpus.unfit.iter().map(String::as_str))
         .collect();
-    found.extend(refusals(failures, now).or_else(|| allocated(failures, gpus, &broken, now)));
+    let handed_out = || allocated(failures, gpus, &broken, terms.gpu_clean, now);
+    found.extend(refusals(failures, terms.admission_clean, now).or_else(handed_out));
     found.append(&mut of_gpus);
     found
 }
@@ -99,7 +119,7 @@ const fn is_refusal(failure: &Failure) -> bool {
 }
 
 /// GPUs on which different jobs failed. One job alone, however often it fails, says nothing about a GPU that reports nothing.
-fn repeated(failures: &[Failure], now: Timestamp) -> Vec<Quarantine> {
+fn repeated(failures: &[Failure], clean: SignedDuration, now: Timestamp) -> Vec<Quarantine> {
     let mut by_gpu: BTreeMap<&str, Vec<&Failure>> = BTreeMap::new();
     for failure in failures.iter().filter(|failure| is_of_the_gpu(failure)) {
         for gpu in &failure.gpus {
@@ -111,7 +131,7 @@ fn repeated(failures: &[Failure], now: Timestamp) -> Vec<Quarantine> {
         .filter_map(|(gpu, failures)| {
             let jobs: BTreeSet<&str> = failures.iter().map(|f| f.job.as_str()).collect();
             let last = failures.iter().map(|f| f.at).max()?;
-            let until = until(last, GPU_CLEAN, now)?;
+            let until = until(last, clean, now)?;
             (jobs.len() >= FAILURES).then(|| {
                 entry(
                     gpu,
@@ -124,7 +144,7 @@ fn repeated(failures: &[Failure], now: Timestamp) -> Vec<Quarantine> {
         .collect()
 }
 
-fn refusals(failures: &[Failure], now: Timestamp) -> Option<Quarantine> {
+fn refusals(failures: &[Failure], clean: SignedDuration, now: Timestamp) -> Option<Quarantine> {
     let mut refused: Vec<Timestamp> = failures
         .iter()
         .filter(|failure| is_refusal(failure))
@@ -132,9 +152,9 @@ fn refusals(failures: &[Failure], now: Timestamp) -> Option<Quarantine> {
         .collect();
     refused.sort_unstable();
     let last = *refused.last()?;
-    let is_recent = |at: &&Timestamp| last.duration_since(**at) <= ADMISSION_CLEAN;
+    let is_recent = |at: &&Timestamp| last.duration_since(**at) <= clean;
     let recent = refused.iter().filter(is_recent).count();
-    let until = until(last, ADMISSION_CLEAN, now)?;
+    let until = until(last, clean, now)?;
     (recent >= REFUSALS).then(|| {
         entry(
             WHOLE_NODE,
@@ -149,6 +169,7 @@ fn allocated(
     failures: &[Failure],
     gpus: &NodeGpus,
     broken: &BTreeSet<&str>,
+    clean: SignedDuration,
     now: Timestamp,
 ) -> Option<Quarantine> {
     if gpus.allocatable <= gpus.all.saturating_sub(broken.len()) {
@@ -160,7 +181,7 @@ fn allocated(
         .filter(|failure| failure.gpus.iter().any(|gpu| broken.contains(gpu.as_str())))
         .map(|failure| failure.at)
         .collect();
-    let until = until(eaten.iter().copied().max()?, GPU_CLEAN, now)?;
+    let until = until(eaten.iter().copied().max()?, clean, now)?;
     (eaten.len() >= FAILURES).then(|| {
         entry(
             WHOLE_NODE,
@@ -210,7 +231,7 @@ mod tests {
         gpus: &NodeGpus,
         minute: i64,
     ) -> Vec<(String, QuarantineReason)> {
-        quarantine(failures, gpus, at(minute))
+        quarantine(failures, gpus, &Terms::default(), at(minute))
             .into_iter()
             .map(|found| (found.subject, found.reason))
             .collect()
@@ -260,6 +281,19 @@ mod tests {
     }
 
     #[test]
+    fn how_long_a_node_is_left_alone_is_configured() {
+        let terms = Terms {
+            admission_clean: SignedDuration::from_mins(2),
+            ..Terms::default()
+        };
+        let refused: Vec<_> = (0..3)
+            .map(|n| failure(n, VerdictReason::AdmissionRefused, "a", "-"))
+            .collect();
+        let found = |minute| quarantine(&refused, &gpus(&[], 8), &terms, at(minute)).len();
+        assert_eq!((found(3), found(4)), (1, 0));
+    }
+
+    #[test]
     fn a_broken_gpu_that_the_kubelet_hands_out_all_the_same_takes_the_whole_node_with_it() {
         use QuarantineReason as Q;
         let eaten = [
@@ -287,10 +321,10 @@ mod tests {
                 .iter()
                 .map(|(minute, reason, job, gpu)| failure(*minute, reasons[*reason], &job.to_string(), &format!("GPU-{gpu}")))
                 .collect();
-            for found in quarantine(&failures, &gpus(&["GPU-0"], 8), at(60)) {
-                prop_assert!(found.until.0 > at(60) && found.until.0 <= at(60) + GPU_CLEAN);
+            for found in quarantine(&failures, &gpus(&["GPU-0"], 8), &Terms::default(), at(60)) {
+                prop_assert!(found.until.0 > at(60) && found.until.0 <= at(60) + Terms::default().gpu_clean);
             }
-            prop_assert_eq!(quarantine(&failures, &gpus(&["GPU-0"], 8), at(90)), vec![]);
+            prop_assert_eq!(quarantine(&failures, &gpus(&["GPU-0"], 8), &Terms::default(), at(90)), vec![]);
         }
     }
 }

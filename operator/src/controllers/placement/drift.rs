@@ -25,9 +25,9 @@ pub struct Drift {
 
 /// What differs between the placements of `jobs` and where `pods` are bound, on the fleet of `snapshot`.
 #[must_use]
-pub fn drift<'a>(
-    jobs: impl IntoIterator<Item = &'a ComputeJob>,
-    pods: impl IntoIterator<Item = &'a Pod>,
+pub fn drift<'j, 'p>(
+    jobs: impl IntoIterator<Item = &'j ComputeJob>,
+    pods: impl IntoIterator<Item = &'p Pod>,
     snapshot: &Snapshot,
 ) -> Drift {
     let mut given: BTreeMap<(&str, u32, u32), &str> = BTreeMap::new();

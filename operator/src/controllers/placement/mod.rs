@@ -13,6 +13,7 @@
 //! | [`shares`], [`share_book`] | what payers have used of late, and the ConfigMap in which it is kept |
 //! | [`position`] | pure: places in the queue, and who is told something now |
 //! | [`pass`] | one pass through the queue |
+//! | [`drift`] | pure: whether what is bound is what was decided |
 //! | [`journal`], [`recorder`] | what goes into the log of decisions, and puts it into the archive |
 //! | [`act`] | writes the decision |
 
@@ -20,6 +21,7 @@ pub mod act;
 pub mod assumed;
 pub mod bounds;
 pub mod decide;
+pub mod drift;
 pub mod fleet;
 pub mod journal;
 pub mod log;
@@ -32,8 +34,12 @@ pub mod shapes;
 pub mod share_book;
 pub mod shares;
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
+use gridstake_crds::ComputeJob;
 use k8s_openapi::jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +60,9 @@ use crate::{
     },
 };
 
+/// How often what is bound is compared with what was decided, where passes come that fast.
+const DRIFT_EVERY: Duration = Duration::from_secs(10);
+
 /// Runs the loop until `stop`.
 pub async fn run(ctx: Context, stop: CancellationToken) {
     let mut changes = FleetChanges::of(&ctx);
@@ -70,6 +79,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         shapes: Shapes::default(),
         told: Told::default(),
         written: BTreeMap::new(),
+        drift_looked_at: None,
     };
     while !stop.is_cancelled() && placer.ctx.leadership.holds() {
         changes.are_seen();
@@ -114,9 +124,24 @@ struct Placer {
     /// The version of each job on which something was last written, and when: as long as the cache shows that one, it is
     /// behind.
     written: BTreeMap<JobUid, (String, Millis)>,
+    /// When what is bound was last compared with what was decided.
+    drift_looked_at: Option<Instant>,
 }
 
 impl Placer {
+    /// Compares what is bound with what was decided, now and then: the fleet is that of the pass before.
+    fn look_for_drift<'a>(&mut self, jobs: impl Iterator<Item = &'a ComputeJob>) {
+        let is_recent = |at: Instant| at.elapsed() < DRIFT_EVERY;
+        if self.drift_looked_at.is_some_and(is_recent) {
+            return;
+        }
+        self.drift_looked_at = Some(Instant::now());
+        let pods = self.ctx.caches.job_pods.state();
+        let pods = pods.iter().map(|pod| &**pod);
+        let found = drift::drift(jobs, pods, self.index.snapshot());
+        self.ctx.metrics.set_placement_drift(found);
+    }
+
     /// Goes through the queue once; tells when to do it again if nothing happens before.
     async fn pass(&mut self) -> Option<Timestamp> {
         // In whole milliseconds, as the log of decisions has it.
@@ -155,6 +180,7 @@ impl Placer {
             holding.iter().chain(self.assumed.holdings()),
             self.book.half_life(),
         );
+        self.look_for_drift(parsed(&stored));
         let anything_is_held = !holding.is_empty();
         let wake = Pass::new(self, now, parsed(&stored), &mut payer_of)
             .run(ranks)
