@@ -303,8 +303,9 @@ impl Job {
             &self.namespace,
             pod,
             "--",
-            "printenv",
-            variable,
+            "sh",
+            "-c",
+            &format!("echo \"${variable}\""),
         ];
         let printed = kubectl(command.map(String::from)).await?;
         Ok(printed.trim_end().to_owned())

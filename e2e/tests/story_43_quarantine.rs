@@ -1,4 +1,4 @@
-//! Story 40: a node whose kubelet refuses every pod does not swallow a queue. After three refusals it is left alone, people see why, and
+//! Story 43: a node whose kubelet refuses every pod does not swallow a queue. After three refusals it is left alone, people see why, and
 //! when it has healed it is offered again without anybody's doing.
 
 use gridstake_crds::{
