@@ -48,16 +48,17 @@ keep() {
 }
 
 find_() {
-  local commit head parent skip=0
+  local commit parent skip=0
   mkdir -p "$kept"
-  if ! head=$(git rev-parse --verify --quiet HEAD); then
+  if ! git rev-parse --verify --quiet HEAD >/dev/null; then
     printf '%s\n' "$checkout" "" "this checkout itself: there is no history"
     return
   fi
   # What is not committed comes after HEAD.
   if is_clean; then skip=1; fi
   while read -r commit; do
-    if [ -e "$kept/$commit/whole" ]; then
+    # Images cannot be loaded into the nodes of an existing cluster.
+    if [ -e "$kept/$commit/whole" ] && [ "$("$here/cluster/world.sh" which)" != existing ]; then
       printf '%s\n' "$kept/$commit" "before-${commit:0:12}" "charts and images of ${commit:0:12}"
       return
     fi

@@ -62,10 +62,25 @@ pub struct Answer {
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Question { person, verb, resource, name, namespace, expected } = &self.question;
+        let Question {
+            person,
+            verb,
+            resource,
+            name,
+            namespace,
+            expected,
+        } = &self.question;
         let place = namespace.as_deref().unwrap_or("the cluster");
-        let object = if name.is_empty() { String::new() } else { format!(" {name}") };
-        write!(f, "{} may {verb} {resource}{object} in {place}: {}, not {expected}", person.name, self.allowed)
+        let object = if name.is_empty() {
+            String::new()
+        } else {
+            format!(" {name}")
+        };
+        write!(
+            f,
+            "{} may {verb} {resource}{object} in {place}: {}, not {expected}",
+            person.name, self.allowed
+        )
     }
 }
 
@@ -75,7 +90,10 @@ pub async fn cast(world: &World, tenant: &Tenant) -> Result<Vec<Person>> {
     let ours = ListParams::default().labels(tenant::LABEL);
     let undo = bindings.clone();
     world.undo_at_the_end("take the story's people their roles", async move {
-        undo.delete_collection(&DeleteParams::default(), &ours).await.map(drop).context("remove ClusterRoleBindings")
+        undo.delete_collection(&DeleteParams::default(), &ours)
+            .await
+            .map(drop)
+            .context("remove ClusterRoleBindings")
     });
     let mut people = Vec::new();
     for (name, role) in [
@@ -104,7 +122,10 @@ pub async fn cast(world: &World, tenant: &Tenant) -> Result<Vec<Person>> {
     for (name, role) in [("tenant", "edit"), ("tenant-view", "view")] {
         let person = Person::somebody(name);
         let binding = RoleBinding {
-            metadata: ObjectMeta { name: Some(format!("e2e-{name}")), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(format!("e2e-{name}")),
+                ..ObjectMeta::default()
+            },
             role_ref: cluster_role(role),
             subjects: Some(vec![person.subject()]),
         };
@@ -148,7 +169,10 @@ pub async fn ask_all(world: &World, questions: &[Question]) -> Result<Vec<Answer
 }
 
 async fn ask(reviews: &Api<SubjectAccessReview>, question: &Question) -> Result<Answer> {
-    let (resource, subresource) = question.resource.split_once('/').map_or((question.resource.as_str(), None), |(r, s)| (r, Some(s)));
+    let (resource, subresource) = question
+        .resource
+        .split_once('/')
+        .map_or((question.resource.as_str(), None), |(r, s)| (r, Some(s)));
     let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
@@ -170,9 +194,17 @@ async fn ask(reviews: &Api<SubjectAccessReview>, question: &Question) -> Result<
     let answered = reviews
         .create(&PostParams::default(), &review)
         .await
-        .with_context(|| format!("ask whether {} may {} {}", question.person.name, question.verb, question.resource))?;
+        .with_context(|| {
+            format!(
+                "ask whether {} may {} {}",
+                question.person.name, question.verb, question.resource
+            )
+        })?;
     let status = answered.status.context("the API server gave no answer")?;
-    Ok(Answer { question: question.clone(), allowed: status.allowed })
+    Ok(Answer {
+        question: question.clone(),
+        allowed: status.allowed,
+    })
 }
 
 impl Person {
@@ -208,5 +240,9 @@ impl Person {
 }
 
 fn cluster_role(name: &str) -> RoleRef {
-    RoleRef { api_group: RBAC.into(), kind: "ClusterRole".into(), name: name.into() }
+    RoleRef {
+        api_group: RBAC.into(),
+        kind: "ClusterRole".into(),
+        name: name.into(),
+    }
 }

@@ -30,8 +30,16 @@ impl Before {
     pub async fn find() -> Result<Self> {
         let found = script("e2e/before.sh", &["find"], None).await?;
         let mut lines = found.lines();
-        let mut line = || lines.next().context("e2e/before.sh find prints three lines");
-        let (folder, tag, what) = (PathBuf::from(line()?), line()?.to_owned(), line()?.to_owned());
+        let mut line = || {
+            lines
+                .next()
+                .context("e2e/before.sh find prints three lines")
+        };
+        let (folder, tag, what) = (
+            PathBuf::from(line()?),
+            line()?.to_owned(),
+            line()?.to_owned(),
+        );
         if !tag.is_empty() {
             let mut images = std::fs::read_dir(folder.join("images"))?
                 .map(|entry| Ok(entry?.path().to_string_lossy().into_owned()))

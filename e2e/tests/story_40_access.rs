@@ -4,7 +4,7 @@
 use std::fs;
 
 use gridstake_e2e::{
-    access::{self, Answer, Person, Question},
+    access::{self, Person, Question},
     command::{checkout, kubectl},
     prelude::*,
 };
@@ -33,7 +33,11 @@ struct Row<'a> {
 
 fn rows(table: &str) -> Result<Vec<Row<'_>>> {
     let mut lines = table.lines();
-    let head: Vec<_> = lines.next().context("the table is empty")?.split(',').collect();
+    let head: Vec<_> = lines
+        .next()
+        .context("the table is empty")?
+        .split(',')
+        .collect();
     let [first, second, third, people @ ..] = head.as_slice() else {
         bail!("the table's first line has no people: {head:?}");
     };
@@ -47,7 +51,12 @@ fn rows(table: &str) -> Result<Vec<Row<'_>>> {
             let [place, resource, name, cells @ ..] = cells.as_slice() else {
                 bail!("{line:?} has too few cells");
             };
-            ensure!(cells.len() == people.len(), "{line:?} has {} cells for {} people", cells.len(), people.len());
+            ensure!(
+                cells.len() == people.len(),
+                "{line:?} has {} cells for {} people",
+                cells.len(),
+                people.len()
+            );
             Ok(Row {
                 place,
                 resource,
@@ -78,7 +87,8 @@ fn granted(cell: &str) -> Result<Vec<&str>> {
 fn everybody_may_do_what_the_table_says_and_nothing_else() -> Result<()> {
     story(async |world, tenant| {
         let file = checkout().join("charts/gridstake/tests/access.csv");
-        let table = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let table =
+            fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let people = access::cast(world, tenant).await?;
         let mut questions = Vec::new();
         for row in rows(&table)? {
@@ -87,8 +97,12 @@ fn everybody_may_do_what_the_table_says_and_nothing_else() -> Result<()> {
                 if cell == NOT_OURS {
                     continue;
                 }
-                let person: &Person = people.iter().find(|p| p.name == who).with_context(|| format!("{who} is nobody in this story"))?;
-                let granted = granted(cell).with_context(|| format!("{who} on {} at {}", row.resource, row.place))?;
+                let person: &Person = people
+                    .iter()
+                    .find(|p| p.name == who)
+                    .with_context(|| format!("{who} is nobody in this story"))?;
+                let granted = granted(cell)
+                    .with_context(|| format!("{who} on {} at {}", row.resource, row.place))?;
                 questions.extend(VERBS.map(|verb| Question {
                     person: person.clone(),
                     verb: verb.into(),
@@ -100,7 +114,11 @@ fn everybody_may_do_what_the_table_says_and_nothing_else() -> Result<()> {
             }
         }
         let yes = questions.iter().filter(|q| q.expected).count();
-        ensure!(yes > 100 && questions.len() - yes > 1000, "{yes} of {} questions are to be answered yes", questions.len());
+        ensure!(
+            yes > 100 && questions.len() - yes > 1000,
+            "{yes} of {} questions are to be answered yes",
+            questions.len()
+        );
         // Aggregated roles are filled a moment after they are made.
         look_until("every answer is as the table says", || async {
             let wrong: Vec<_> = access::ask_all(world, &questions)
@@ -117,17 +135,33 @@ fn everybody_may_do_what_the_table_says_and_nothing_else() -> Result<()> {
         // The same by the command that people use.
         for (who, verb, resource, expected) in [
             ("provider", "patch", "gpunodes.gridstake.dev", "yes"),
-            ("provider", "create", "settlementbatches.gridstake.dev", "no"),
+            (
+                "provider",
+                "create",
+                "settlementbatches.gridstake.dev",
+                "no",
+            ),
             ("auditor", "list", "incidents.gridstake.dev", "yes"),
             ("auditor", "delete", "incidents.gridstake.dev", "no"),
         ] {
-            let person = people.iter().find(|p| p.name == who).context("a person of the story")?;
+            let person = people
+                .iter()
+                .find(|p| p.name == who)
+                .context("a person of the story")?;
             let user = format!("--as={}", person.user);
             // It ends with 1 where the answer is no, and prints it all the same.
             let answer = kubectl(["auth", "can-i", verb, resource, &user]).await;
-            let said = answer.map_or_else(|error| format!("{error:#}"), |text| text.trim().to_owned());
-            let right = if expected == "yes" { said == "yes" } else { !said.starts_with("yes") && said.contains("exit status: 1") };
-            ensure!(right, "kubectl auth can-i {verb} {resource} as {who}: {said}");
+            let said =
+                answer.map_or_else(|error| format!("{error:#}"), |text| text.trim().to_owned());
+            let right = if expected == "yes" {
+                said == "yes"
+            } else {
+                !said.starts_with("yes") && said.contains("exit status: 1")
+            };
+            ensure!(
+                right,
+                "kubectl auth can-i {verb} {resource} as {who}: {said}"
+            );
         }
         Ok(())
     })
@@ -135,8 +169,14 @@ fn everybody_may_do_what_the_table_says_and_nothing_else() -> Result<()> {
 
 #[test]
 fn a_cell_of_the_table_names_verbs() -> Result<()> {
-    ensure!(granted("read create")? == ["get", "list", "watch", "create"], "read stands for three verbs");
+    ensure!(
+        granted("read create")? == ["get", "list", "watch", "create"],
+        "read stands for three verbs"
+    );
     ensure!(granted("-")?.is_empty(), "a dash is no verb");
-    ensure!(granted("write").is_err(), "a word that is no verb is refused");
+    ensure!(
+        granted("write").is_err(),
+        "a word that is no verb is refused"
+    );
     Ok(())
 }

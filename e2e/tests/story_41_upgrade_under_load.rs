@@ -25,7 +25,8 @@ const PARTS: [&str; 3] = ["operator", "device-agent", "simulated-gpus"];
 const COMPONENT: &str = "app.kubernetes.io/component";
 
 #[test]
-fn an_upgrade_and_a_rollback_under_load_restart_nothing_and_each_slice_is_paid_once() -> Result<()> {
+fn an_upgrade_and_a_rollback_under_load_restart_nothing_and_each_slice_is_paid_once() -> Result<()>
+{
     paid_story(async |world, tenant, market| {
         let chain = &market.chain;
         let before = Before::find().await?;
@@ -38,8 +39,12 @@ fn an_upgrade_and_a_rollback_under_load_restart_nothing_and_each_slice_is_paid_o
         let deposit = tokens(100);
         let payer = Payer::of_tenant(chain, tenant, deposit).await?;
         settlement_batch::until_quiet(world, chain).await?;
-        let single = tenant.submit(&job("single", 2).runs_until_released()).await?;
-        let gang = tenant.submit(&job("gang", 1).members(2).runs_until_released()).await?;
+        let single = tenant
+            .submit(&job("single", 2).runs_until_released())
+            .await?;
+        let gang = tenant
+            .submit(&job("gang", 1).members(2).runs_until_released())
+            .await?;
         single.until_running().await?;
         gang.until_running().await?;
         let running = [single.pods().await?, gang.pods().await?].concat();
@@ -52,42 +57,50 @@ fn an_upgrade_and_a_rollback_under_load_restart_nothing_and_each_slice_is_paid_o
         chain.until_it_has(transaction).await?;
 
         let over = AtomicBool::new(false);
-        let (came, upgraded) = tokio::join!(
-            jobs_come_until(&over, tenant, "while-upgraded"),
-            async {
+        let (came, upgraded) =
+            tokio::join!(jobs_come_until(&over, tenant, "while-upgraded"), async {
                 let upgraded = release::install().await;
                 over.store(true, Ordering::Relaxed);
                 upgraded
-            },
-        );
+            },);
         upgraded.context("upgrade")?;
         let mut came = came.context("submit jobs during the upgrade")?;
         let new = pods_of_parts(world).await?;
-        ensure!(new.is_disjoint(&old), "the upgrade left pods as they were: {:?}", new.intersection(&old));
+        ensure!(
+            new.is_disjoint(&old),
+            "the upgrade left pods as they were: {:?}",
+            new.intersection(&old)
+        );
         let running = [single.pods().await?, gang.pods().await?].concat();
         let now = container::identities(&running);
-        ensure!(now == undisturbed, "pods of jobs were disturbed: {undisturbed:?} became {now:?}");
+        ensure!(
+            now == undisturbed,
+            "pods of jobs were disturbed: {undisturbed:?} became {now:?}"
+        );
         chain.mine_every_second().await?;
         let mined = settlement_batch::until_it_is(world, &batch, BatchState::Final).await?;
         ensure!(
-            settlement_batch::newest_transaction(&mined)? == transaction && mined.attempts.len() == status.attempts.len(),
-            "the batch was sent again: {:?}", mined.attempts
+            settlement_batch::newest_transaction(&mined)? == transaction
+                && mined.attempts.len() == status.attempts.len(),
+            "the batch was sent again: {:?}",
+            mined.attempts
         );
 
         let over = AtomicBool::new(false);
-        let (others, back) = tokio::join!(
-            jobs_come_until(&over, tenant, "while-rolled-back"),
-            async {
+        let (others, back) =
+            tokio::join!(jobs_come_until(&over, tenant, "while-rolled-back"), async {
                 let back = release::roll_back(world).await;
                 over.store(true, Ordering::Relaxed);
                 back
-            },
-        );
+            },);
         back.context("roll back")?;
         came.extend(others.context("submit jobs during the rollback")?);
         let running = [single.pods().await?, gang.pods().await?].concat();
         let now = container::identities(&running);
-        ensure!(now == undisturbed, "pods of jobs were disturbed: {undisturbed:?} became {now:?}");
+        ensure!(
+            now == undisturbed,
+            "pods of jobs were disturbed: {undisturbed:?} became {now:?}"
+        );
 
         println!("{} jobs came meanwhile", came.len());
         for one in [&single, &gang] {
@@ -97,13 +110,20 @@ fn an_upgrade_and_a_rollback_under_load_restart_nothing_and_each_slice_is_paid_o
         let mut uids = Vec::new();
         for one in &came {
             let status = one.until_complete().await?;
-            ensure!(status.attempts.len() == 1, "{} needed more than one attempt: {:?}", one.name, status.attempts);
+            ensure!(
+                status.attempts.len() == 1,
+                "{} needed more than one attempt: {:?}",
+                one.name,
+                status.attempts
+            );
             uids.push(usage::uid(one).await?);
         }
         for (pod, times) in tenant.pods.incarnations() {
             ensure!(times == 1, "pod {pod} was created {times} times");
         }
-        market.assert_each_is_paid_once(world, &payer, u64::try_from(deposit.nano())?, &uids).await?;
+        market
+            .assert_each_is_paid_once(world, &payer, u64::try_from(deposit.nano())?, &uids)
+            .await?;
         assert_nothing_restarted(&parts)
     })
 }
@@ -124,7 +144,13 @@ async fn jobs_come_until(over: &AtomicBool, tenant: &Tenant, name: &str) -> Resu
 async fn pods_of_parts(world: &World) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for part in ["operator", "device-agent"] {
-        names.extend(world.pods_of(part).await?.iter().map(kube::ResourceExt::name_any));
+        names.extend(
+            world
+                .pods_of(part)
+                .await?
+                .iter()
+                .map(kube::ResourceExt::name_any),
+        );
     }
     Ok(names)
 }
@@ -134,11 +160,26 @@ fn assert_nothing_restarted(parts: &PodHistory) -> Result<()> {
     let mut seen = BTreeMap::<String, usize>::new();
     for pod in parts.all() {
         let name = pod.last.name_any();
-        let component = pod.last.labels().get(COMPONENT).cloned().unwrap_or_default();
+        let component = pod
+            .last
+            .labels()
+            .get(COMPONENT)
+            .cloned()
+            .unwrap_or_default();
         let restarts = container::restarts(&pod.last);
-        ensure!(restarts == 0, "{name} was restarted {restarts} times: {:?}", pod.end);
-        if component == "operator" && let Some(end) = &pod.end {
-            ensure!(end.exit_code == 0, "{name} ended with {}: {end:?}", end.exit_code);
+        ensure!(
+            restarts == 0,
+            "{name} was restarted {restarts} times: {:?}",
+            pod.end
+        );
+        if component == "operator"
+            && let Some(end) = &pod.end
+        {
+            ensure!(
+                end.exit_code == 0,
+                "{name} ended with {}: {end:?}",
+                end.exit_code
+            );
         }
         *seen.entry(component).or_default() += 1;
     }

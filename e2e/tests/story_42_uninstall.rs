@@ -39,7 +39,8 @@ const CLUSTER_WIDE: &str = "clusterroles,clusterrolebindings,priorityclasses,val
 const PART_OF: &str = "app.kubernetes.io/part-of=gridstake";
 
 #[test]
-fn uninstalled_in_order_it_leaves_the_ledger_alone_and_goes_on_with_it_when_it_is_back() -> Result<()> {
+fn uninstalled_in_order_it_leaves_the_ledger_alone_and_goes_on_with_it_when_it_is_back()
+-> Result<()> {
     paid_story(async |world, tenant, market| {
         let chain = &market.chain;
         let deposit = tokens(100);
@@ -48,20 +49,37 @@ fn uninstalled_in_order_it_leaves_the_ledger_alone_and_goes_on_with_it_when_it_i
         let nodes = uids::<GpuNode>(Api::all(world.client.clone())).await?;
         let ended = tenant.submit(&job("ended", 1).works_for(2)).await?;
         ended.until_complete().await?;
-        let running = tenant.submit(&job("running", 1).runs_until_released()).await?;
+        let running = tenant
+            .submit(&job("running", 1).runs_until_released())
+            .await?;
         running.until_running().await?;
         let mut jobs = vec![usage::uid(&ended).await?, usage::uid(&running).await?];
         let batch = settlement_batch::next(chain).await?;
         chain.mine_only_on_demand(world).await?;
         let status = settlement_batch::until_it_is(world, &batch, BatchState::InFlight).await?;
-        chain.until_it_has(settlement_batch::newest_transaction(&status)?).await?;
+        chain
+            .until_it_has(settlement_batch::newest_transaction(&status)?)
+            .await?;
 
         // First all jobs, while there is an operator that lets go of them.
-        kubectl(["delete", "computejobs", "--all", "--namespace", &tenant.namespace, "--timeout=90s"]).await?;
+        kubectl([
+            "delete",
+            "computejobs",
+            "--all",
+            "--namespace",
+            &tenant.namespace,
+            "--timeout=90s",
+        ])
+        .await?;
         let pods: Api<Pod> = tenant.api();
         let left = pods.list_metadata(&ListParams::default()).await?;
-        ensure!(left.items.is_empty(), "pods are left: {:?}", names(&left.items));
-        let records = uids::<UsageRecord>(Api::namespaced(world.client.clone(), &world.namespace)).await?;
+        ensure!(
+            left.items.is_empty(),
+            "pods are left: {:?}",
+            names(&left.items)
+        );
+        let records =
+            uids::<UsageRecord>(Api::namespaced(world.client.clone(), &world.namespace)).await?;
         release::install_at_the_end(world);
         release::uninstall(world, &world.release).await?;
         release::uninstall(world, API_TYPES).await?;
@@ -69,7 +87,10 @@ fn uninstalled_in_order_it_leaves_the_ledger_alone_and_goes_on_with_it_when_it_i
         // Helm does not wait for what the garbage collector removes.
         look_until("what docs/install.md does not list is gone", || async {
             let left = listed(&["get", NAMESPACED, "--namespace", &world.namespace]).await?;
-            let unknown: Vec<_> = left.iter().filter(|name| !LEFT.iter().any(|l| name.starts_with(l))).collect();
+            let unknown: Vec<_> = left
+                .iter()
+                .filter(|name| !LEFT.iter().any(|l| name.starts_with(l)))
+                .collect();
             Ok(Look::whether(unknown.is_empty(), || format!("{unknown:?}")))
         })
         .await?;
@@ -77,8 +98,13 @@ fn uninstalled_in_order_it_leaves_the_ledger_alone_and_goes_on_with_it_when_it_i
         ensure!(left.is_empty(), "these are left in the cluster: {left:?}");
         let kinds = listed(&["get", "customresourcedefinitions", "--selector", PART_OF]).await?;
         ensure!(kinds.len() == 6, "the API types do not stay: {kinds:?}");
-        let still = uids::<UsageRecord>(Api::namespaced(world.client.clone(), &world.namespace)).await?;
-        ensure!(records.is_subset(&still), "records are gone: {:?}", records.difference(&still));
+        let still =
+            uids::<UsageRecord>(Api::namespaced(world.client.clone(), &world.namespace)).await?;
+        ensure!(
+            records.is_subset(&still),
+            "records are gone: {:?}",
+            records.difference(&still)
+        );
         assert_unheld::<UsageRecord>(Api::all(world.client.clone())).await?;
         assert_unheld::<SettlementBatch>(Api::all(world.client.clone())).await?;
         assert_unheld::<Incident>(Api::all(world.client.clone())).await?;
@@ -140,7 +166,9 @@ fn jobs_run_on_while_it_is_uninstalled_and_are_finished_and_paid_when_it_is_back
                 p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Succeeded")
                     && p.finalizers().iter().any(|f| f == FINALIZER_METERING)
             });
-            Ok(Look::whether(ended, || format!("{:?}", pods.iter().map(|p| &p.status).collect::<Vec<_>>())))
+            Ok(Look::whether(ended, || {
+                format!("{:?}", pods.iter().map(|p| &p.status).collect::<Vec<_>>())
+            }))
         })
         .await?;
         let held = deleted.get().await?;
@@ -149,17 +177,31 @@ fn jobs_run_on_while_it_is_uninstalled_and_are_finished_and_paid_when_it_is_back
             "a job that nobody let go of is gone"
         );
         let running = container::identities(&runs_on.pods().await?);
-        ensure!(running == before, "the pods of a running job were disturbed: {running:?}");
+        ensure!(
+            running == before,
+            "the pods of a running job were disturbed: {running:?}"
+        );
 
         release::install().await?;
         deleted.until_gone().await?;
         let status = ends.until_complete().await?;
-        ensure!(status.attempts.len() == 1, "the job that ended was repeated: {:?}", status.attempts);
+        ensure!(
+            status.attempts.len() == 1,
+            "the job that ended was repeated: {:?}",
+            status.attempts
+        );
         let running = container::identities(&runs_on.pods().await?);
-        ensure!(running == before, "the pods of a running job were disturbed: {running:?}");
+        ensure!(
+            running == before,
+            "the pods of a running job were disturbed: {running:?}"
+        );
         runs_on.release().await?;
         let status = runs_on.until_complete().await?;
-        ensure!(status.attempts.len() == 1, "the job that ran on was repeated: {:?}", status.attempts);
+        ensure!(
+            status.attempts.len() == 1,
+            "the job that ran on was repeated: {:?}",
+            status.attempts
+        );
         market
             .assert_each_is_paid_once(world, &payer, u64::try_from(deposit.nano())?, &jobs)
             .await
@@ -183,7 +225,10 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     let all = api.list_metadata(&ListParams::default()).await?;
-    Ok(all.iter().map(|o| format!("{} {:?}", o.name_any(), o.uid())).collect())
+    Ok(all
+        .iter()
+        .map(|o| format!("{} {:?}", o.name_any(), o.uid()))
+        .collect())
 }
 
 /// Fails if an object of the kind could not be deleted without the operator.
@@ -195,7 +240,10 @@ where
     for object in all {
         ensure!(
             object.finalizers().is_empty(),
-            "{} {} is held by {:?}", K::kind(&()), object.name_any(), object.finalizers()
+            "{} {} is held by {:?}",
+            K::kind(&()),
+            object.name_any(),
+            object.finalizers()
         );
     }
     Ok(())

@@ -92,10 +92,11 @@ pub fn add(files: &mut Generated, crds: &[CustomResourceDefinition]) -> Result<(
 
 /// The definitions as Artifact Hub lists them.
 fn listed(crds: &[CustomResourceDefinition]) -> Vec<Value> {
-    let of_version = |crd: &CustomResourceDefinition| {
-        let names = &crd.spec.names;
-        let versions = crd.spec.versions.iter();
-        let entries = versions.map(|version| {
+    let of_version =
+        |crd: &CustomResourceDefinition| {
+            let names = &crd.spec.names;
+            let versions = crd.spec.versions.iter();
+            let entries = versions.map(|version| {
             let schema = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
             json!({
                 "kind": names.kind,
@@ -105,8 +106,8 @@ fn listed(crds: &[CustomResourceDefinition]) -> Vec<Value> {
                 "description": schema.and_then(|s| s.description.as_deref()).unwrap_or_default(),
             })
         });
-        entries.collect::<Vec<_>>()
-    };
+            entries.collect::<Vec<_>>()
+        };
     crds.iter().flat_map(of_version).collect()
 }
 
