@@ -4,11 +4,12 @@
 #
 #   before.sh keep    pack the images of target/ and keep them with the charts of this commit, for commits that follow; does
 #                     nothing where files differ from the commit
-#   before.sh find    print, one a line: the folder with charts/ and e2e/values-*.yaml; the images' tag, empty for those of
-#                     this checkout; what it is, in words
+#   before.sh find    print, one a line: the folder with charts/ and e2e/values-*.yaml; what ends the names of the images of
+#                     operator and agent, empty for those of this checkout; what it is, in words
 #
 # Compiling another commit would take minutes, so `find` takes the newest earlier commit that was kept in .build/before; else the
-# charts of the commit before this one with the images of this checkout; without a history, this checkout. Three are kept.
+# charts of the commit before this one with the images of this checkout; without a history, this checkout. Three are kept. The
+# simulated GPUs are not among the images: they are the hardware, which an upgrade does not replace.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
@@ -38,8 +39,8 @@ keep() {
   mkdir -p "$kept"
   rm -f "$folder/whole"
   unpack "$commit" "$folder"
-  TAG=before-${commit:0:12} IMAGES_DIR=$folder/images "$here/images/pack.sh" operator device-agent simulated-gpus
-  for image in operator device-agent simulated-gpus; do
+  SUFFIX=-before-${commit:0:12} IMAGES_DIR=$folder/images "$here/images/pack.sh" operator device-agent
+  for image in operator device-agent; do
     # The nodes' record of what is loaded goes by the file's name.
     mv "$folder/images/$image.tar" "$folder/images/$image-before-${commit:0:12}.tar"
   done
@@ -59,7 +60,7 @@ find_() {
   while read -r commit; do
     # Images cannot be loaded into the nodes of an existing cluster.
     if [ -e "$kept/$commit/whole" ] && [ "$("$here/cluster/world.sh" which)" != existing ]; then
-      printf '%s\n' "$kept/$commit" "before-${commit:0:12}" "charts and images of ${commit:0:12}"
+      printf '%s\n' "$kept/$commit" "-before-${commit:0:12}" "charts and images of ${commit:0:12}"
       return
     fi
   done < <(git rev-list --max-count=200 --skip="$skip" HEAD)

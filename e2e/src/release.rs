@@ -19,8 +19,8 @@ use crate::{
 pub struct Before {
     /// The folder with its charts and values.
     pub folder: PathBuf,
-    /// The tag of its images; `None` where they are those of this checkout.
-    pub tag: Option<String>,
+    /// What ends the names of its images of operator and agent; `None` where they are those of this checkout.
+    pub suffix: Option<String>,
     /// What it is, in words.
     pub what: String,
 }
@@ -35,12 +35,12 @@ impl Before {
                 .next()
                 .context("e2e/before.sh find prints three lines")
         };
-        let (folder, tag, what) = (
+        let (folder, suffix, what) = (
             PathBuf::from(line()?),
             line()?.to_owned(),
             line()?.to_owned(),
         );
-        if !tag.is_empty() {
+        if !suffix.is_empty() {
             let mut images = std::fs::read_dir(folder.join("images"))?
                 .map(|entry| Ok(entry?.path().to_string_lossy().into_owned()))
                 .collect::<Result<Vec<_>>>()?;
@@ -51,7 +51,7 @@ impl Before {
         }
         Ok(Self {
             folder,
-            tag: Some(tag).filter(|t| !t.is_empty()),
+            suffix: Some(suffix).filter(|s| !s.is_empty()),
             what,
         })
     }
@@ -60,11 +60,14 @@ impl Before {
     pub async fn install(&self, world: &World) -> Result<()> {
         install_at_the_end(world);
         let mut settings = Vec::new();
-        if let Some(tag) = &self.tag {
-            settings.push(format!("image.tag={tag}"));
-        }
-        // Other pods than this checkout's, whatever else is the same.
-        for part in ["operator", "deviceAgent"] {
+        for (part, image) in [
+            ("operator", "gridstake-operator"),
+            ("deviceAgent", "gridstake-device-agent"),
+        ] {
+            if let Some(suffix) = &self.suffix {
+                settings.push(format!("{part}.image.repository={image}{suffix}"));
+            }
+            // Other pods than this checkout's, whatever else is the same.
             settings.push(format!("{part}.podAnnotations.e2e=before"));
         }
         let mut arguments = Vec::new();
