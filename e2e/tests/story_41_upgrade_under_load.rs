@@ -39,6 +39,9 @@ fn an_upgrade_and_a_rollback_under_load_restart_nothing_and_each_slice_is_paid_o
         let deposit = tokens(100);
         let payer = Payer::of_tenant(chain, tenant, deposit).await?;
         settlement_batch::until_quiet(world, chain).await?;
+        // A batch whose transaction waits in the pool while the operator that sent it is replaced.
+        let batch = settlement_batch::next(chain).await?;
+        chain.mine_only_on_demand(world).await?;
         let single = tenant
             .submit(&job("single", 2).runs_until_released())
             .await?;
@@ -49,9 +52,6 @@ fn an_upgrade_and_a_rollback_under_load_restart_nothing_and_each_slice_is_paid_o
         gang.until_running().await?;
         let running = [single.pods().await?, gang.pods().await?].concat();
         let undisturbed = container::identities(&running);
-        // A batch whose transaction waits in the pool while the operator that sent it is replaced.
-        let batch = settlement_batch::next(chain).await?;
-        chain.mine_only_on_demand(world).await?;
         let status = settlement_batch::until_it_is(world, &batch, BatchState::InFlight).await?;
         let transaction = settlement_batch::newest_transaction(&status)?;
         chain.until_it_has(transaction).await?;

@@ -47,6 +47,8 @@ fn uninstalled_in_order_it_leaves_the_ledger_alone_and_goes_on_with_it_when_it_i
         let payer = Payer::of_tenant(chain, tenant, deposit).await?;
         settlement_batch::until_quiet(world, chain).await?;
         let nodes = uids::<GpuNode>(Api::all(world.client.clone())).await?;
+        let batch = settlement_batch::next(chain).await?;
+        chain.mine_only_on_demand(world).await?;
         let ended = tenant.submit(&job("ended", 1).works_for(2)).await?;
         ended.until_complete().await?;
         let running = tenant
@@ -54,8 +56,6 @@ fn uninstalled_in_order_it_leaves_the_ledger_alone_and_goes_on_with_it_when_it_i
             .await?;
         running.until_running().await?;
         let mut jobs = vec![usage::uid(&ended).await?, usage::uid(&running).await?];
-        let batch = settlement_batch::next(chain).await?;
-        chain.mine_only_on_demand(world).await?;
         let status = settlement_batch::until_it_is(world, &batch, BatchState::InFlight).await?;
         chain
             .until_it_has(settlement_batch::newest_transaction(&status)?)
@@ -72,12 +72,10 @@ fn uninstalled_in_order_it_leaves_the_ledger_alone_and_goes_on_with_it_when_it_i
         ])
         .await?;
         let pods: Api<Pod> = tenant.api();
+        // The kubelet has them for a moment more; nothing of ours does.
         let left = pods.list_metadata(&ListParams::default()).await?;
-        ensure!(
-            left.items.is_empty(),
-            "pods are left: {:?}",
-            names(&left.items)
-        );
+        let held = left.iter().any(|pod| !pod.finalizers().is_empty());
+        ensure!(!held, "pods are held: {:?}", names(&left.items));
         let records =
             uids::<UsageRecord>(Api::namespaced(world.client.clone(), &world.namespace)).await?;
         release::install_at_the_end(world);
