@@ -68,6 +68,7 @@ find_() {
     printf '%s\n' "$checkout" "" "this checkout itself: HEAD is the first commit, or the history was cut off"
     return
   fi
+  rm -rf "$kept"/charts-of-*
   unpack "$parent" "$kept/charts-of-$parent"
   printf '%s\n' "$kept/charts-of-$parent" "" "the charts of ${parent:0:12} with the images of this checkout"
 }
