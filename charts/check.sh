@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks both charts without a cluster: lint, the objects that they give against the API's schemas, values that must be
-# refused, the plain install, alerts, dashboards and the list of metrics. charts/gridstake/tests/policies.py tries the admission
-# policies on a cluster.
+# refused, the reasons of the roles' rules, what is generated, alerts, dashboards and the list of metrics.
+# charts/gridstake/tests/policies.py tries the admission policies on a cluster, e2e/tests/story_40_access.rs the roles.
 #
 # Needs helm, kubeconform and promtool (HELM, KUBECONFORM, PROMTOOL; default .build/bin) and the schemas of e2e/setup.sh
 # (SCHEMAS; default .build/schemas).
@@ -86,14 +86,26 @@ check_monitoring() {
     mistake "the PrometheusRule is not files/alerts.yaml with links to monitoring.rules.runbookUrl"
 }
 
+# The comments of templates stay in what helm renders, so each role is looked at in every form that it takes.
+check_roles() {
+  local values rendered=("$checkout"/manifests/install/*.yaml)
+  for values in "$chart"/tests/accepted/*.yaml; do
+    rendered+=("$own/roles-$(basename "$values")")
+    "$helm" template gridstake "$chart" --kube-version "$oldest" --values "$values" >"${rendered[-1]}"
+  done
+  "$here/role_reasons.py" "${rendered[@]}" || mistake "roles: see above"
+}
+
 as_json "$checkout"/manifests/crds/*.yaml | "$here/crd_schemas.py" "$own"
 check "$here/gridstake-crds"
 check "$chart"
 for values in "$checkout/e2e/values-world.yaml" "$chart"/tests/accepted/*.yaml; do check "$chart" "$values"; done
 for values in "$chart"/tests/refused/*.yaml; do is_refused "$values"; done
+"$here/refusals.py" "$helm" || mistake "values.schema.json takes what is wrong, see above"
+check_roles
 # A patch is no whole object.
 conform -ignore-filename-pattern '/samples/patches/' "$checkout/manifests" || mistake "manifests: see above"
 check_monitoring
-"$here/render.sh" --check || mistake "manifests/install has drifted from the chart"
+"$here/render.sh" --check || mistake "what is generated from the chart has drifted from it"
 if ((mistakes > 0)); then exit 1; fi
 echo "charts: $(find "$chart/tests/accepted" -name '*.yaml' | wc -l) sets of values accepted, $(find "$chart/tests/refused" -name '*.yaml' | wc -l) refused"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Writes manifests/install/gridstake.yaml, the install for those who use no Helm, from charts/gridstake.
+# Writes what is generated from charts/gridstake: manifests/install/gridstake.yaml, the install for those who use no Helm, and the
+# pages docs/values.md and docs/access.md.
 #
-#   render.sh            write it
-#   render.sh --check    fail if it differs from what the chart gives now
+#   render.sh            write them
+#   render.sh --check    fail if one differs from what the chart gives now
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
@@ -29,6 +30,8 @@ YAML
 
 case ${1:-} in
   --check)
+    "$here/values_page.py" --check
+    "$here/access_page.py" --check
     if ! difference=$(render | diff "$target" -); then
       echo "render.sh: $target is not what the chart gives; run charts/render.sh"
       head -n 20 <<<"$difference"
@@ -38,6 +41,8 @@ case ${1:-} in
   "")
     rendered=$(render)
     printf '%s\n' "$rendered" >"$target"
+    "$here/values_page.py"
+    "$here/access_page.py"
     ;;
   *)
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0" >&2

@@ -5,6 +5,7 @@
 #
 # Environment:
 #   IDLE_SECONDS   how long to watch the idle cluster (default: 600)
+#   INSTALLS       how often to install (default: 3)
 #   JOBS           how many jobs to start, one after the other (default: 20)
 #   PROFILE        release (default) or dev
 #   KEEP           not empty: leave the cluster running
@@ -24,7 +25,7 @@ step "compile, profile $PROFILE" env -C "$checkout" cargo build --workspace --lo
 step "pack the images" "$here/images/pack.sh"
 step "bring the cluster up" env IMAGES="$IMAGES_DIR/pause.tar $IMAGES_DIR/busybox.tar" "$here/cluster/world.sh" up --fresh
 step "load the images into its nodes" world images "$IMAGES_DIR"/*.tar
-step "install Gridstake with helm" "$here/install.sh"
+shown "install Gridstake with helm" world run python3 "$here/benches/install_bench.py" --install "$here/install.sh" --times "${INSTALLS:-3}"
 shown "measure" world run python3 "$here/benches/cluster_bench.py" --world "$here/cluster/world.sh" \
   --images "$IMAGES_DIR" --audit-log "$checkout/.build/$E2E_WORLD/logs/audit.log" \
   --jobs "${JOBS:-20}" --idle-seconds "${IDLE_SECONDS:-600}" --profile "$PROFILE"

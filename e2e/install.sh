@@ -8,12 +8,14 @@
 #
 # Environment: E2E_CLUSTER, E2E_WORLD, E2E_VALUES as in world.sh
 #   NAMESPACE   where it is installed (default: gridstake-system)
+#   FROM        take charts/ and e2e/values-*.yaml from this folder, which has them of another commit (see before.sh)
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
-charts=$(readlink -f "$here/../charts")
+from=$(readlink -f "${FROM:-$here/..}")
+charts=$from/charts
 namespace=${NAMESPACE:-gridstake-system}
-values=(--values "$here/values-world.yaml")
+values=(--values "$from/e2e/values-world.yaml")
 if [ -n "${E2E_VALUES:-}" ]; then values+=(--values "$E2E_VALUES"); fi
 run() { "$here/cluster/world.sh" run "$@"; }
 
@@ -21,7 +23,7 @@ run helm upgrade --install gridstake-crds "$charts/gridstake-crds" --namespace "
 run kubectl wait --for=condition=Established --timeout=60s \
   crd/{gpunodes,computejobs,stakebindings,usagerecords,settlementbatches,incidents}.gridstake.dev
 if url=$("$here/chain/chain.sh" url 2>/dev/null); then
-  values+=(--values "$here/values-chain.yaml" --set "chains[0].rpc={$url}")
+  values+=(--values "$from/e2e/values-chain.yaml" --set "chains[0].rpc={$url}")
   run kubectl apply --namespace "$namespace" --filename "$here/chain/keys.yaml"
 fi
 if [ "$("$here/cluster/world.sh" which)" = native ]; then

@@ -131,6 +131,9 @@ told_on_one_world() { # KIND...
   fi
 }
 
+# For the upgrade that a later commit tells of.
+keep_for_later() { if ((steps_failed == 0)) && [ -z "${STORY:-}" ]; then step "keep this commit's charts and images" "$here/before.sh" keep; fi; }
+
 stories() { # all|ignored
   local which=$1 paid=$checkout/.build/logs/verify/$part-paid.txt pid
   compile
@@ -193,6 +196,7 @@ case $part in
   stories)
     bash "$here/setup.sh"
     stories all
+    keep_for_later
     ;;
   check | unit | long)
     bash "$here/setup.sh"

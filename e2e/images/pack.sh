@@ -6,6 +6,7 @@
 # Environment:
 #   PROFILE      dev (default), bench or release: which of cargo's outputs to pack
 #   TAG          tag of our images (default: dev)
+#   SUFFIX       added to the names of our images (default: nothing)
 #   IMAGES_DIR   where the archives go (default: .build/images)
 set -euo pipefail
 
@@ -34,9 +35,9 @@ pack() { # IMAGE NAME:TAG [ARCHIVE_OPTION...]
 if (($# == 0)); then set -- operator device-agent simulated-gpus anvil busybox pause; fi
 for image; do
   case $image in
-    operator) pack operator "localhost/gridstake-operator:${TAG:-dev}" --entrypoint /usr/bin/gridstake-operator --user 65532:65532 ;;
-    device-agent) pack device-agent "localhost/gridstake-device-agent:${TAG:-dev}" --entrypoint /usr/bin/gridstake-device-agent ;;
-    simulated-gpus) pack simulated-gpus "localhost/gridstake-simulated-gpus:${TAG:-dev}" --entrypoint /usr/bin/gridstake-simulated-gpus ;;
+    operator) pack operator "localhost/gridstake-operator${SUFFIX:-}:${TAG:-dev}" --entrypoint /usr/bin/gridstake-operator --user 65532:65532 ;;
+    device-agent) pack device-agent "localhost/gridstake-device-agent${SUFFIX:-}:${TAG:-dev}" --entrypoint /usr/bin/gridstake-device-agent ;;
+    simulated-gpus) pack simulated-gpus "localhost/gridstake-simulated-gpus${SUFFIX:-}:${TAG:-dev}" --entrypoint /usr/bin/gridstake-simulated-gpus ;;
     anvil) pack anvil localhost/anvil:1 --entrypoint /usr/bin/anvil --user 65532:65532 ;;
     busybox) pack busybox localhost/busybox:1 ;;
     pause) pack pause localhost/pause:1 --entrypoint /bin/busybox --entrypoint sleep --entrypoint 2147483647 ;;

@@ -1,5 +1,7 @@
 //! The processes in a pod's container, reached through its node.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, ResourceExt as _};
@@ -58,6 +60,14 @@ pub fn restarts(pod: &Pod) -> i32 {
         .flat_map(|s| s.container_statuses.iter().flatten())
         .map(|c| c.restart_count)
         .sum()
+}
+
+/// Each pod's uid and how often its containers were started again, by the pod's name.
+#[must_use]
+pub fn identities(pods: &[Pod]) -> BTreeMap<String, (Option<String>, i32)> {
+    pods.iter()
+        .map(|p| (p.name_any(), (p.uid(), restarts(p))))
+        .collect()
 }
 
 /// Waits until the pod's container has been started again since `before`.

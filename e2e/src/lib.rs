@@ -7,6 +7,7 @@
 //! The stories use Gridstake as its users do: manifests, `kubectl`, `helm`, and objects in the API server.
 //! They need a world: `make test-e2e`, or with one that is up `e2e/cluster/world.sh run cargo test -p gridstake-e2e`.
 
+pub mod access;
 pub mod account;
 pub mod admission_hold;
 pub mod agent_process;

@@ -8,10 +8,11 @@ use kube::{Api, Client, ResourceExt, api::ListParams};
 
 use crate::{
     chain::Chain,
-    contracts::StakeVault,
+    contracts::{Settlement, StakeVault},
     payer::Payer,
     provider::{ENOUGH_STAKE, Provider, nano, unbind_all},
-    usage::Due,
+    settlement_batch,
+    usage::{self, Due},
     wait::{Look, look_until, watch_until},
     world::World,
 };
@@ -72,6 +73,37 @@ impl Market {
         ensure!(
             deposit - balance == due.paid(),
             "the payer has {balance} of {deposit} left, due {due:?}"
+        );
+        Ok(())
+    }
+
+    /// Fails unless, of the `deposit` it made (in nano-tokens), `payer` is debited and the providers are credited exactly what is
+    /// due for `jobs` (by uid), with no number given out or sent twice and no batch that only one side knows. Waits until all
+    /// of it is final.
+    pub async fn assert_each_is_paid_once(
+        &self,
+        world: &World,
+        payer: &Payer,
+        deposit: u64,
+        jobs: &[String],
+    ) -> Result<()> {
+        let chain = &self.chain;
+        let mut records = Vec::new();
+        for job in jobs {
+            records.extend(usage::until_final(world, job).await?);
+        }
+        usage::assert_numbers_are_distinct(&records)?;
+        let due = usage::due(&records)?;
+        self.assert_paid(&due, payer, deposit).await?;
+        let twice: Vec<_> = chain
+            .events::<Settlement::JobsSkipped>(chain.settlement)
+            .await?;
+        ensure!(twice.is_empty(), "numbers were sent twice: {twice:?}");
+        let logged = settlement_batch::count(world, chain).await?;
+        let on_chain = chain.batches().await?;
+        ensure!(
+            u64::try_from(logged)? == on_chain,
+            "the log has {logged} batches, the chain {on_chain}"
         );
         Ok(())
     }

@@ -73,6 +73,15 @@ impl PodHistory {
         pods
     }
 
+    /// Every pod that has ever been seen, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<PodSeen> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pods: Vec<_> = seen.values().cloned().collect();
+        pods.sort_by_key(|p| p.last.name_any());
+        pods
+    }
+
     /// How many pods of each name there have been; more than one means that it was created again.
     #[must_use]
     pub fn incarnations(&self) -> BTreeMap<String, usize> {

@@ -1,12 +1,148 @@
 //! The Helm release of Gridstake: upgrades with other values, and back.
 
-use anyhow::{Context as _, Result};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use tokio::process::Command;
 
 use crate::{
     command::{checkout, helm, helm_with_input},
     world::World,
 };
+
+/// Charts, values and images of an earlier commit, as far as `e2e/before.sh` has them.
+#[derive(Clone, Debug)]
+pub struct Before {
+    /// The folder with its charts and values.
+    pub folder: PathBuf,
+    /// What ends the names of its images of operator and agent; `None` where they are those of this checkout.
+    pub suffix: Option<String>,
+    /// What it is, in words.
+    pub what: String,
+}
+
+impl Before {
+    /// What there is, with its images loaded into the nodes.
+    pub async fn find() -> Result<Self> {
+        let found = script("e2e/before.sh", &["find"], None).await?;
+        let mut lines = found.lines();
+        let mut line = || {
+            lines
+                .next()
+                .context("e2e/before.sh find prints three lines")
+        };
+        let (folder, suffix, what) = (
+            PathBuf::from(line()?),
+            line()?.to_owned(),
+            line()?.to_owned(),
+        );
+        if !suffix.is_empty() {
+            let mut images = std::fs::read_dir(folder.join("images"))?
+                .map(|entry| Ok(entry?.path().to_string_lossy().into_owned()))
+                .collect::<Result<Vec<_>>>()?;
+            images.sort();
+            let mut arguments = vec!["images"];
+            arguments.extend(images.iter().map(String::as_str));
+            script("e2e/cluster/world.sh", &arguments, None).await?;
+        }
+        Ok(Self {
+            folder,
+            suffix: Some(suffix).filter(|s| !s.is_empty()),
+            what,
+        })
+    }
+
+    /// Puts it in the place of what is installed, API types first. At the story's end this checkout is installed again.
+    pub async fn install(&self, world: &World) -> Result<()> {
+        install_at_the_end(world);
+        let mut settings = Vec::new();
+        for (part, image) in [
+            ("operator", "gridstake-operator"),
+            ("deviceAgent", "gridstake-device-agent"),
+        ] {
+            if let Some(suffix) = &self.suffix {
+                settings.push(format!("{part}.image.repository={image}{suffix}"));
+            }
+            // Other pods than this checkout's, whatever else is the same.
+            settings.push(format!("{part}.podAnnotations.e2e=before"));
+        }
+        let mut arguments = Vec::new();
+        for setting in &settings {
+            arguments.extend(["--set", setting]);
+        }
+        script("e2e/install.sh", &arguments, Some(&self.folder))
+            .await
+            .map(drop)
+    }
+}
+
+/// Installs or upgrades to the charts of this checkout, API types first, as `e2e/install.sh` does it for every story.
+pub async fn install() -> Result<()> {
+    script("e2e/install.sh", &[], None).await.map(drop)
+}
+
+/// At the story's end, this checkout is installed.
+pub fn install_at_the_end(world: &World) {
+    world.undo_at_the_end("install the charts of this checkout", install());
+}
+
+/// Goes back to the revision before the last upgrade, and waits until all parts are up to date.
+pub async fn roll_back(world: &World) -> Result<()> {
+    helm([
+        "rollback",
+        &world.release,
+        "--namespace",
+        &world.namespace,
+        "--wait",
+        "--timeout",
+        "180s",
+    ])
+    .await
+    .map(drop)
+}
+
+/// Uninstalls a release, and waits until its objects are gone.
+pub async fn uninstall(world: &World, release: &str) -> Result<()> {
+    helm([
+        "uninstall",
+        release,
+        "--namespace",
+        &world.namespace,
+        "--wait",
+        "--timeout",
+        "180s",
+    ])
+    .await
+    .map(drop)
+}
+
+/// Runs a script of this checkout and returns what it prints; `from` is the folder whose charts are installed.
+async fn script(path: &str, arguments: &[&str], from: Option<&Path>) -> Result<String> {
+    let mut command = Command::new(checkout().join(path));
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    if let Some(from) = from {
+        command.env("FROM", from);
+    }
+    let output = command
+        .output()
+        .await
+        .with_context(|| format!("run {path}"))?;
+    ensure!(
+        output.status.success(),
+        "{path} {}: {}: {}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
 
 /// Upgrades the release: its values stay but for those that `settings` change, each as for `helm --set`. Waits until
 /// all parts are up to date. At the story's end the release goes back to the revision before.

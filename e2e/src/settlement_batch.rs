@@ -5,7 +5,12 @@ use anyhow::{Context as _, Result};
 use gridstake_crds::{SettlementBatch, SettlementBatchStatus, names, settlement_batch::BatchState};
 use kube::{Api, ResourceExt as _, api::ListParams};
 
-use crate::{chain::Chain, wait::watch_until, world::World};
+use crate::{
+    chain::Chain,
+    usage,
+    wait::{Look, look_until, watch_until},
+    world::World,
+};
 
 /// The SettlementBatches.
 #[must_use]
@@ -28,6 +33,18 @@ pub async fn open(world: &World, chain: &Chain) -> Result<Vec<(String, Option<Ba
         .map(|b| (b.name_any(), b.status.as_ref().and_then(|s| s.state)))
         .filter(|(_, state)| *state != Some(BatchState::Final));
     Ok(open.collect())
+}
+
+/// Waits until all that was owed before is paid for good: it would go into a batch with what is owed next.
+pub async fn until_quiet(world: &World, chain: &Chain) -> Result<()> {
+    look_until("everything earlier is paid for good", || async {
+        let open = open(world, chain).await?;
+        let owed = usage::unsettled(world).await?;
+        Ok(Look::whether(open.is_empty() && owed.is_empty(), || {
+            format!("batches {open:?}, records {owed:?}")
+        }))
+    })
+    .await
 }
 
 /// The name of the batch that comes after those which are on the chain.

@@ -1,24 +1,7 @@
 //! Story 10: helm upgrade with changed values while jobs run disturbs nobody.
 
-use std::collections::BTreeMap;
-
-use gridstake_e2e::{prelude::*, release};
-use k8s_openapi::api::core::v1::Pod;
+use gridstake_e2e::{container::identities, prelude::*, release};
 use kube::ResourceExt;
-
-/// Each pod's uid and how often its containers were restarted.
-fn identities(pods: &[Pod]) -> BTreeMap<String, (Option<String>, i32)> {
-    let restarts = |p: &Pod| {
-        p.status
-            .iter()
-            .flat_map(|s| s.container_statuses.iter().flatten())
-            .map(|c| c.restart_count)
-            .sum()
-    };
-    pods.iter()
-        .map(|p| (p.name_any(), (p.uid(), restarts(p))))
-        .collect()
-}
 
 #[test]
 fn an_upgrade_with_changed_values_disturbs_no_running_job() -> Result<()> {

@@ -4,7 +4,6 @@
 use gridstake_crds::settlement_batch::BatchState;
 use gridstake_e2e::{
     admission_hold::{Hold, Step},
-    contracts::Settlement,
     operator_process::{kill, leader, start_unelected},
     payer::Payer,
     prelude::*,
@@ -19,7 +18,7 @@ fn each_slice_is_paid_once_when_the_operator_is_killed_between_any_two_steps() -
         let chain = &market.chain;
         let deposit = tokens(100);
         let payer = Payer::of_tenant(chain, tenant, deposit).await?;
-        until_the_log_is_quiet(world, market).await?;
+        settlement_batch::until_quiet(world, chain).await?;
         let mut jobs = Vec::new();
 
         // Prepared: nothing is signed.
@@ -68,7 +67,9 @@ fn each_slice_is_paid_once_when_the_operator_is_killed_between_any_two_steps() -
         chain.mine_every_second().await?;
         settlement_batch::until_it_is(world, &batch, BatchState::Final).await?;
 
-        each_is_paid_once(world, market, &payer, u64::try_from(deposit.nano())?, &jobs).await
+        market
+            .assert_each_is_paid_once(world, &payer, u64::try_from(deposit.nano())?, &jobs)
+            .await
     })
 }
 
@@ -101,7 +102,9 @@ fn each_slice_is_paid_once_when_two_operators_believe_that_they_lead() -> Result
         for (pod, times) in tenant.pods.incarnations() {
             ensure!(times == 1, "pod {pod} was created {times} times");
         }
-        each_is_paid_once(world, market, &payer, u64::try_from(deposit.nano())?, &jobs).await
+        market
+            .assert_each_is_paid_once(world, &payer, u64::try_from(deposit.nano())?, &jobs)
+            .await
     })
 }
 
@@ -115,47 +118,4 @@ async fn ended(tenant: &Tenant, name: &str) -> Result<String> {
         "{name} used nothing, so nothing is paid"
     );
     usage::uid(&short).await
-}
-
-/// What other stories left to be paid would go into a batch with what is paid here.
-async fn until_the_log_is_quiet(world: &World, market: &Market) -> Result<()> {
-    look_until("everything earlier is paid for good", || async {
-        let open = settlement_batch::open(world, &market.chain).await?;
-        let owed = usage::unsettled(world).await?;
-        Ok(Look::whether(open.is_empty() && owed.is_empty(), || {
-            format!("batches {open:?}, records {owed:?}")
-        }))
-    })
-    .await
-}
-
-/// Fails unless the payer is debited and the providers are credited exactly what is due, with no number twice.
-async fn each_is_paid_once(
-    world: &World,
-    market: &Market,
-    payer: &Payer,
-    deposit: u64,
-    jobs: &[String],
-) -> Result<()> {
-    let chain = &market.chain;
-    let mut records = Vec::new();
-    for job in jobs {
-        records.extend(usage::until_final(world, job).await?);
-    }
-    usage::assert_numbers_are_distinct(&records)?;
-    let due = usage::due(&records)?;
-    market.assert_paid(&due, payer, deposit).await?;
-    let twice: Vec<_> = chain
-        .events::<Settlement::JobsSkipped>(chain.settlement)
-        .await?;
-    ensure!(twice.is_empty(), "numbers were sent twice: {twice:?}");
-    let (logged, on_chain) = (
-        settlement_batch::count(world, chain).await?,
-        chain.batches().await?,
-    );
-    ensure!(
-        u64::try_from(logged)? == on_chain,
-        "the log has {logged} batches, the chain {on_chain}"
-    );
-    Ok(())
 }

@@ -138,6 +138,22 @@ gridstake-chains{{ if include "gridstake.deploysContracts" . }}-deployed{{ end }
 {{- end }}
 {{- end }}
 
+{{/* The TCP ports of the chains' RPC endpoints and of the archive's bucket, each once, with spaces between. */}}
+{{- define "gridstake.endpointPorts" -}}
+{{- $urls := list }}
+{{- range .Values.chains }}{{ $urls = concat $urls .rpc }}{{ end }}
+{{- if .Values.archive.bucket.url }}
+{{- $urls = append $urls (.Values.archive.bucket.environment.AWS_ENDPOINT | default "https://bucket") }}
+{{- end }}
+{{- $ports := list }}
+{{- range $urls }}
+{{- $url := urlParse . }}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" }}
+{{- $ports = append $ports ($port | default (eq $url.scheme "https" | ternary "443" "80")) }}
+{{- end }}
+{{- $ports | uniq | sortAlpha | join " " }}
+{{- end }}
+
 {{/* The operator's chains file; with `deploy`, what the hook makes it from. As JSON, which is YAML: an address without
 quotes would be a number. Each chain's keys are in a folder of its name. */}}
 {{- define "gridstake.chainsFile" -}}

@@ -3,10 +3,10 @@
 
     policies.py [NAMESPACE]      NAMESPACE of the release (default gridstake-system)
 
-Needs kubectl, a kubeconfig of an administrator in KUBECONFIG, and both charts installed; the operator and the agents may
-run or not. It makes two Nodes without a kubelet, a pod of the agents' ServiceAccount on each, a tenant's namespace and a
-few objects, and removes them all. The table that it prints is the one in POLICIES.md. Exit status 1 if any answer is not
-the expected one.
+Needs kubectl, a kubeconfig of an administrator in KUBECONFIG, and both charts installed; the agents may run or not, the
+operator must not (`kubectl scale deployment/gridstake-operator --replicas=0`): it would end the pod and seal the record. It
+makes two Nodes without a kubelet, a pod of the agents' ServiceAccount on each, a tenant's namespace and a few objects, and
+removes them all. The table that it prints is the one in POLICIES.md. Exit status 1 if any answer is not the expected one.
 """
 
 import base64

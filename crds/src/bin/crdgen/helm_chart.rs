@@ -25,6 +25,7 @@ const NOTES: &str = r"The Gridstake kinds are installed: kubectl get gridstake -
 
 `helm uninstall {{ .Release.Name }}` leaves them and all their objects in place. To remove both for good:
   kubectl delete crd {{ KINDS }}
+Delete all ComputeJobs before, while the operator still runs: else they are kept by finalizers that nobody removes.
 ";
 
 /// Adds the chart's files.
@@ -39,6 +40,12 @@ pub fn add(files: &mut Generated, crds: &[CustomResourceDefinition]) -> Result<(
         "version": version,
         "appVersion": version,
         "keywords": ["gpu", "scheduling", "staking", "settlement"],
+        "annotations": {
+            "artifacthub.io/category": "ai-machine-learning",
+            "artifacthub.io/crds": yaml::write(&listed(crds))?,
+            "artifacthub.io/license": env!("CARGO_PKG_LICENSE"),
+            "artifacthub.io/prerelease": "true",
+        },
     });
     files.add(
         format!("{FOLDER}/Chart.yaml"),
@@ -83,6 +90,27 @@ pub fn add(files: &mut Generated, crds: &[CustomResourceDefinition]) -> Result<(
     Ok(())
 }
 
+/// The definitions as Artifact Hub lists them.
+fn listed(crds: &[CustomResourceDefinition]) -> Vec<Value> {
+    let of_version =
+        |crd: &CustomResourceDefinition| {
+            let names = &crd.spec.names;
+            let versions = crd.spec.versions.iter();
+            let entries = versions.map(|version| {
+            let schema = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
+            json!({
+                "kind": names.kind,
+                "version": version.name,
+                "name": crd.metadata.name,
+                "displayName": names.kind,
+                "description": schema.and_then(|s| s.description.as_deref()).unwrap_or_default(),
+            })
+        });
+            entries.collect::<Vec<_>>()
+        };
+    crds.iter().flat_map(of_version).collect()
+}
+
 /// A definition as a Helm template.
 fn template(crd: &CustomResourceDefinition) -> Result<String, yaml::Error> {
     let mut definition = serde_json::to_value(crd)?;
@@ -118,6 +146,18 @@ mod tests {
             );
             assert_eq!(text.matches("include \"gridstake-crds.labels\"").count(), 1);
             assert!(!text.contains(LABELS));
+        }
+    }
+
+    #[test]
+    fn artifact_hub_is_told_of_every_kind_and_what_it_is_for() {
+        let listed = listed(&gridstake_crds::all_crds());
+        assert_eq!(listed.len(), gridstake_crds::all_crds().len());
+        for kind in listed {
+            for key in ["kind", "version", "name", "displayName", "description"] {
+                let text = kind.get(key).and_then(Value::as_str);
+                assert!(text.is_some_and(|t| !t.is_empty()), "{key} of {kind}");
+            }
         }
     }
 
