@@ -245,28 +245,7 @@ async fn look(desk: &Desk, provider: u32) -> Result<Takings, MoneyError> {
     } else {
         Rewards::None
     });
-    let mut not_now: Vec<String> = Vec::new();
-    let mut withdrawals = Vec::new();
-    for step in sight.withdrawals() {
-        match chain
-            .revert(account, &step.call, chain.block.number)
-            .await?
-        {
-            None => withdrawals.push(step),
-            Some(data) => {
-                let refusal = refusal::of(&data, &chain.token);
-                not_now.push(format!("{}: {}", step.what, refusal.next));
-            }
-        }
-    }
-    let locked = sight
-        .account
-        .tickets
-        .iter()
-        .any(|one| one.unlocks > sight.now);
-    if locked {
-        not_now.extend(sight.tickets());
-    }
+    let (withdrawals, not_now) = withdrawals(desk, &sight).await?;
     Ok(Takings {
         provider,
         account,
@@ -280,6 +259,30 @@ async fn look(desk: &Desk, provider: u32) -> Result<Takings, MoneyError> {
         not_now,
         now: chain.block.time,
     })
+}
+
+/// The withdrawals that can be made now, and lines about what cannot be taken yet.
+async fn withdrawals(
+    desk: &Desk,
+    sight: &stake::Sight,
+) -> Result<(Vec<Step>, Vec<String>), MoneyError> {
+    let chain = &desk.chain;
+    let (mut due, mut not_now) = (Vec::new(), Vec::new());
+    for step in sight.withdrawals() {
+        let block = chain.block.number;
+        match chain.revert(desk.account, &step.call, block).await? {
+            None => due.push(step),
+            Some(data) => {
+                let refusal = refusal::of(&data, &chain.token);
+                not_now.push(format!("{}: {}", step.what, refusal.next));
+            }
+        }
+    }
+    let mut tickets = sight.account.tickets.iter();
+    if tickets.any(|one| one.unlocks > sight.now) {
+        not_now.extend(sight.tickets());
+    }
+    Ok((due, not_now))
 }
 
 /// Takes out what can be taken out.

@@ -66,6 +66,42 @@ pub struct Fact {
     pub due: Option<String>,
 }
 
+impl Fact {
+    fn new(event: &'static str, words: String) -> Self {
+        Self {
+            event,
+            words,
+            ..Self::default()
+        }
+    }
+
+    fn provider(mut self, provider: u32) -> Self {
+        self.provider = Some(provider);
+        self
+    }
+
+    fn payer(mut self, payer: u32) -> Self {
+        self.payer = Some(payer);
+        self
+    }
+
+    fn ticket(mut self, ticket: u32) -> Self {
+        self.ticket = Some(ticket);
+        self
+    }
+
+    /// In nano-tokens.
+    fn amount(mut self, nano: impl Into<u128>) -> Self {
+        self.amount = Some(TokenAmount::from_nano(nano.into()));
+        self
+    }
+
+    fn due(mut self, due: String) -> Self {
+        self.due = Some(due);
+        self
+    }
+}
+
 impl Report for Outcome {
     fn text(&self) -> String {
         let mut lines = Vec::new();
@@ -128,116 +164,114 @@ pub fn facts(contracts: &Contracts, token: &Token, logs: &[Log]) -> Vec<Fact> {
 
 fn of_vault(event: StakeVaultEvents, token: &Token) -> Option<Fact> {
     use StakeVaultEvents as E;
-    let amount = |nano: u128| Some(TokenAmount::from_nano(nano));
     Some(match event {
-        E::Registered(e) => Fact {
-            event: "Registered",
-            words: format!(
-                "this is provider {}: it can be paid from {}, and is bonded once it has stake: kubectl gridstake stake --provider {} --amount TOKENS --key-file FILE, then kubectl gridstake bind --provider {} --node NODE",
+        E::Registered(e) => Fact::new(
+            "Registered",
+            format!(
+                "this is provider {0}: it can be paid from {1}, and is bonded once it has stake: \
+                 kubectl gridstake stake --provider {0} --amount TOKENS --key-file FILE, \
+                 then kubectl gridstake bind --provider {0} --node NODE",
                 e.provider,
-                time(e.payableAt),
-                e.provider,
-                e.provider
+                time(e.payableAt)
             ),
-            provider: Some(e.provider),
-            due: Some(time(e.payableAt)),
-            ..Fact::default()
-        },
-        E::Staked(e) => Fact {
-            event: "Staked",
-            words: format!(
+        )
+        .provider(e.provider)
+        .due(time(e.payableAt)),
+        E::Staked(e) => Fact::new(
+            "Staked",
+            format!(
                 "provider {} has {} more stake of its own",
                 e.provider,
                 token.amount(e.amount)
             ),
-            provider: Some(e.provider),
-            amount: amount(e.amount),
-            ..Fact::default()
-        },
-        E::Delegated(e) => Fact {
-            event: "Delegated",
-            words: format!(
+        )
+        .provider(e.provider)
+        .amount(e.amount),
+        E::Delegated(e) => Fact::new(
+            "Delegated",
+            format!(
                 "{} are delegated to provider {}",
                 token.amount(e.amount),
                 e.provider
             ),
-            provider: Some(e.provider),
-            amount: amount(e.amount),
-            ..Fact::default()
-        },
-        E::UnbondRequested(e) => Fact {
-            event: "UnbondRequested",
-            words: format!(
+        )
+        .provider(e.provider)
+        .amount(e.amount),
+        E::UnbondRequested(e) => Fact::new(
+            "UnbondRequested",
+            format!(
                 "ticket {}: {} can be withdrawn from {}",
                 e.ticket,
                 token.amount(e.amount),
                 time(e.unlockAt)
             ),
-            provider: Some(e.provider),
-            ticket: Some(e.ticket),
-            amount: amount(e.amount),
-            due: Some(time(e.unlockAt)),
-            ..Fact::default()
-        },
-        E::Rebonded(e) => Fact {
-            event: "Rebonded",
-            words: format!(
+        )
+        .provider(e.provider)
+        .ticket(e.ticket)
+        .due(time(e.unlockAt))
+        .amount(e.amount),
+        E::Rebonded(e) => Fact::new(
+            "Rebonded",
+            format!(
                 "ticket {} is closed: {} are stake again",
                 e.ticket,
                 token.amount(e.amount)
             ),
-            provider: Some(e.provider),
-            ticket: Some(e.ticket),
-            amount: amount(e.amount),
-            ..Fact::default()
-        },
-        E::Withdrawn(e) => Fact {
-            event: "Withdrawn",
-            words: format!(
+        )
+        .provider(e.provider)
+        .ticket(e.ticket)
+        .amount(e.amount),
+        E::Withdrawn(e) => Fact::new(
+            "Withdrawn",
+            format!(
                 "{} were paid to {} for ticket {}",
                 token.amount(e.amount),
                 e.account,
                 e.ticket
             ),
-            provider: Some(e.provider),
-            ticket: Some(e.ticket),
-            amount: amount(e.amount),
-            ..Fact::default()
-        },
-        E::RewardsRequested(e) => Fact {
-            event: "RewardsRequested",
-            words: format!(
+        )
+        .provider(e.provider)
+        .ticket(e.ticket)
+        .amount(e.amount),
+        E::SlashDisputed(e) => Fact::new(
+            "SlashDisputed",
+            format!(
+                "proposal {} is disputed; the arbiter decides until {}, \
+                 and undecided nothing is cut",
+                e.id,
+                time(e.resolveUntil)
+            ),
+        )
+        .provider(e.provider)
+        .due(time(e.resolveUntil)),
+        other => return of_rewards(&other, token),
+    })
+}
+
+fn of_rewards(event: &StakeVaultEvents, token: &Token) -> Option<Fact> {
+    use StakeVaultEvents as E;
+    Some(match event {
+        E::RewardsRequested(e) => Fact::new(
+            "RewardsRequested",
+            format!(
                 "a claim of rewards of {} is due at {}",
                 token.amount(e.amount),
                 time(e.due)
             ),
-            provider: Some(e.provider),
-            amount: amount(e.amount),
-            due: Some(time(e.due)),
-            ..Fact::default()
-        },
-        E::RewardsPaid(e) => Fact {
-            event: "RewardsPaid",
-            words: format!(
+        )
+        .provider(e.provider)
+        .due(time(e.due))
+        .amount(e.amount),
+        E::RewardsPaid(e) => Fact::new(
+            "RewardsPaid",
+            format!(
                 "rewards of {} were paid to {}",
                 token.amount(e.amount),
                 e.delegator
             ),
-            provider: Some(e.provider),
-            amount: amount(e.amount),
-            ..Fact::default()
-        },
-        E::SlashDisputed(e) => Fact {
-            event: "SlashDisputed",
-            words: format!(
-                "proposal {} is disputed; the arbiter decides until {}, and undecided nothing is cut",
-                e.id,
-                time(e.resolveUntil)
-            ),
-            provider: Some(e.provider),
-            due: Some(time(e.resolveUntil)),
-            ..Fact::default()
-        },
+        )
+        .provider(e.provider)
+        .amount(e.amount),
         _ => return None,
     })
 }
@@ -245,84 +279,78 @@ fn of_vault(event: StakeVaultEvents, token: &Token) -> Option<Fact> {
 fn of_settlement(event: SettlementEvents, token: &Token) -> Option<Fact> {
     use SettlementEvents as E;
     let words_of = |nano: u64| token.amount(nano.into());
-    let amount = |nano: u64| Some(TokenAmount::from_nano(nano.into()));
     Some(match event {
-        E::PayerRegistered(e) => Fact {
-            event: "PayerRegistered",
-            words: format!(
-                "this is payer {} of lane {}: kubectl gridstake deposit --payer {} --amount TOKENS --key-file FILE, then kubectl gridstake consent",
-                e.payer, e.lane, e.payer
+        E::PayerRegistered(e) => Fact::new(
+            "PayerRegistered",
+            format!(
+                "this is payer {0} of lane {1}: \
+                 kubectl gridstake deposit --payer {0} --amount TOKENS --key-file FILE, \
+                 then kubectl gridstake consent",
+                e.payer, e.lane
             ),
-            payer: Some(e.payer),
-            ..Fact::default()
-        },
-        E::Deposited(e) => Fact {
-            event: "Deposited",
-            words: format!(
+        )
+        .payer(e.payer),
+        E::Deposited(e) => Fact::new(
+            "Deposited",
+            format!(
                 "payer {} of lane {} holds {} more",
                 e.payer,
                 e.lane,
                 words_of(e.amount)
             ),
-            payer: Some(e.payer),
-            amount: amount(e.amount),
-            ..Fact::default()
-        },
-        E::ThawRequested(e) if e.amount == 0 => Fact {
-            event: "ThawRequested",
-            words: format!("payer {}'s deposit stays", e.payer),
-            payer: Some(e.payer),
-            ..Fact::default()
-        },
-        E::ThawRequested(e) => Fact {
-            event: "ThawRequested",
-            words: format!(
+        )
+        .payer(e.payer)
+        .amount(e.amount),
+        E::ThawRequested(e) if e.amount == 0 => Fact::new(
+            "ThawRequested",
+            format!("payer {}'s deposit stays", e.payer),
+        )
+        .payer(e.payer),
+        E::ThawRequested(e) => Fact::new(
+            "ThawRequested",
+            format!(
                 "{} of payer {}'s deposit can be taken out from {}",
                 words_of(e.amount),
                 e.payer,
                 time(e.due)
             ),
-            payer: Some(e.payer),
-            amount: amount(e.amount),
-            due: Some(time(e.due)),
-            ..Fact::default()
-        },
-        E::Withdrawn(e) => Fact {
-            event: "Withdrawn",
-            words: format!(
+        )
+        .payer(e.payer)
+        .due(time(e.due))
+        .amount(e.amount),
+        E::Withdrawn(e) => Fact::new(
+            "Withdrawn",
+            format!(
                 "{} of payer {}'s deposit were paid out",
                 words_of(e.amount),
                 e.payer
             ),
-            payer: Some(e.payer),
-            amount: amount(e.amount),
-            ..Fact::default()
-        },
-        E::ClaimRequested(e) => Fact {
-            event: "ClaimRequested",
-            words: format!(
+        )
+        .payer(e.payer)
+        .amount(e.amount),
+        E::ClaimRequested(e) => Fact::new(
+            "ClaimRequested",
+            format!(
                 "provider {}'s claim of {} is due at {}",
                 e.provider,
                 words_of(e.amount),
                 time(e.due)
             ),
-            provider: Some(e.provider),
-            amount: amount(e.amount),
-            due: Some(time(e.due)),
-            ..Fact::default()
-        },
-        E::Claimed(e) => Fact {
-            event: "Claimed",
-            words: format!(
+        )
+        .provider(e.provider)
+        .due(time(e.due))
+        .amount(e.amount),
+        E::Claimed(e) => Fact::new(
+            "Claimed",
+            format!(
                 "{} were paid to {} for provider {}",
                 words_of(e.amount),
                 e.beneficiary,
                 e.provider
             ),
-            provider: Some(e.provider),
-            amount: amount(e.amount),
-            ..Fact::default()
-        },
+        )
+        .provider(e.provider)
+        .amount(e.amount),
         _ => return None,
     })
 }

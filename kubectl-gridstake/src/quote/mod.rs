@@ -46,11 +46,11 @@ pub async fn run(args: &QuoteArgs, now: Timestamp) -> Result<Told, PluginError> 
     let all = ListParams::default();
     let gpu_nodes: Api<GpuNode> = Api::all(client.clone());
     let bindings: Api<StakeBinding> = Api::all(client.clone());
-    let nodes: Api<Node> = Api::all(client.clone());
+    let kube_nodes: Api<Node> = Api::all(client.clone());
     let jobs: Api<ComputeJob> = Api::all(client.clone());
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let [mut a, mut b, mut c] = [Vec::new(), Vec::new(), Vec::new()];
-    let (gpu_nodes, bindings, nodes, jobs, of_namespace) = tokio::try_join!(
+    let (gpu_nodes, bindings, kube_nodes, jobs, of_namespace) = tokio::try_join!(
         async {
             cluster::list(&gpu_nodes, &all)
                 .await
@@ -60,7 +60,7 @@ pub async fn run(args: &QuoteArgs, now: Timestamp) -> Result<Told, PluginError> 
                 })
         },
         cluster::list_if_allowed(&bindings, &all, "stakes", &mut a),
-        cluster::list_if_allowed(&nodes, &all, "nodes", &mut b),
+        cluster::list_if_allowed(&kube_nodes, &all, "nodes", &mut b),
         cluster::list_if_allowed(&jobs, &all, "the queue", &mut c),
         cluster::look(&namespaces, "namespace", &namespace),
     )?;
@@ -72,7 +72,7 @@ pub async fn run(args: &QuoteArgs, now: Timestamp) -> Result<Told, PluginError> 
                 .to_owned(),
         );
     }
-    notes.push(if nodes.is_some() {
+    notes.push(if kube_nodes.is_some() {
         "of CPU and memory, what nodes have is looked at and not what is free of it; nor when a provider's window closes".to_owned()
     } else {
         "the Nodes may not be read: labels, taints, CPU and memory are not looked at, nor when a provider's window closes".to_owned()
@@ -99,11 +99,11 @@ pub async fn run(args: &QuoteArgs, now: Timestamp) -> Result<Told, PluginError> 
         namespace_labels: labels,
         chain,
         has_chain,
-        knows_nodes: nodes.is_some(),
+        knows_nodes: kube_nodes.is_some(),
     };
     let request = request::of_job(&job, &around)
         .map_err(|words| PluginError::Unfit(format!("--filename: {words}")))?;
-    let by_name: BTreeMap<String, Node> = nodes
+    let by_name: BTreeMap<String, Node> = kube_nodes
         .unwrap_or_default()
         .into_iter()
         .map(|node| (node.name_any(), node))

@@ -423,9 +423,9 @@ async fn a_stake_whose_answer_is_lost_is_unknown_and_is_not_staked_twice() {
         25_000 * TOKEN
     );
 
-    let none = B256::repeat_byte(9);
+    let stranger = B256::repeat_byte(9);
     let output = chain
-        .plugin(&format!("transaction {none}"))
+        .plugin(&format!("transaction {stranger}"))
         .output()
         .unwrap();
     let fate: Value = serde_json::from_slice(&output.stdout).unwrap();
