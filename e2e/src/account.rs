@@ -31,6 +31,12 @@ impl Account {
         self.signer.address()
     }
 
+    /// Its private key, as a key file holds it.
+    #[must_use]
+    pub fn key(&self) -> String {
+        alloy::hex::encode(self.signer.to_bytes())
+    }
+
     /// Its EIP-712 signature over `message`, as 65 bytes in hexadecimal.
     pub fn sign(&self, message: &impl SolStruct, domain: &Eip712Domain) -> Result<String> {
         let signature = self

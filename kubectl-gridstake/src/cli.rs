@@ -7,10 +7,20 @@ use clap::{Args, Parser, Subcommand};
 use gridstake_crds::TokenAmount;
 use gridstake_ledger::week::Week;
 
-use crate::{end::End, error::PluginError, output::Format};
+use crate::{
+    earnings::args::ReportArgs,
+    end::End,
+    error::PluginError,
+    money::args::{
+        BindArgs, ClaimArgs, DepositArgs, DisputeArgs, RegisterArgs, StakeArgs, ThawArgs,
+        TransactionArgs, UnstakeArgs,
+    },
+    output::Format,
+    quote::args::QuoteArgs,
+};
 
-/// Signs what Gridstake's operator asks of payers and providers, and puts it where the operator reads it; verifies what was
-/// paid.
+/// Signs what Gridstake's operator asks of payers and providers, and puts it where the operator reads it; stakes, pays and
+/// claims; verifies what was paid.
 ///
 /// The cluster is the one of KUBECONFIG and its current context, as with kubectl. To verify, none is needed.
 #[derive(Parser, Clone, Debug)]
@@ -51,11 +61,63 @@ pub enum Command {
     /// Shows the GPUs of each node, the jobs of each namespace, and what was used and earned in the last day.
     Top(TopArgs),
 
+    /// Quotes what a job would cost and how long it would wait, on today's offers.
+    ///
+    /// Says which nodes could take it and why the others cannot, what the draw would have it cost on average, and what such GPUs
+    /// cost elsewhere. Nothing is submitted, and nothing is promised: offers and the queue change.
+    Quote(QuoteArgs),
+
+    /// Reports what a provider got in a week, and whether the lane has stated so.
+    ///
+    /// Verifies the week as `verify --week` does, adds what the archive says of energy and what the provider's GpuNodes say of
+    /// costs. Ends with 0 if the hash is the one on chain or none was stated yet, with 1 if something is wrong, and with 2 if it
+    /// could not be checked.
+    Report(Box<ReportArgs>),
+
     /// Takes a node off the market: it gets no new jobs, and those that run on it finish.
     ///
     /// Sets spec.mode of the GpuNode to Drained, and remembers the mode before in the annotation
     /// gridstake.dev/mode-before-drain. The Node is not cordoned: pods of others are none of its business.
     Drain(DrainArgs),
+
+    /// Makes an account: a provider of GPUs, or a payer for jobs.
+    Register(Box<RegisterArgs>),
+
+    /// Adds to a provider's own stake.
+    ///
+    /// Lets the StakeVault take exactly that much of the token, if it may not already, and stakes it.
+    Stake(Box<StakeArgs>),
+
+    /// Asks a provider's own stake back, and takes it out when its time is over.
+    ///
+    /// What is asked back becomes a ticket, which can be withdrawn after the unbonding time (7 days) and be slashed until then.
+    Unstake(Box<UnstakeArgs>),
+
+    /// Puts stake behind somebody else's provider, for a part of what it earns.
+    Delegate(Box<StakeArgs>),
+
+    /// Asks delegated stake back, and takes it out when its time is over.
+    Undelegate(Box<UnstakeArgs>),
+
+    /// Takes out what can be taken out: a provider's earnings, a delegator's rewards, stake and deposits that were asked back.
+    ///
+    /// Earnings and rewards are paid in two steps: a claim is opened, and paid when it is due, by the same command.
+    Claim(Box<ClaimArgs>),
+
+    /// Pays into a payer's account, from which jobs are paid.
+    Deposit(Box<DepositArgs>),
+
+    /// Asks a payer's deposit back; `claim` takes it out seven days later.
+    Thaw(Box<ThawArgs>),
+
+    /// Disputes a proposal to slash, as the provider's staker or operator.
+    Dispute(Box<DisputeArgs>),
+
+    /// Has nodes stand for a provider: creates a StakeBinding with the addresses that the chain has.
+    Bind(Box<BindArgs>),
+
+    /// Looks what has become of a transaction.
+    Transaction(TransactionArgs),
 
     /// Prints the script by which a shell completes `kubectl-gridstake`.
     ///
@@ -454,14 +516,14 @@ pub struct CertifyArgs {
     pub dry_run: bool,
 }
 
-fn payer(text: &str) -> Result<u32, String> {
+pub(crate) fn payer(text: &str) -> Result<u32, String> {
     account(text).ok_or_else(|| {
         "write the number of the payer's account, such as 3; 0 is the lane's reward account, which nobody owns"
             .to_owned()
     })
 }
 
-fn provider(text: &str) -> Result<u32, String> {
+pub(crate) fn provider(text: &str) -> Result<u32, String> {
     account(text).ok_or_else(|| {
         "write the number of the provider's account, from 1 up, such as 7".to_owned()
     })
@@ -471,7 +533,7 @@ fn account(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number| *number > 0)
 }
 
-fn chain_name(text: &str) -> Result<String, String> {
+pub(crate) fn chain_name(text: &str) -> Result<String, String> {
     let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if (1..=63).contains(&text.len()) && text.chars().all(named) {
         Ok(text.to_owned())
@@ -480,7 +542,7 @@ fn chain_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn chain_id(text: &str) -> Result<u64, String> {
+pub(crate) fn chain_id(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(id) if id > 0 => Ok(id),
         _ => Err("write the chain's id as a decimal number, such as 8453".to_owned()),
@@ -499,7 +561,7 @@ fn daily_cap(text: &str) -> Result<u64, String> {
 }
 
 /// In mixed case an address holds a checksum (EIP-55).
-fn address(text: &str) -> Result<Address, String> {
+pub(crate) fn address(text: &str) -> Result<Address, String> {
     let digits = text
         .strip_prefix("0x")
         .filter(|digits| digits.len() == 40 && digits.bytes().all(|b| b.is_ascii_hexdigit()))

@@ -158,3 +158,72 @@ fn what_is_explained_is_a_job_a_node_or_an_incident() {
     }
     assert!(parsed("kubectl-gridstake explain pod p").is_err());
 }
+
+const STAKE: &str = "kubectl-gridstake stake --provider 7 --amount 25000 --key-file key";
+const DEPOSIT: &str = "kubectl-gridstake deposit --payer 3 --amount 10 --key-file key";
+
+#[test]
+fn a_bad_amount_or_account_is_answered_with_its_flag_and_what_would_be_right() {
+    for (line, flag, value, right) in [
+        (STAKE, "--amount", "0", "more than 0 tokens"),
+        (STAKE, "--amount", "1e3", "at most 9 decimals"),
+        (STAKE, "--provider", "0", "such as 7"),
+        (DEPOSIT, "--payer", "0", "such as 3"),
+        (
+            DEPOSIT,
+            "--amount",
+            "99999999999",
+            "at most 18446744073.709551615",
+        ),
+    ] {
+        let without = without(line, flag);
+        let words = parsed(&format!("{without} {flag} {value}"))
+            .unwrap_err()
+            .to_string();
+        for expected in [flag, value, right] {
+            assert!(words.contains(expected), "{words} lacks {expected}");
+        }
+    }
+}
+
+#[test]
+fn what_is_asked_back_is_an_amount_all_of_it_what_is_due_or_a_ticket_that_is_put_back() {
+    let unstake = "kubectl-gridstake unstake --provider 7 --key-file key";
+    for which in ["--amount 1", "--all", "--withdraw", "--rebond 2"] {
+        assert!(parsed(&format!("{unstake} {which}")).is_ok(), "{which}");
+        let line = unstake.replace("unstake", "undelegate");
+        assert!(parsed(&format!("{line} {which}")).is_ok(), "{which}");
+    }
+    assert!(parsed(unstake).is_err());
+    assert!(parsed(&format!("{unstake} --all --withdraw")).is_err());
+    let thaw = "kubectl-gridstake thaw --payer 3 --key-file key";
+    assert!(parsed(&format!("{thaw} --keep")).is_ok());
+    assert!(parsed(thaw).is_err());
+}
+
+#[test]
+fn who_claims_says_whose_money_and_who_disputes_says_with_what() {
+    let claim = "kubectl-gridstake claim --key-file key";
+    assert!(parsed(&format!("{claim} --provider 7")).is_ok());
+    assert!(parsed(&format!("{claim} --payer 3 --lane 7")).is_ok());
+    for line in [
+        claim.to_owned(),
+        format!("{claim} --provider 7 --payer 3"),
+        format!("{claim} --provider 7 --lane 7"),
+    ] {
+        assert!(parsed(&line).is_err(), "{line}");
+    }
+    let dispute = "kubectl-gridstake dispute incident-ab --key-file key";
+    assert!(parsed(&format!("{dispute} --evidence letter.pdf")).is_ok());
+    assert!(parsed(dispute).is_err());
+}
+
+#[test]
+fn no_command_takes_a_key_itself() {
+    for command in Cli::command().get_subcommands() {
+        let flags = command.get_arguments().filter_map(|arg| arg.get_long());
+        for flag in flags {
+            assert!(flag == "key-file" || !flag.contains("key"), "{flag}");
+        }
+    }
+}

@@ -1,9 +1,6 @@
 //! `drain`: takes a node off the market, and puts it back as it was. Jobs that run on it finish.
 
-use std::{
-    io::{BufRead as _, IsTerminal as _, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use gridstake_crds::{ComputeJob, GpuNode, closed_enum::ClosedEnum as _, gpu_node::OfferMode};
 use k8s_openapi::jiff::Timestamp;
@@ -14,6 +11,7 @@ use crate::{
     Told,
     cli::DrainArgs,
     cluster::{self, Named},
+    confirm,
     end::EndTime,
     error::PluginError,
     explain::{
@@ -75,11 +73,7 @@ pub async fn run(args: &DrainArgs, now: Timestamp) -> Result<Told, PluginError> 
         }
         Plan::Set { from, to, patch } => {
             let question = question(&args.node, from, to, jobs.as_deref());
-            if !args.yes && !confirmed(&question)? {
-                return Err(PluginError::Unfit(
-                    "nothing is written: it was not confirmed".to_owned(),
-                ));
-            }
+            confirm::ask(&question, args.yes, "nothing is written")?;
             cluster::merge(&nodes, named, &patch).await?;
             vec![format!("node {}: mode {to}, before {from}", args.node)]
         }
@@ -185,27 +179,6 @@ fn still_there(jobs: Option<&[JobOnNode]>) -> String {
             .trim_start()
             .to_owned(),
     }
-}
-
-/// Asks on the terminal; anything but yes is no.
-fn confirmed(question: &str) -> Result<bool, PluginError> {
-    let input = std::io::stdin();
-    if !input.is_terminal() {
-        return Err(PluginError::Unfit(format!(
-            "nothing is written: {question} Say --yes, since there is no terminal on which to ask"
-        )));
-    }
-    let mut out = std::io::stderr();
-    let mut answer = String::new();
-    write!(out, "{question} [y/N] ")
-        .and_then(|()| out.flush())
-        .and_then(|()| input.lock().read_line(&mut answer))
-        .map_err(PluginError::Terminal)?;
-    Ok(is_yes(&answer))
-}
-
-fn is_yes(answer: &str) -> bool {
-    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }
 
 /// Waits until no job is on the node, at most until `until`, in Unix seconds.

@@ -114,13 +114,3 @@ fn no_pause_is_longer_than_the_time_that_is_left() {
         assert_eq!(pause(10, until), Duration::from_secs(seconds), "{until:?}");
     }
 }
-
-#[test]
-fn only_yes_is_yes() {
-    for yes in ["y", "Y\n", "yes\n", " YES "] {
-        assert!(is_yes(yes), "{yes}");
-    }
-    for no in ["", "\n", "n", "no", "yess", "ja", "1"] {
-        assert!(!is_yes(no), "{no}");
-    }
-}

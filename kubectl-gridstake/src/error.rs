@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use crate::{end::EndFault, key::KeyError};
+use crate::{end::EndFault, key::KeyError, money::MoneyError};
 
 /// Why a command did nothing.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,9 @@ pub enum PluginError {
     /// Nobody can be asked.
     #[error("ask on the terminal: use --yes")]
     Terminal(#[source] std::io::Error),
+    /// Money was not moved, or is not known to have been.
+    #[error(transparent)]
+    Money(Box<MoneyError>),
     /// The API server does not let it be written.
     #[error("write {what} (--dry-run prints the command for somebody who may)")]
     Write {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use alloy::{
-    primitives::{Address, Signature},
+    primitives::{Address, B256, Signature},
     signers::{SignerSync as _, local::PrivateKeySigner},
     sol_types::{Eip712Domain, SolStruct},
 };
@@ -73,26 +73,31 @@ impl Key {
         self.0.address()
     }
 
+    /// Its signature over a hash, such as that of a transaction.
+    pub fn sign_hash(&self, hash: B256) -> Result<Signature, KeyError> {
+        self.0
+            .sign_hash_sync(&hash)
+            .map(Signature::normalized_s)
+            .map_err(|source| KeyError::Sign {
+                address: self.address(),
+                source,
+            })
+    }
+
     /// Its signature over `message` for `domain`, as it is written into objects.
     pub fn sign(
         &self,
         message: &impl SolStruct,
         domain: &Eip712Domain,
     ) -> Result<String, KeyError> {
-        self.0
-            .sign_hash_sync(&typed::digest(message, domain))
-            .map(Signature::normalized_s)
+        self.sign_hash(typed::digest(message, domain))
             .map(|signed| signature::text(&signed))
-            .map_err(|source| KeyError::Sign {
-                address: self.address(),
-                source,
-            })
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use alloy::primitives::{B256, address};
+    use alloy::primitives::address;
 
     use super::*;
     use crate::error::chain;

@@ -1,18 +1,24 @@
 //! `kubectl gridstake`: signs what the operator asks of payers and providers, and puts it where the operator reads it;
 //! verifies what was archived against the chain; makes decisions of the scheduler again; explains jobs, nodes and incidents;
-//! sums GPUs, jobs and earnings; drains nodes.
+//! sums GPUs, jobs and earnings; drains nodes; quotes jobs and reports weeks; sends what providers, delegators and payers have
+//! to say to the contracts.
 
 mod certify;
 mod cli;
 mod cluster;
 mod completion;
+mod confirm;
 mod consent;
 mod drain;
+mod earnings;
 mod end;
+mod endpoint;
 mod error;
 mod explain;
 mod key;
+mod money;
 mod output;
+mod quote;
 mod replay;
 mod top;
 mod verify;
@@ -46,6 +52,9 @@ fn main() -> ExitCode {
     if let Command::Replay(args) = &command {
         return replay::run(args);
     }
+    if let Command::Report(args) = &command {
+        return earnings::run(args);
+    }
     match told(&command) {
         Ok(Told { result, note }) => {
             if let Some(note) = note {
@@ -73,13 +82,25 @@ fn told(command: &Command) -> Result<Told, PluginError> {
     match command {
         Command::Consent(args) => runtime.block_on(consent::run(args, now)),
         Command::Certify(args) => runtime.block_on(certify::run(args, now)),
+        Command::Quote(args) => runtime.block_on(quote::run(args, now)),
         Command::Top(args) => runtime.block_on(top::run(args, now)),
         Command::Drain(args) => runtime.block_on(drain::run(args, now)),
         Command::Completion(args) => Ok(completion::script(args.shell)),
         Command::Complete(args) => Ok(completion::answer(&args.words)),
         Command::Explain(args) => runtime.block_on(explain::run(args, now)),
+        Command::Bind(args) => runtime.block_on(money::bind(args)),
+        Command::Transaction(args) => runtime.block_on(money::transaction(args)),
+        Command::Register(_)
+        | Command::Stake(_)
+        | Command::Unstake(_)
+        | Command::Delegate(_)
+        | Command::Undelegate(_)
+        | Command::Claim(_)
+        | Command::Deposit(_)
+        | Command::Thaw(_)
+        | Command::Dispute(_) => runtime.block_on(money::run(command)),
         // They tell by themselves, since they end in three ways.
-        Command::Verify(_) | Command::Replay(_) => {
+        Command::Verify(_) | Command::Replay(_) | Command::Report(_) => {
             Err(PluginError::Unfit("it runs by itself".to_owned()))
         }
     }

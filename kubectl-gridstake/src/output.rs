@@ -113,6 +113,8 @@ pub(crate) mod tests {
             include_str!("golden/node_withheld.txt"),
             include_str!("golden/incident_proposed.txt"),
             include_str!("golden/top.txt"),
+            include_str!("golden/quote_fits.txt"),
+            include_str!("golden/report.txt"),
         ] {
             assert!(page.contains(text.trim_end()), "\n{text}");
         }

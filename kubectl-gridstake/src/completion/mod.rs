@@ -126,6 +126,10 @@ mod tests {
         assert_eq!(names("top --output j"), ["json"]);
         assert_eq!(names("completion "), ["bash", "zsh", "fish"]);
         assert_eq!(names("drain n1 --wait "), [""; 0]);
+        assert_eq!(names("register "), ["provider", "payer"]);
+        assert_eq!(names("unstake --with"), ["--withdraw"]);
+        assert_eq!(names("report -o c"), ["csv"]);
+        assert_eq!(names("quote --usd"), ["--usd-per-token"]);
     }
 
     #[test]

@@ -166,28 +166,30 @@ fn answer(incident: &Incident, status: &IncidentStatus, now: Timestamp) -> Vec<S
         Some(IncidentState::Proposed) => match &status.proposal {
             Some(proposal) if proposal.dispute_until.0 > now => vec![
                 format!(
-                    "until {} the provider's staker or operator can dispute it, with the keccak256 hash of counter-evidence that it keeps:",
+                    "until {} the provider's staker or operator can dispute it, with counter-evidence that it keeps, of which the chain gets the hash:",
                     proposal.dispute_until.0
                 ),
                 format!(
-                    "  cast send VAULT \"disputeSlash(uint256,bytes32)\" {} COUNTER_EVIDENCE_HASH --rpc-url URL",
-                    proposal.id
+                    "  kubectl gridstake dispute {} --evidence FILE --key-file FILE",
+                    incident.name_any()
                 ),
-                "VAULT is the StakeVault of the chain; add the flags of the wallet. Undisputed, anybody can have it executed after that".to_owned(),
+                "undisputed, anybody can have it executed after that".to_owned(),
             ],
             _ => vec!["the time to dispute is over: the cut follows".to_owned()],
         },
         Some(IncidentState::Disputed) => {
-            let until = status
-                .dispute
-                .as_ref()
-                .map_or_else(String::new, |dispute| format!(" until {}", dispute.resolve_until.0));
+            let until = status.dispute.as_ref().map_or_else(String::new, |dispute| {
+                format!(" until {}", dispute.resolve_until.0)
+            });
             vec![format!(
                 "the arbiter decides{until}; undecided, nothing is cut"
             )]
         }
         Some(IncidentState::Open | IncidentState::Proposing) if incident.spec.slash.is_some() => {
-            vec!["nothing is frozen yet: the provider can dispute it once it is proposed on chain".to_owned()]
+            vec![
+                "nothing is frozen yet: the provider can dispute it once it is proposed on chain"
+                    .to_owned(),
+            ]
         }
         Some(IncidentState::InForce) => {
             let until = status

@@ -67,7 +67,7 @@ fn an_incident_that_shows_every_field_is_explained() {
 fn a_warning_needs_no_chain() {
     let warning: Incident = serde_saphyr::from_str(WARNING).unwrap();
     let text = explain(&warning, now()).text();
-    assert!(!text.contains("cast send"), "{text}");
+    assert!(!text.contains("gridstake dispute"), "{text}");
 }
 
 #[test]

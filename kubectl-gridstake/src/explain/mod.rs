@@ -16,8 +16,8 @@ mod job_text;
 mod next_steps;
 pub mod node;
 pub mod node_text;
-mod waiting;
-mod weight;
+pub mod waiting;
+pub mod weight;
 
 use std::collections::BTreeSet;
 

@@ -8,7 +8,7 @@
 
 pub mod fits;
 mod log;
-mod redo;
+pub mod redo;
 mod walk;
 
 use std::process::ExitCode;

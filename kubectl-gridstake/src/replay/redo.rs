@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use alloy::primitives::{B256, keccak256};
-use gridstake_ledger::archive::decisions::{Decided, Drawn, Node};
+use gridstake_ledger::archive::decisions::{Decided, Drawn, Node, Request};
 
 use super::fits;
 
@@ -76,7 +76,8 @@ pub fn redo(fleet: &BTreeMap<String, Node>, decided: &Decided) -> Result<(), Dif
             &format!("{obstacles:?}"),
         ));
     }
-    let Some(drawn) = draw(&fit, decided) else {
+    let drawn = seed(decided).and_then(|seed| draw(&fit, &decided.request, seed));
+    let Some(drawn) = drawn else {
         let expected = "no place: not all members find room";
         return Err(Difference::new("the placement", &"one", &expected));
     };
@@ -115,9 +116,8 @@ struct Ticket<'a> {
     in_use: bool,
 }
 
-/// The draws of all members; `None`: they do not all find room.
-fn draw(fit: &[&Node], decided: &Decided) -> Option<Vec<Drawn>> {
-    let request = &decided.request;
+/// The draws of all members among the nodes that can take one, in canonical order; `None`: they do not all find room.
+pub fn draw(fit: &[&Node], request: &Request, seed: B256) -> Option<Vec<Drawn>> {
     let members = request.members.max(1);
     let mut tickets: Vec<Ticket<'_>> = fit
         .iter()
@@ -153,7 +153,7 @@ fn draw(fit: &[&Node], decided: &Decided) -> Option<Vec<Drawn>> {
     if rooms < u64::from(members) {
         return None;
     }
-    let mut stream = Stream::new(seed(decided)?);
+    let mut stream = Stream::new(seed);
     let mut drawn: Vec<Drawn> = Vec::new();
     for _ in 0..members {
         let partly_used = tickets

@@ -1,9 +1,9 @@
 //! Verifies from archive and chain alone. It ends in one of three ways: everything is right, something is wrong, or it
 //! could not be checked.
 
-mod answers;
+pub mod answers;
 mod report;
-mod rpc;
+pub mod rpc;
 pub mod source;
 mod uptime;
 
@@ -15,7 +15,7 @@ use gridstake_ledger::{
     statement::Statement,
     verify::{
         Fault, Finding,
-        all::{self, Item, LaneError},
+        all::{self, Item, LaneError, VerifiedLane},
         chain::{self, ChainBatch, Contradiction},
         earnings::{self, Earnings},
         evidence::Signatures,
@@ -33,13 +33,14 @@ use self::{
 use crate::{cli::VerifyArgs, error};
 
 /// What a shell is told if something is wrong.
-const WRONG: u8 = 1;
+pub const WRONG: u8 = 1;
 /// What a shell is told if it could not be checked.
-const UNCHECKED: u8 = 2;
+pub const UNCHECKED: u8 = 2;
 
 /// Why it could not be checked.
 #[derive(Debug, thiserror::Error)]
-enum VerifyError {
+#[allow(missing_docs, reason = "each says itself what it is")]
+pub enum VerifyError {
     #[error("start the runtime")]
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
@@ -75,6 +76,8 @@ enum VerifyError {
     },
     #[error("{0}")]
     Nothing(String),
+    #[error("--week: no batch of the lane was settled in it")]
+    NoBatchOfWeek,
     #[error("--vault: the chain file was saved without it: save it again with --vault")]
     NoOperators,
     #[error("--week: the chain file was saved without the slashes: save it again")]
@@ -102,6 +105,36 @@ pub fn run(args: &VerifyArgs) -> ExitCode {
 }
 
 fn verified(args: &VerifyArgs) -> Result<Report, VerifyError> {
+    Ok(match checked(args)? {
+        Ok(Checked {
+            answers,
+            lane,
+            earnings,
+            uptime,
+            ..
+        }) => Report::right(args, &answers, lane, earnings, uptime),
+        Err((answers, finding)) => Report::wrong(args, &answers, *finding),
+    })
+}
+
+/// What is right, and what it rests on.
+pub struct Checked {
+    /// What the chain says.
+    pub answers: Answers,
+    /// The archive.
+    pub source: Source,
+    /// The batches whose files were verified.
+    pub items: Vec<Item>,
+    /// What the files say.
+    pub lane: VerifiedLane,
+    /// What the week's batches come to, if a week is verified.
+    pub earnings: Option<Earnings>,
+    /// What the log of uptime says, if that is verified.
+    uptime: Option<Uptime>,
+}
+
+/// Verifies. The inner error is what is wrong.
+pub fn checked(args: &VerifyArgs) -> Result<Result<Checked, (Answers, Box<Finding>)>, VerifyError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -115,7 +148,7 @@ fn verified(args: &VerifyArgs) -> Result<Report, VerifyError> {
         uptime,
     } = match prepared {
         Ok(ready) => ready,
-        Err((answers, finding)) => return Ok(Report::wrong(args, &answers, *finding)),
+        Err(wrong) => return Ok(Err(wrong)),
     };
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let which = if args.every_signature {
@@ -126,9 +159,7 @@ fn verified(args: &VerifyArgs) -> Result<Report, VerifyError> {
     let outcome = all::verify(&items, threads, which, |item| source.load(item.address));
     let lane = match outcome {
         Ok(lane) => lane,
-        Err(LaneError::File(FileError::Wrong(finding))) => {
-            return Ok(Report::wrong(args, &answers, *finding));
-        }
+        Err(LaneError::File(FileError::Wrong(finding))) => return Ok(Err((answers, finding))),
         Err(LaneError::File(FileError::Chain(error))) => return Err(error.into()),
         Err(LaneError::Load(SourceError::Missing { path })) => {
             let finding = Finding {
@@ -138,31 +169,44 @@ fn verified(args: &VerifyArgs) -> Result<Report, VerifyError> {
                 found: "nothing".to_owned(),
                 expected: "the file that the index names".to_owned(),
             };
-            return Ok(Report::wrong(args, &answers, finding));
+            return Ok(Err((answers, Box::new(finding))));
         }
         Err(LaneError::Load(error)) => return Err(error.into()),
     };
-    if let Some(operators) = answers.operators.as_ref().filter(|_| args.vault.is_some()) {
-        for file in &lane.files {
-            let foreign = file.certified.iter().find(|certified| {
-                let of = operators.get(&certified.certificate.provider);
-                Some(certified.certificate.vault) != args.vault
-                    || !of.is_some_and(|known| known.contains(&certified.signer))
-            });
-            if let Some(foreign) = foreign {
-                let provider = foreign.certificate.provider;
-                let finding = Finding {
-                    file: file.name.clone(),
-                    at: foreign.line.clone(),
-                    fault: Fault::Certificate,
-                    found: format!("signed by {}", foreign.signer),
-                    expected: format!("signed by who was the operator of provider {provider}"),
-                };
-                return Ok(Report::wrong(args, &answers, finding));
-            }
-        }
+    if let Some(finding) = foreign(args, &answers, &lane) {
+        return Ok(Err((answers, Box::new(finding))));
     }
-    Ok(Report::right(args, &answers, lane, earnings, uptime))
+    Ok(Ok(Checked {
+        answers,
+        source,
+        items,
+        lane,
+        earnings,
+        uptime,
+    }))
+}
+
+/// A certificate that nobody signed who was the provider's operator, where that is to be checked.
+fn foreign(args: &VerifyArgs, answers: &Answers, lane: &VerifiedLane) -> Option<Finding> {
+    let operators = answers
+        .operators
+        .as_ref()
+        .filter(|_| args.vault.is_some())?;
+    lane.files.iter().find_map(|file| {
+        let foreign = file.certified.iter().find(|certified| {
+            let of = operators.get(&certified.certificate.provider);
+            Some(certified.certificate.vault) != args.vault
+                || !of.is_some_and(|known| known.contains(&certified.signer))
+        })?;
+        let provider = foreign.certificate.provider;
+        Some(Finding {
+            file: file.name.clone(),
+            at: foreign.line.clone(),
+            fault: Fault::Certificate,
+            found: format!("signed by {}", foreign.signer),
+            expected: format!("signed by who was the operator of provider {provider}"),
+        })
+    })
 }
 
 /// What is to be verified.
@@ -351,7 +395,7 @@ async fn choose(
                 "--batch: no event of batch {sequence} up to block {}; the lane stands at batch {}",
                 answers.block, answers.head_sequence
             ),
-            (_, Some(_), _) => "--week: no batch of the lane was settled in it".to_owned(),
+            (_, Some(_), _) => return Err(VerifyError::NoBatchOfWeek),
             (.., Some(record)) => format!("--record: no file of the archive pays {record}"),
             _ => format!("no batch of lane {} was settled", answers.lane),
         };

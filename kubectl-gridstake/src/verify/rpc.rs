@@ -9,7 +9,7 @@ use alloy::{
     eips::{BlockId, BlockNumberOrTag},
     network::TransactionBuilder as _,
     primitives::{Address, B256, Bytes, TxHash, U256},
-    providers::{DynProvider, Provider as _, ProviderBuilder},
+    providers::{DynProvider, Provider as _},
     rpc::types::{Filter, Log, TransactionRequest},
     sol_types::{SolCall, SolEvent as _},
     transports::TransportError,
@@ -19,6 +19,7 @@ use gridstake_contracts::{Settlement, StakeVault};
 use serde::Deserialize;
 
 use super::answers::{Answers, Input, SettledBatch, Slash, Stated};
+use crate::endpoint;
 
 /// After which time a request is given up.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -86,16 +87,9 @@ pub struct Endpoint(DynProvider);
 impl Endpoint {
     /// The endpoint at `url`.
     pub fn new(url: &reqwest::Url) -> Result<Self, RpcError> {
-        let mut builder = reqwest::Client::builder().timeout(PATIENCE);
-        if url.scheme() == "http" {
-            // Without TLS, no certificates need to be there.
-            builder = builder.tls_certs_only([]);
-        }
-        let http = builder.build().map_err(RpcError::Client)?;
-        let provider = ProviderBuilder::new()
-            .disable_recommended_fillers()
-            .connect_reqwest(http, url.clone());
-        Ok(Self(provider.erased()))
+        endpoint::connect(url, PATIENCE)
+            .map(Self)
+            .map_err(RpcError::Client)
     }
 
     /// What was settled on `lane` from block `from` to the newest final one; the transactions' inputs are left out.

@@ -1,4 +1,5 @@
-//! As much of an API server as the commands ask: objects from a table, lists of two a page, and patches that are written down.
+//! As much of an API server as the commands ask: objects from a table, lists of two a page, and what is
+//! written, written down.
 
 use std::{
     collections::BTreeMap,
@@ -147,7 +148,7 @@ async fn answer(
         None => status(StatusCode::NOT_FOUND, "NotFound", "it is not there"),
         Some(Answer::Forbidden) => status(StatusCode::FORBIDDEN, "Forbidden", "not for you"),
         Some(Answer::Object(object)) => {
-            if method == Method::PATCH {
+            if matches!(method, Method::PATCH | Method::POST) {
                 table.patches.push(serde_json::from_slice(&body).unwrap());
             }
             reply(StatusCode::OK, &object)

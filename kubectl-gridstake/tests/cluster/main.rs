@@ -1,4 +1,4 @@
-//! `kubectl gridstake explain`, `top` and `drain` as a program: an API server that answers from a table, and what a shell is
+//! `kubectl gridstake explain`, `top`, `drain` and `quote` as a program: an API server that answers from a table, and what a shell is
 //! told.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
@@ -288,5 +288,104 @@ fn completion_needs_no_cluster() {
         out(&run(&server, "__complete explain nod")),
         "node\tA GpuNode: whether it is offered, and if not what mends it; its GPUs, their faults and quarantines, its reputation term by term, what it weighs in the draw, the jobs on it and the incidents of it\n:4\n"
     );
+    assert_eq!(server.asked(), [""; 0]);
+}
+
+/// A file with a job of 2 GPUs for an hour.
+fn job_file(name: &str) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("gridstake-quote-{}-{name}", std::process::id()));
+    let job = json!({
+        "apiVersion": "gridstake.dev/v1alpha1", "kind": "ComputeJob",
+        "metadata": {"name": "train", "namespace": "team-a"},
+        "spec": {
+            "gpu": {"count": 2}, "timeouts": {"run": "1h"},
+            "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}},
+        },
+    });
+    std::fs::write(&path, job.to_string()).unwrap();
+    path
+}
+
+/// A node with four GPUs, of which two are free.
+fn node_with_gpus() -> Value {
+    let mut node = node("Always");
+    let device = |index: u32| {
+        json!({
+            "uuid": format!("GPU-{index}"), "index": index, "model": "NVIDIA H100 80GB HBM3", "memoryMiB": 81559,
+            "computeCapability": "9.0", "health": "Healthy",
+        })
+    };
+    node["status"]["devices"] = (0..4).map(device).collect();
+    node
+}
+
+#[test]
+fn a_job_is_quoted_on_what_the_cluster_offers_and_nothing_is_written() {
+    let server = ApiServer::new();
+    server.lists(NODES, &[node_with_gpus()]);
+    server.lists(BINDINGS, &[]);
+    server.lists(JOBS, &[job("running")]);
+    server.lists(
+        "/api/v1/nodes",
+        &[json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
+            "status": {"allocatable": {"cpu": "8", "memory": "32Gi", "pods": "110"}},
+        })],
+    );
+    server.has(
+        "/api/v1/namespaces/team-a",
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a"}}),
+    );
+    let file = job_file("offers");
+    let line = format!("quote -f {}", file.display());
+    let told: Value =
+        serde_json::from_str(&out(&run(&server, &format!("{line} -o json")))).unwrap();
+    assert_eq!(
+        (&told["fits"], &told["candidates"]),
+        (&json!(true), &json!(1))
+    );
+    assert_eq!(told["cost"]["expectedPerGpuHour"], "2.592");
+    assert_eq!(told["cost"]["expectedForRun"], "5.184");
+    assert_eq!(told["wait"]["now"], true);
+    assert_eq!(told["models"][0]["references"][0]["seller"], "Akash");
+    let text = out(&run(&server, &line));
+    assert!(text.contains("1/1 nodes can take a member now"), "{text}");
+    assert_eq!(server.patches(), [Value::Null; 0]);
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn a_tenant_who_may_read_offers_alone_gets_a_quote_that_says_what_is_missing() {
+    let server = ApiServer::new();
+    server.lists(NODES, &[node_with_gpus()]);
+    for path in [BINDINGS, JOBS, "/api/v1/nodes", "/api/v1/namespaces/team-a"] {
+        server.forbids(path);
+    }
+    let file = job_file("tenant");
+    let text = out(&run(&server, &format!("quote -f {}", file.display())));
+    for expected in [
+        "1/1 nodes can take a member now",
+        "the queue may not be read",
+        "the Nodes may not be read",
+        "the labels and the chain of namespace team-a are not known",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn a_file_that_holds_no_job_is_named_with_what_would_be_right() {
+    let server = ApiServer::new();
+    for (line, expected) in [
+        (
+            "quote -f /no/such/file",
+            "--filename: /no/such/file cannot be read",
+        ),
+        ("quote -f -", "--filename: it holds no ComputeJob"),
+    ] {
+        let words = refusal(&run(&server, line));
+        assert!(words.contains(expected), "{words}");
+    }
     assert_eq!(server.asked(), [""; 0]);
 }

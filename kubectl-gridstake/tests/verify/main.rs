@@ -1,4 +1,4 @@
-//! `kubectl gridstake verify` as a program: an archive in a folder, a chain that answers JSON-RPC, and what a shell is told.
+//! `kubectl gridstake verify` and `report` as a program: an archive in a folder, a chain that answers JSON-RPC, and what a shell is told.
 
 #![allow(
     clippy::unwrap_used,
@@ -87,6 +87,27 @@ impl Case {
         let words = [output.stdout, output.stderr].concat();
         let words = String::from_utf8(words).unwrap();
         (output.status.code().unwrap(), said, words)
+    }
+}
+
+impl Case {
+    /// Runs `report` for a provider with `flags`: its exit code, and what it prints and says.
+    fn report(&self, provider: u32, flags: &[&str]) -> (i32, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_kubectl-gridstake"))
+            .args(["report", "--provider", &provider.to_string(), "--lane", "7"])
+            .args(["--settlement", &SETTLEMENT.to_string(), "--archive"])
+            .arg(&self.folder)
+            .args(flags)
+            // What the nodes cost is not known then.
+            .env("KUBECONFIG", "/no/such/file")
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code().unwrap(),
+            text(output.stdout),
+            text(output.stderr),
+        )
     }
 }
 
@@ -364,4 +385,87 @@ fn the_log_of_uptime_is_verified_against_what_was_stated_about_it() {
     assert!(found.contains("batch 2 states head"), "{found}");
     // Without the flag nobody looks.
     assert_eq!(case.verify(&["--rpc", &rpc.url]).0, 0);
+}
+
+#[test]
+fn a_providers_week_is_reported_with_the_hash_that_the_lane_has_stated() {
+    let case = Case::of("report-right", Lane::stating(&statements(&report())));
+    let rpc = Rpc::of(&case.lane);
+    let flags = ["--rpc", &rpc.url, "--week", "2026-W48"];
+    let (code, printed, words) = case.report(1, &[&flags[..], &["-o", "json"]].concat());
+    assert_eq!(code, 0, "{words}");
+    let said: Value = serde_json::from_str(&printed).unwrap();
+    for (field, value) in [
+        ("hash", json!(report().eip712_hash_struct())),
+        ("stated", json!("Equal")),
+        ("statedIn", json!([2])),
+        ("jobs", json!(2)),
+        ("gpuSeconds", json!("2")),
+        ("paid", json!("0.002")),
+        ("slashed", json!("0.5")),
+        // The slices of this lane tell no energy, and there is no cluster to tell what nodes cost.
+        ("slicesWithoutEnergy", json!(2)),
+        ("energyKwh", Value::Null),
+        ("paybackDays", Value::Null),
+    ] {
+        assert_eq!(said[field], value, "{field}: {said}");
+    }
+    let (code, text, _) = case.report(1, &flags);
+    assert_eq!(code, 0);
+    let line = format!(
+        "report {}: equal to the one on chain, stated in batch 2",
+        report().eip712_hash_struct()
+    );
+    assert!(text.contains(&line), "{text}");
+    let (code, yaml, _) = case.report(1, &[&flags[..], &["-o", "yaml"]].concat());
+    assert_eq!(code, 0);
+    assert!(yaml.contains("stated: Equal"), "{yaml}");
+    let (code, csv, _) = case.report(1, &[&flags[..], &["-o", "csv"]].concat());
+    assert_eq!((code, csv.lines().count()), (0, 2), "{csv}");
+}
+
+#[test]
+fn a_week_of_nobody_and_a_week_without_batches_are_answers() {
+    let case = Case::of("report-nobody", Lane::stating(&statements(&report())));
+    let rpc = Rpc::of(&case.lane);
+    for (provider, week) in [(9, "2026-W48"), (1, "2020-W01")] {
+        let (code, text, words) = case.report(provider, &["--rpc", &rpc.url, "--week", week]);
+        assert_eq!(code, 0, "{words}");
+        assert!(text.contains("no batch of the lane names it"), "{text}");
+    }
+}
+
+#[test]
+fn a_week_that_was_stated_otherwise_is_not_reported_as_if_it_were_right() {
+    let mut wrong = report();
+    wrong.paid += 1;
+    let case = Case::of("report-wrong", Lane::stating(&statements(&wrong)));
+    let rpc = Rpc::of(&case.lane);
+    let (code, printed, words) = case.report(1, &["--rpc", &rpc.url, "--week", "2026-W48"]);
+    assert_eq!((code, printed.as_str()), (1, ""), "{words}");
+    assert!(
+        words.contains("NOT VERIFIED: report of provider 1"),
+        "{words}"
+    );
+    assert!(
+        words.contains(&report().eip712_hash_struct().to_string()),
+        "{words}"
+    );
+    let (code, _, words) = case.report(1, &["--rpc", "http://127.0.0.1:9", "--week", "2026-W48"]);
+    assert_eq!(code, 2, "{words}");
+    assert!(words.contains("could not report: --rpc"), "{words}");
+}
+
+#[test]
+fn a_week_is_reported_without_a_network_from_what_verify_has_saved() {
+    let case = Case::of("report-offline", Lane::stating(&statements(&report())));
+    let rpc = Rpc::of(&case.lane);
+    let saved = case.folder.join("chain.json");
+    let saved = saved.to_str().unwrap();
+    let (code, ..) = case.verify(&["--rpc", &rpc.url, "--save-chain", saved]);
+    assert_eq!(code, 0);
+    drop(rpc);
+    let (code, text, words) = case.report(1, &["--chain-file", saved, "--week", "2026-W48"]);
+    assert_eq!(code, 0, "{words}");
+    assert!(text.contains("equal to the one on chain"), "{text}");
 }
