@@ -63,3 +63,6 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         definition::<Incident>(),
     ]
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -11,6 +11,8 @@ mod drain;
 mod end;
 mod error;
 mod explain;
+#[cfg(test)]
+mod fuzz;
 mod key;
 mod output;
 mod replay;

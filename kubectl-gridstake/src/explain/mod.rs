@@ -16,7 +16,7 @@ mod job_text;
 mod next_steps;
 pub mod node;
 pub mod node_text;
-mod waiting;
+pub mod waiting;
 mod weight;
 
 use std::collections::BTreeSet;

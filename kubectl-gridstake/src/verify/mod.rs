@@ -1,7 +1,7 @@
 //! Verifies from archive and chain alone. It ends in one of three ways: everything is right, something is wrong, or it
 //! could not be checked.
 
-mod answers;
+pub mod answers;
 mod report;
 mod rpc;
 pub mod source;
