@@ -20,6 +20,7 @@ pub mod amount;
 pub mod closed_enum;
 pub mod compute_job;
 pub mod condition;
+pub mod duration;
 pub mod gpu_node;
 pub mod incident;
 pub mod measurement;

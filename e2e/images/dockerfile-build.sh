@@ -84,6 +84,8 @@ stand_in() { # of a toolchain image: the distribution that its tag ends with, th
   sysroot=$(cd "$checkout" && rustc --print sysroot)
   rm -rf "$root"
   debootstrap --variant=minbase --include=binutils,ca-certificates,gcc,libc6-dev "${image##*-}" "$root"
+  # This machine's authorities: there may be a proxy of its own on the way to the registry.
+  cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
   mkdir -p "$root/usr/local/rust"
   cp -a "$sysroot/bin" "$sysroot/lib" "$root/usr/local/rust"
   tar -C "$root" -c . | docker import --change 'ENV PATH=/usr/local/rust/bin:/usr/bin:/bin CARGO_HOME=/usr/local/cargo' - "$1"

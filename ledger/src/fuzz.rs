@@ -6,9 +6,11 @@ use gridstake_fuzz::{Verdict, corpus, fuzz};
 use crate::{
     amount,
     archive::{self, decisions, examples::example, uptime as archived_uptime},
-    batch, signature,
+    batch,
+    earnings::LaneId,
+    signature,
     statement::Statement,
-    uptime::{EpochUptime, LaneId, NodeUptime},
+    uptime::{EpochUptime, NodeUptime},
     verify::{
         evidence::{Keys, Signatures},
         file::{self, File},

@@ -337,10 +337,7 @@ fn fuzz_gpu_nodes() {
         if let Some(status) = &node.status {
             let _ = status.models();
             for device in &status.devices {
-                let _ = device
-                    .compute_capability
-                    .as_deref()
-                    .map(str::parse::<ComputeCapability>);
+                let _ = device.compute_capability.parse::<ComputeCapability>();
             }
         }
         Verdict::Accepted
