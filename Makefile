@@ -29,9 +29,11 @@ check: ## formatting, lints, generated files, charts, scripts
 test: ## everything: check, unit and property tests, stories on a real cluster
 	@e2e/verify.sh all
 
-test-long: contracts-mutants contracts-prove contracts-slither ## what is too long for every run: big campaigns, long outages, mutants, proofs
+test-long: contracts-mutants contracts-prove contracts-slither ## what is too long for every run: big campaigns, long outages, mutants, proofs, the Dockerfile
 	@FOUNDRY_PROFILE=long contracts/test.sh
 	@e2e/verify.sh long
+	@FUZZ_RUNS=$(or $(FUZZ_RUNS),200000) cargo test --quiet --profile bench --workspace --locked --lib --bins -- fuzz
+	@e2e/images/dockerfile-build.sh
 	@operator/tests/buckets.sh
 	@DURATION=$(or $(DURATION),1800) device-agent/bench.sh
 	@$(MAKE) --no-print-directory campaign

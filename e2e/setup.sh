@@ -14,6 +14,8 @@ bin=$checkout/.build/bin
 
 helm_version=v3.22.0
 kubeconform_version=v0.8.0
+actionlint_version=v1.7.12
+krew_version=v0.4.4
 
 fail() {
   echo "setup.sh: $*" >&2
@@ -37,11 +39,13 @@ install_debian_packages() {
 debian_packages() { # prints the missing ones
   local world=$1
   has python3 || echo python3
+  python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
   has strip || echo binutils
   has cc || echo gcc libc6-dev # Rust links with it
   [ -s /etc/ssl/certs/ca-certificates.crt ] || [ -s /etc/pki/tls/certs/ca-bundle.crt ] || echo ca-certificates
   if ! has busybox || ldd "$(type -P busybox)" >/dev/null 2>&1; then echo busybox-static; fi
-  has shellcheck || echo shellcheck
+  # Of the linters, the one that e2e/linters.txt has only for x86_64.
+  [ "$(uname -m)" = x86_64 ] || has shellcheck || echo shellcheck
   if [ "$world" = native ]; then
     { has containerd && has ctr; } || echo containerd
     has runc || echo runc
@@ -65,7 +69,7 @@ check_node() {
 
 check_go() {
   local minor
-  has go || fail "no go. Install Go 1.26 or newer: https://go.dev/doc/install (it builds Kubernetes, helm and kubeconform)"
+  has go || fail "no go. Install Go 1.26 or newer: https://go.dev/doc/install (it builds Kubernetes, helm, kubeconform and actionlint)"
   # From 1.21 on, go fetches the version that a module asks for by itself.
   minor=$(go env GOVERSION | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
   [ -n "$minor" ] || return 0 # a development version
@@ -165,6 +169,9 @@ check_node
 build_cluster_programs "$world"
 install_helm
 install_go_program kubeconform github.com/yannh/kubeconform/cmd/kubeconform "$kubeconform_version"
+install_go_program actionlint github.com/rhysd/actionlint/cmd/actionlint "$actionlint_version"
+install_go_program validate-krew-manifest sigs.k8s.io/krew/cmd/validate-krew-manifest "$krew_version"
+step "hadolint, shellcheck and cargo-deny" "$here/linters.sh"
 make_schemas
 link_promtool
 step "the contracts' compiler, forge, cast and anvil" "$checkout/contracts/setup.sh"

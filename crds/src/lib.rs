@@ -20,6 +20,7 @@ pub mod amount;
 pub mod closed_enum;
 pub mod compute_job;
 pub mod condition;
+pub mod duration;
 pub mod gpu_node;
 pub mod incident;
 pub mod measurement;
@@ -63,3 +64,6 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         definition::<Incident>(),
     ]
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -42,3 +42,6 @@ pub mod report;
 pub mod run;
 pub mod signing_key;
 pub mod telling;
+
+#[cfg(test)]
+mod fuzz;

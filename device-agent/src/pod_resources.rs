@@ -139,7 +139,7 @@ fn is_gpu(resource: &str) -> bool {
     resource.starts_with("nvidia.com/")
 }
 
-fn assignments(answer: v1::ListPodResourcesResponse) -> Vec<Assignment> {
+pub(crate) fn assignments(answer: v1::ListPodResourcesResponse) -> Vec<Assignment> {
     let mut all = Vec::new();
     for pod in answer.pod_resources {
         for container in pod.containers {
@@ -161,7 +161,7 @@ fn assignments(answer: v1::ListPodResourcesResponse) -> Vec<Assignment> {
     all
 }
 
-fn replicas(answer: &v1::AllocatableResourcesResponse) -> Replicas {
+pub(crate) fn replicas(answer: &v1::AllocatableResourcesResponse) -> Replicas {
     let mut ids: Vec<DeviceId> = answer
         .devices
         .iter()

@@ -15,6 +15,8 @@ mod end;
 mod endpoint;
 mod error;
 mod explain;
+#[cfg(test)]
+mod fuzz;
 mod key;
 mod money;
 mod output;

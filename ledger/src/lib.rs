@@ -35,3 +35,6 @@ pub mod typed;
 pub mod uptime;
 pub mod verify;
 pub mod week;
+
+#[cfg(test)]
+mod fuzz;

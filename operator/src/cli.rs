@@ -303,7 +303,7 @@ fn half_life(text: &str) -> Result<HalfLife, String> {
 /// Reads a time such as `24h` or `1h30m`, from a minute to so many hours.
 fn span(text: &str, most_hours: i64) -> Result<SignedDuration, String> {
     let fault = || format!("write a time such as 24h, from 1m to {most_hours}h");
-    let span: kube::core::Duration = text.parse().map_err(|_| fault())?;
+    let span = gridstake_crds::duration::parse(text).map_err(|_| fault())?;
     let span = SignedDuration::try_from(Duration::from(span)).map_err(|_| fault())?;
     let range = SignedDuration::from_mins(1)..=SignedDuration::from_hours(most_hours);
     if text.starts_with('-') || !range.contains(&span) {

@@ -48,4 +48,7 @@ pub mod telemetry;
 pub mod uptime;
 pub mod verdict;
 
+#[cfg(test)]
+mod fuzz;
+
 pub use context::Context;

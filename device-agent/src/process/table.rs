@@ -72,7 +72,7 @@ impl ProcessTable {
 
 /// What `/proc/<pid>/stat` says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stat {
+pub(crate) struct Stat {
     /// Field 22: clock ticks from boot to its start.
     pub start_ticks: u64,
     /// Field 3: it is dead, and only not yet reaped by its parent.
@@ -80,7 +80,7 @@ pub(super) struct Stat {
 }
 
 /// Reads `/proc/<pid>/stat`. The second field, the command, is in parentheses and may itself hold any character.
-pub(super) fn stat(text: &str) -> Option<Stat> {
+pub(crate) fn stat(text: &str) -> Option<Stat> {
     // The first field here is the third of the file.
     let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?;

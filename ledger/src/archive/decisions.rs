@@ -596,4 +596,4 @@ fn read<T: Serialize + for<'de> Deserialize<'de>>(
 
 #[cfg(test)]
 #[path = "decisions_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -117,7 +117,8 @@ fn events() -> Vec<Event> {
     ]
 }
 
-fn part() -> (Head, Vec<u8>) {
+/// A part with an event of each kind.
+pub(crate) fn part() -> (Head, Vec<u8>) {
     let head = Head::new(CLUSTER, "operator-1/5", 7, None, None);
     let file = encode(&head, &lines_of(head.state, events())).unwrap();
     (head, file)

@@ -565,11 +565,7 @@ mod duration {
         deserializer: D,
     ) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let duration: kube::core::duration::Duration = text.parse().map_err(|_| {
-            de::Error::custom(format_args!(
-                "{text:?} is not a duration: write a number and a unit, such as 30s or 1h30m"
-            ))
-        })?;
+        let duration = gridstake_crds::duration::parse(&text).map_err(de::Error::custom)?;
         if duration.is_negative() {
             return Err(de::Error::custom(format_args!(
                 "{text:?} is negative: write a duration such as 30s"

@@ -120,7 +120,7 @@ pub struct DeployArgs {
 
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "write a duration such as 90s, 24h or 1h30m".to_owned();
-    let duration: kube::core::duration::Duration = text.parse().map_err(|_| wrong())?;
+    let duration = gridstake_crds::duration::parse(text).map_err(|_| wrong())?;
     if duration.is_negative() {
         return Err(wrong());
     }

@@ -15,6 +15,8 @@ const VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
 pub const RESERVED_ENV: &str = "GRIDSTAKE_";
 /// Prefix of labels and annotations that only Gridstake sets.
 const RESERVED_KEYS: &str = "gridstake.dev/";
+/// Prefixes of annotations by which container runtimes are asked for devices (CDI), past the device plugin.
+const DEVICE_ANNOTATIONS: [&str; 2] = ["cdi.k8s.io/", "nvidia.cdi.k8s.io/"];
 /// Resources that are devices of NVIDIA's; a job gets them through `spec.gpu` alone.
 const DEVICE_PREFIX: &str = "nvidia.com/";
 
@@ -97,6 +99,13 @@ fn check_template(template: &PodTemplateSpec, gpus: u32, faults: &mut Faults) {
                     "keys under gridstake.dev/ are set by Gridstake; remove it",
                 );
             }
+        }
+        for key in metadata.annotations.iter().flatten().map(|(key, _)| key) {
+            faults.unless(
+                !DEVICE_ANNOTATIONS.iter().any(|prefix| key.starts_with(prefix)),
+                &format!("spec.template.metadata.annotations[{key}]"),
+                "it asks the container runtime for devices that are not this job's; remove it: GPUs are asked for in spec.gpu",
+            );
         }
         let named = metadata.name.is_some() || metadata.generate_name.is_some();
         faults.unless(

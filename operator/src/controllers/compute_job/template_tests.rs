@@ -156,6 +156,20 @@ fn reserved_labels_names_and_finalizers_are_refused() {
 }
 
 #[test]
+fn annotations_that_ask_a_runtime_for_devices_are_refused() {
+    for key in ["cdi.k8s.io/gpus", "nvidia.cdi.k8s.io/main"] {
+        let template = format!(
+            "gpu: {{count: 1}}\ntemplate: {{metadata: {{annotations: {{{key}: nvidia.com/gpu=all, example.com/a: b}}}}, spec: {{containers: [{{name: a, image: a}}]}}}}"
+        );
+        let fault = only_fault(&spec(&template));
+        assert_eq!(
+            fault.path,
+            format!("spec.template.metadata.annotations[{key}]")
+        );
+    }
+}
+
+#[test]
 fn a_template_without_a_pod_is_refused() {
     assert_eq!(
         only_fault(&spec("gpu: {count: 1}\ntemplate: {}")).path,

@@ -127,14 +127,13 @@ fn advanced(name: &str, present: Option<&str>, floor: u64) -> Result<(u64, u64),
             found: text.to_owned(),
         })?,
     };
+    let spent = || NumbersError::Spent(name.to_owned());
     let first: u64 = if next < floor {
-        floor.next_multiple_of(BLOCK)
+        floor.checked_next_multiple_of(BLOCK).ok_or_else(spent)?
     } else {
         next
     };
-    let after = first
-        .checked_add(BLOCK)
-        .ok_or_else(|| NumbersError::Spent(name.to_owned()))?;
+    let after = first.checked_add(BLOCK).ok_or_else(spent)?;
     Ok((first, after))
 }
 

@@ -171,3 +171,14 @@ proptest! {
         prop_assert_eq!(all.len(), count);
     }
 }
+
+#[test]
+fn above_the_highest_number_there_is_no_block_and_not_the_first_one_again() {
+    for floor in [u64::MAX, u64::MAX - 1] {
+        let reserved = advanced("numbers", Some("512"), floor);
+        assert!(
+            matches!(reserved, Err(NumbersError::Spent(_))),
+            "{reserved:?}"
+        );
+    }
+}

@@ -279,8 +279,13 @@ struct Head {
 fn heartbeat_head(ctx: &Context, record: &UsageRecord) -> Option<u64> {
     let lease = ctx.caches.heartbeat_lease(&record.spec.node_name)?;
     let text = lease.annotations().get(ANNOTATION_EVIDENCE_HEADS)?;
+    head_ms(text, &record.name_any())
+}
+
+/// The end of the last span of `record` in an agent's `text` about its open chains; `None` if it names none.
+pub(crate) fn head_ms(text: &str, record: &str) -> Option<u64> {
     let heads: std::collections::BTreeMap<String, Head> = serde_json::from_str(text).ok()?;
-    heads.get(&record.name_any()).map(|head| head.to_ms)
+    heads.get(record).map(|head| head.to_ms)
 }
 
 /// What the lane's reward account pays for the time of `record`, if the chain was ever seen and anything is left in it.
