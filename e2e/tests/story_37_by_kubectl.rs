@@ -136,6 +136,11 @@ fn a_stranger_provides_a_node_and_a_payer_pays_for_its_use_by_the_plugin_alone()
             chain.chain_id, chain.vault
         );
         operator.runs(&certify).await?;
+        // It cannot be paid before its cooling is over; then the operator activates it.
+        let known = chain
+            .view(chain.vault, StakeVault::providerOfCall { provider })
+            .await?;
+        chain.warp_to(known.payableAt).await?;
         until_offered_by(&world.client, node, provider).await?;
 
         let payer = User::new(chain, &format!("stranger's payer {count}"), 10).await?;
