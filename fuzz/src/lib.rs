@@ -157,13 +157,14 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// The number that the environment sets.
-#[allow(clippy::panic, reason = "it is the body of a test")]
 fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    match text.parse() {
-        Ok(number) => Some(number),
-        Err(_) => panic!("{name}={text}: it must be a whole number, such as 5000"),
-    }
+    let number = text.parse();
+    assert!(
+        number.is_ok(),
+        "{name}={text}: it must be a whole number, such as 5000"
+    );
+    number.ok()
 }
 
 /// An input in printable characters; long ones by their first 2,000 bytes.
