@@ -98,7 +98,6 @@ fn fuzz_answers_of_the_kubelet() {
         name: "train-1-0".to_owned(),
         namespace: "lab".to_owned(),
         containers: vec![container.clone(), container],
-        ..v1::PodResources::default()
     };
     let listed = v1::ListPodResourcesResponse {
         pod_resources: vec![pod.clone(), pod],
@@ -155,7 +154,7 @@ fn fuzz_files_of_kept_leases() {
     fuzz(
         "kept-file",
         corpus!("kept-file"),
-        &[whole.clone()],
+        std::slice::from_ref(&whole),
         |bytes| {
             std::fs::write(folder.path().join(spool::FILE), bytes).unwrap();
             let read = spool::load(folder.path());

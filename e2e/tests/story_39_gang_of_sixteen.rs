@@ -11,7 +11,7 @@ use gridstake_e2e::{
 };
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
 use kube::{
-    ResourceExt as _,
+    ResourceExt,
     api::{DeleteParams, ListParams},
 };
 
@@ -71,7 +71,7 @@ fn a_gang_of_all_gpus_starts_all_or_none_while_singles_fill_around_it() -> Resul
             ensure!(here == host.gpus, "{here} members are on {}", host.name);
         }
         let pods = gang.pods().await?;
-        let names: BTreeSet<String> = pods.iter().map(|pod| pod.name_any()).collect();
+        let names: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
         ensure!(names.len() == gpus as usize, "{names:?}");
         look_until("the gang's Service knows every member", || async {
             let known = known_members(tenant, &gang).await?;

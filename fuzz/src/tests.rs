@@ -34,7 +34,7 @@ fn a_corpus_that_is_no_longer_accepted_fails_the_target() {
     let outcome = catch_unwind(|| {
         fuzz("stale", NONE, &[b"x".to_vec()], |bytes| {
             Verdict::of_option(number(bytes))
-        })
+        });
     });
     assert!(outcome.is_err());
 }

@@ -78,7 +78,7 @@ fn fuzz_archived_batches() {
     fuzz(
         "archived-batch",
         corpus!("archived-batch"),
-        &[seed.clone()],
+        std::slice::from_ref(&seed),
         |bytes| {
             let file = File {
                 name: "file",

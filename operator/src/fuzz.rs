@@ -87,7 +87,7 @@ fn fuzz_quantities() {
                     );
                 }
                 (Ok(signed), Err(_)) => {
-                    assert!(*signed < 0, "{text:?} is {signed} and not zero or more")
+                    assert!(*signed < 0, "{text:?} is {signed} and not zero or more");
                 }
                 (Err(_), unsigned) => assert!(unsigned.is_err()),
             }

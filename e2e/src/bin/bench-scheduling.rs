@@ -39,7 +39,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt as _, watcher},
 };
@@ -181,7 +181,7 @@ async fn beats(world: &World) -> Result<()> {
     loop {
         let gpu_nodes = world.gpu_nodes();
         let nodes = gpu_nodes.list_metadata(&ListParams::default()).await?;
-        let names: Vec<String> = nodes.iter().map(|node| node.name_any()).collect();
+        let names: Vec<String> = nodes.iter().map(ResourceExt::name_any).collect();
         let fakes: Vec<_> = names.iter().filter(|n| n.starts_with("fake-")).collect();
         let count = u32::try_from(fakes.len())?.max(1);
         let mut next = tokio::time::interval(BEAT / count);

@@ -13,14 +13,23 @@ const RECENT: Duration = Duration::from_secs(1);
 
 /// The last look. Cloning shares it.
 #[derive(Clone, Debug, Default)]
-pub struct RecentFleet(Arc<Mutex<Option<(Instant, Arc<Snapshot>)>>>);
+pub struct RecentFleet(Arc<Mutex<Option<Look>>>);
+
+/// The fleet, and when it was like that.
+#[derive(Debug)]
+struct Look {
+    at: Instant,
+    fleet: Arc<Snapshot>,
+}
 
 impl RecentFleet {
     /// The fleet at most [`RECENT`] before `now`; `look` tells how it is.
     pub fn at(&self, now: Instant, look: impl FnOnce() -> Snapshot) -> Arc<Snapshot> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
-            Some((at, fleet)) if now.saturating_duration_since(*at) < RECENT => Arc::clone(fleet),
+            Some(look) if now.saturating_duration_since(look.at) < RECENT => {
+                Arc::clone(&look.fleet)
+            }
             _ => keep(&mut last, now, look()),
         }
     }
@@ -32,13 +41,12 @@ impl RecentFleet {
     }
 }
 
-fn keep(
-    last: &mut Option<(Instant, Arc<Snapshot>)>,
-    now: Instant,
-    fleet: Snapshot,
-) -> Arc<Snapshot> {
+fn keep(last: &mut Option<Look>, at: Instant, fleet: Snapshot) -> Arc<Snapshot> {
     let fleet = Arc::new(fleet);
-    *last = Some((now, Arc::clone(&fleet)));
+    *last = Some(Look {
+        at,
+        fleet: Arc::clone(&fleet),
+    });
     fleet
 }
 
