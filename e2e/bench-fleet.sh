@@ -63,7 +63,7 @@ step "compile, profile $PROFILE" env -C "$checkout" cargo build --workspace --lo
 step "pack the images" "$here/images/pack.sh"
 step "bring the cluster up" env IMAGES="$IMAGES_DIR/pause.tar $IMAGES_DIR/busybox.tar" "$here/cluster/world.sh" up --fresh
 step "load the images into its nodes" world images "$IMAGES_DIR"/*.tar
-# The fake nodes' agents are heard of once only.
+# Making the fake nodes takes longer than the usual patience with an agent; only then are their heartbeats played.
 step "install Gridstake with helm" "$here/install.sh" --set failover.silentAfterSeconds=65535 --set canary.enabled=false
 start_kwok
 trap 'kill "$(cat "$checkout/.build/$E2E_WORLD/run/kwok.pid")" ${beats:+"$beats"} 2>/dev/null || true' EXIT
