@@ -274,10 +274,11 @@ fn admission(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Admission {
         }
     };
     let look = || fleet::at(ctx, &[], 0, now);
-    let mut fleet = ctx.recent_fleet.at(Instant::now(), look);
+    let begin = Instant::now();
+    let mut fleet = ctx.recent_fleet.at(begin, look);
     if explain::satisfiable(&fleet, &request).is_err() {
-        // A node may have come since.
-        fleet = ctx.recent_fleet.anew(Instant::now(), look);
+        // A node may have come since it was looked at.
+        fleet = ctx.recent_fleet.anew(begin, look);
         if let Err(unsatisfiable) = explain::satisfiable(&fleet, &request) {
             return Admission::Refused(ComputeJobReason::Unsatisfiable, unsatisfiable.nearest_miss);
         }

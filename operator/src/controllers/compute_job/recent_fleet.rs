@@ -34,10 +34,13 @@ impl RecentFleet {
         }
     }
 
-    /// The fleet at `now`, as `look` tells.
+    /// The fleet not before `now`: as `look` tells, unless somebody has looked since.
     pub fn anew(&self, now: Instant, look: impl FnOnce() -> Snapshot) -> Arc<Snapshot> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keep(&mut last, now, look())
+        match &*last {
+            Some(seen) if seen.at >= now => Arc::clone(&seen.fleet),
+            _ => keep(&mut last, now, look()),
+        }
     }
 }
 
@@ -65,9 +68,11 @@ mod tests {
         let first = fleet.at(begin, look);
         let again = |after| fleet.at(begin + after, look);
         assert!(Arc::ptr_eq(&first, &again(RECENT / 2)));
-        let anew = fleet.anew(begin, look);
+        assert!(Arc::ptr_eq(&first, &fleet.anew(begin, look)));
+        let later = Duration::from_millis(1);
+        let anew = fleet.anew(begin + later, look);
         assert!(!Arc::ptr_eq(&first, &anew));
         assert!(Arc::ptr_eq(&anew, &again(RECENT / 2)));
-        assert!(!Arc::ptr_eq(&anew, &again(RECENT)));
+        assert!(!Arc::ptr_eq(&anew, &again(later + RECENT)));
     }
 }

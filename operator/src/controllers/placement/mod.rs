@@ -44,8 +44,8 @@ use k8s_openapi::jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    assumed::Assumed, log::DecisionLog, pass::Pass, position::Told, recorder::Recorder,
-    shapes::Shapes, share_book::ShareBook,
+    assumed::Assumed, drift::Drift, log::DecisionLog, pass::Pass, position::Told,
+    recorder::Recorder, shapes::Shapes, share_book::ShareBook,
 };
 use crate::{
     caches::parsed,
@@ -79,7 +79,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         shapes: Shapes::default(),
         told: Told::default(),
         written: BTreeMap::new(),
-        drift_looked_at: None,
+        no_drift_at: None,
     };
     while !stop.is_cancelled() && placer.ctx.leadership.holds() {
         changes.are_seen();
@@ -124,21 +124,22 @@ struct Placer {
     /// The version of each job on which something was last written, and when: as long as the cache shows that one, it is
     /// behind.
     written: BTreeMap<JobUid, (String, Millis)>,
-    /// When what is bound was last compared with what was decided.
-    drift_looked_at: Option<Instant>,
+    /// When it was last found that what is bound is what was decided.
+    no_drift_at: Option<Instant>,
 }
 
 impl Placer {
     /// Compares what is bound with what was decided, now and then: the fleet is that of the pass before.
     fn look_for_drift<'a>(&mut self, jobs: impl Iterator<Item = &'a ComputeJob>) {
         let is_recent = |at: Instant| at.elapsed() < DRIFT_EVERY;
-        if self.drift_looked_at.is_some_and(is_recent) {
+        if self.no_drift_at.is_some_and(is_recent) {
             return;
         }
-        self.drift_looked_at = Some(Instant::now());
         let pods = self.ctx.caches.job_pods.state();
         let pods = pods.iter().map(|pod| &**pod);
         let found = drift::drift(jobs, pods, self.index.snapshot());
+        // What was found is looked at again in the next pass, so that it is not told for longer than it lasts.
+        self.no_drift_at = (found == Drift::default()).then(Instant::now);
         self.ctx.metrics.set_placement_drift(found);
     }
 
