@@ -45,6 +45,9 @@ for line in open(log, encoding="utf-8"):
     if "dryRun=All" in event["requestURI"] or what.get("resource") in ("events", "leases"):
         continue
     name = f'{event["verb"]} {what.get("resource")}{"/" + what["subresource"] if "subresource" in what else ""}'
+    code = event.get("responseStatus", {}).get("code", 0)
+    if code >= 300:
+        name += f", answered {code}"
     counts[name] = counts.get(name, 0) + 1
 total = sum(counts.values())
 print(f"writes jobs={jobs} total={total} per_job={total / jobs:.2f}")

@@ -11,7 +11,10 @@ use crate::{
     chain::Chains,
     controllers::{
         canary,
-        compute_job::{recent_fleet::RecentFleet, rehearsals::Rehearsals},
+        compute_job::{
+            recent_fleet::RecentFleet, recent_starts::RecentStarts, rehearsals::Rehearsals,
+            untold::Untold,
+        },
         gpu_node::quarantine,
         incident,
         reclaim::preempt,
@@ -21,6 +24,7 @@ use crate::{
     leader::Leadership,
     metrics::Metrics,
     payer::Payers,
+    precedence::Precedence,
     scheduler::fair_share::HalfLife,
     settlement::Lanes,
 };
@@ -50,6 +54,12 @@ pub struct Context {
     pub rehearsals: Rehearsals,
     /// The fleet as it was a moment ago.
     pub recent_fleet: RecentFleet,
+    /// Which members' pods were created moments ago.
+    pub recent_starts: RecentStarts,
+    /// Jobs that may wait for a place and have not been told so.
+    pub untold: Untold,
+    /// Who goes first at the API server.
+    pub precedence: Precedence,
     /// How long what has failed is left alone.
     pub quarantine: quarantine::Terms,
     /// How nodes are measured.

@@ -28,6 +28,7 @@ use crate::{
     },
     error::{ReconcileError, chain},
     metrics::{Metrics, PassOutcome},
+    precedence::Precedence,
 };
 
 /// How many objects a controller works on at once.
@@ -101,6 +102,8 @@ pub struct Controller<K: Resource<DynamicType = ()> + 'static> {
     pub store: Store<Guarded<K>>,
     /// Tells which of them to look at.
     pub triggers: TriggerHub<Guarded<K>>,
+    /// Whom passes let go first.
+    pub precedence: Precedence,
 }
 
 /// Why a pass did not come to an end of its own.
@@ -158,7 +161,9 @@ where
             name,
             store,
             triggers,
+            precedence,
         } = self;
+        let pass = Arc::new(pass);
         let failures = Arc::new(Failures::<ObjectRef<Guarded<K>>>::default());
         let unparsable = Arc::new(Unparsable::default());
         let queue = expand(triggers.stream(), store.clone())
@@ -169,6 +174,7 @@ where
         let one_pass = {
             let (failures, metrics, unparsable) =
                 (failures.clone(), metrics.clone(), unparsable.clone());
+            let store = store.clone();
             move |object: Arc<Guarded<K>>, _: Arc<()>| {
                 let key = ObjectRef::from_obj(&*object);
                 let span = tracing::info_span!(
@@ -177,14 +183,19 @@ where
                     object = %label(&key),
                     generation = object.meta().generation,
                 );
-                let work = match &object.0 {
-                    // Passes get a copy of their own, so that they need not know about guards.
-                    Ok(parsed) => Ok(pass(Arc::new(parsed.clone()))),
-                    Err(invalid) => Err(PassError::Unparsable(invalid.error.clone())),
-                };
                 let (failures, metrics) = (failures.clone(), metrics.clone());
-                let known = unparsable.is_known(&key, &object);
+                let (unparsable, precedence) = (unparsable.clone(), precedence.clone());
+                let (store, pass) = (store.clone(), Arc::clone(&pass));
                 let task = async move {
+                    precedence.yield_to_it().await;
+                    // It may have changed meanwhile.
+                    let object = store.get(&key).unwrap_or(object);
+                    let known = unparsable.is_known(&key, &object);
+                    let work = match &object.0 {
+                        // Passes get a copy of their own, so that they need not know about guards.
+                        Ok(parsed) => Ok(pass(Arc::new(parsed.clone()))),
+                        Err(invalid) => Err(PassError::Unparsable(invalid.error.clone())),
+                    };
                     let started = Instant::now();
                     let result = guarded(work).await;
                     let outcome = match &result {
@@ -371,6 +382,7 @@ mod tests {
             name: "test",
             store,
             triggers: triggers.clone(),
+            precedence: Precedence::default(),
         };
         let work = controller.run(metrics.clone(), stop.clone(), move |node: Arc<GpuNode>| {
             let (told, count) = (told.clone(), count.clone());

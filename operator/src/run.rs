@@ -18,7 +18,10 @@ use crate::{
     context::Context,
     controllers::{
         self,
-        compute_job::{recent_fleet::RecentFleet, rehearsals::Rehearsals},
+        compute_job::{
+            recent_fleet::RecentFleet, recent_starts::RecentStarts, rehearsals::Rehearsals,
+            untold::Untold,
+        },
         incident,
     },
     crd_wait::wait_for_crds,
@@ -28,6 +31,7 @@ use crate::{
     leader::{Elector, Leadership, Terms},
     metrics::Metrics,
     payer::Payers,
+    precedence::Precedence,
     settlement::{Lanes, OpenError},
 };
 
@@ -175,6 +179,9 @@ async fn work(
         quarantine: args.quarantine(),
         rehearsals: Rehearsals::default(),
         recent_fleet: RecentFleet::default(),
+        recent_starts: RecentStarts::default(),
+        untold: Untold::default(),
+        precedence: Precedence::default(),
         payers: Payers::default(),
         settlement_interval: args.settlement_interval,
         metrics,

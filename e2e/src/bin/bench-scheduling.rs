@@ -61,10 +61,12 @@ const PATIENCE: Duration = Duration::from_mins(20);
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if arguments == ["beats"] {
+        return beats().await;
+    }
     let world = World::connect().await?;
     match arguments[..] {
         ["fleet", nodes] => fleet(&world, nodes.parse()?).await,
-        ["beats"] => beats(&world).await,
         ["burst", jobs] => burst(&world, jobs.parse()?).await,
         ["sustained", seconds, at_once] => {
             sustained(&world, seconds.parse()?, at_once.parse()?).await
@@ -102,6 +104,8 @@ async fn fleet(world: &World, count: usize) -> Result<()> {
             let conditions: Vec<_> = conditions.cloned().collect();
             node.name_any().starts_with("fake-")
                 && condition::is_true(&conditions, GpuNodeCondition::Offered)
+                // The last thing that is said of a new node.
+                && condition::find(&conditions, GpuNodeCondition::Measured).is_some()
         });
         let offered = offered.count();
         if offered >= count {
@@ -175,28 +179,35 @@ async fn make(
 }
 
 /// Renews the Lease of each fake node's agent every [`BEAT`], one after the other.
-async fn beats(world: &World) -> Result<()> {
+/// Beside the other commands: it does not wait for its turn, as whoever enters the [`World`] does.
+async fn beats() -> Result<()> {
     let client = administrator_as_operator().await?;
-    let leases: Api<Lease> = Api::namespaced(client, &world.namespace);
+    let prefix = heartbeat_lease("fake-");
     loop {
-        let gpu_nodes = world.gpu_nodes();
-        let nodes = gpu_nodes.list_metadata(&ListParams::default()).await?;
-        let names: Vec<String> = nodes.iter().map(ResourceExt::name_any).collect();
-        let fakes: Vec<_> = names.iter().filter(|n| n.starts_with("fake-")).collect();
+        let leases = Api::<Lease>::all(client.clone())
+            .list_metadata(&ListParams::default())
+            .await?;
+        let fakes: Vec<_> = leases
+            .iter()
+            .filter(|lease| lease.name_any().starts_with(&prefix))
+            .collect();
         let count = u32::try_from(fakes.len())?.max(1);
         let mut next = tokio::time::interval(BEAT / count);
-        for name in fakes {
+        next.tick().await;
+        for lease in fakes {
             next.tick().await;
+            let namespace = lease.namespace().unwrap_or_default();
             let renewed = json!({"spec": {"renewTime": MicroTime(Timestamp::now())}});
             // One that is lost is made up for by the next.
-            let _ = leases
+            let _ = Api::<Lease>::namespaced(client.clone(), &namespace)
                 .patch(
-                    &heartbeat_lease(name),
+                    &lease.name_any(),
                     &PatchParams::default(),
                     &Patch::Merge(renewed),
                 )
                 .await;
         }
+        next.tick().await;
     }
 }
 

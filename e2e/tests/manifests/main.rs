@@ -76,51 +76,6 @@ async fn every_invalid_manifest_is_refused_in_words_that_name_the_field_and_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_sample_is_accepted() -> Result<()> {
-    ApiServer::visit("samples", async |server| {
-        let folder = repository().join("manifests/samples");
-        let mut complaints = Vec::new();
-        for case in files::read(&folder)? {
-            for document in &case.documents {
-                if let Answer::Refused(message) = server.try_creating(document).await? {
-                    complaints.push(format!("{}: refused: {message}", case.file));
-                }
-            }
-        }
-        for patch in files::read(&folder.join("patches"))? {
-            let kind = patch.file.split('-').next().unwrap_or_default();
-            let target = serde_json::json!({
-                "apiVersion": "gridstake.dev/v1alpha1",
-                "kind": if kind == "gpunode" { "GpuNode" } else { kind },
-                "metadata": { "name": format!("sample-{}", patch.file.trim_end_matches(".yaml")) },
-                "spec": {},
-            });
-            for document in &patch.documents {
-                let mut patched = target.clone();
-                merge(&mut patched, document);
-                if let Answer::Refused(message) = server.try_creating(&patched).await? {
-                    complaints.push(format!("{}: refused: {message}", patch.file));
-                }
-            }
-        }
-        none_of(&complaints)
-    })
-    .await
-}
-
-/// JSON merge patch, as `kubectl patch --type=merge` applies it.
-fn merge(target: &mut Value, patch: &Value) {
-    match (target, patch) {
-        (Value::Object(target), Value::Object(patch)) => {
-            for (key, value) in patch {
-                merge(target.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (target, patch) => *target = patch.clone(),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn every_bound_type_and_enumeration_is_held_by_the_api_server() -> Result<()> {
     ApiServer::visit("bounds", async |server| {
         let folder = repository().join("crds/tests/manifests/valid");

@@ -409,6 +409,11 @@ impl Caches {
         self.triggers.queue.changes()
     }
 
+    /// Announces that the queue may have changed.
+    pub fn queue_has_changed(&self) {
+        self.triggers.queue.beat();
+    }
+
     /// The pods of the ComputeJob of this name and uid. A namesake's pods are not among them.
     #[must_use]
     pub fn pods_of_job(&self, namespace: &str, name: &str, uid: &str) -> Vec<Arc<Pod>> {

@@ -426,6 +426,10 @@ pub fn context(
         rehearsals: gridstake_operator::controllers::compute_job::rehearsals::Rehearsals::default(),
         recent_fleet:
             gridstake_operator::controllers::compute_job::recent_fleet::RecentFleet::default(),
+        recent_starts:
+            gridstake_operator::controllers::compute_job::recent_starts::RecentStarts::default(),
+        untold: gridstake_operator::controllers::compute_job::untold::Untold::default(),
+        precedence: gridstake_operator::precedence::Precedence::default(),
         payers: Payers::default(),
         settlement_interval: Duration::from_hours(1),
         metrics,

@@ -208,7 +208,11 @@ fn who_waits(
     let stored = ctx.caches.compute_jobs.state();
     let waiting = parsed(&stored)
         .filter(|job| !is_canary(&ctx.namespace, job))
-        .filter(|job| standing(job, now) == Standing::Waiting);
+        .filter(|job| {
+            let uid = job.metadata.uid.as_deref().unwrap_or_default();
+            let is_admitted = ctx.untold.since(uid, job.metadata.generation).is_some();
+            standing(job, is_admitted, now) == Standing::Waiting
+        });
     let (jobs, entries): (BTreeMap<JobUid, &ComputeJob>, Vec<QueueEntry>) = waiting
         .map(|job| {
             let payer = fleet::payer_of(ctx, &job.namespace().unwrap_or_default(), now);

@@ -1,5 +1,7 @@
 //! Carries out what was decided about a job. Writes only; doing it twice is the same as doing it once.
 
+use std::time::{Duration, Instant};
+
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use gridstake_crds::{
     ComputeJob, UsageRecord,
@@ -12,7 +14,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{build, decide::Write, rendezvous, verification};
+use super::{build, decide::Write, recent_starts::ON_ITS_WAY, rendezvous, verification};
 use crate::{
     context::Context,
     controllers::{
@@ -89,6 +91,8 @@ pub struct Outcome {
     pub resource_version: Option<String>,
     /// The job has changed since it was read: nothing more may be concluded from what was read.
     pub outdated: bool,
+    /// When to look again since something is on its way into the cache.
+    pub again: Option<Duration>,
 }
 
 /// Carries out `writes` in their order.
@@ -103,6 +107,16 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
     for write in writes {
         match write {
             Write::CreatePods { attempt, members } => {
+                let uid = job.metadata.uid.as_deref().unwrap_or_default();
+                let is_new = |new: &&NewMember| {
+                    !ctx.recent_starts
+                        .has(uid, new.attempt, new.member, Instant::now())
+                };
+                let members: Vec<_> = members.iter().filter(is_new).cloned().collect();
+                outcome.again = Some(ON_ITS_WAY);
+                if members.is_empty() {
+                    continue;
+                }
                 if !hold(&jobs, job, *attempt, &mut outcome).await? {
                     outcome.outdated = true;
                     return Ok(outcome);
@@ -111,7 +125,7 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                     create_service(ctx, job, &namespace).await?;
                 }
                 // First the record: no GPU is held that nobody accounts for.
-                open_records(ctx, job, members).await?;
+                open_records(ctx, job, &members).await?;
                 let create = |new: &NewMember| {
                     let member = build::Member {
                         attempt: new.attempt,
@@ -120,6 +134,9 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                     create(&pods, job, member, new.node.clone())
                 };
                 together(members.iter().map(create).collect()).await?;
+                let created = members.iter().map(|new| new.member);
+                ctx.recent_starts
+                    .note(uid, *attempt, created, Instant::now());
             }
             Write::CreateRecords(members) => open_records(ctx, job, members).await?,
             Write::LiftGates(names) => {

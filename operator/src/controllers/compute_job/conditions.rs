@@ -97,8 +97,13 @@ fn validated(status: &ComputeJobStatus, phase: &Phase) -> Fact {
             R::ValidationUnavailable,
             message,
         ),
-        Phase::Stopping(_) | Phase::Ended(..) => unchanged(status, C::Validated)
-            .unwrap_or_else(|| fact(C::Validated, Status::Unknown, R::Pending, "")),
+        Phase::Stopping(_) | Phase::Ended(..) => {
+            unchanged(status, C::Validated).unwrap_or_else(|| match status.placement {
+                // It was placed before anything was said.
+                Some(_) => fact(C::Validated, true, R::Valid, ""),
+                None => fact(C::Validated, Status::Unknown, R::Pending, ""),
+            })
+        }
         _ => fact(C::Validated, true, R::Valid, ""),
     }
 }
@@ -109,8 +114,12 @@ fn admitted(status: &ComputeJobStatus, phase: &Phase) -> Fact {
             fact(C::Admitted, false, R::Pending, "waits for Validated")
         }
         Phase::NotAdmitted(reason, message) => fact(C::Admitted, false, *reason, message),
-        Phase::Stopping(_) | Phase::Ended(..) => unchanged(status, C::Admitted)
-            .unwrap_or_else(|| fact(C::Admitted, false, R::Pending, "")),
+        Phase::Stopping(_) | Phase::Ended(..) => {
+            unchanged(status, C::Admitted).unwrap_or_else(|| match status.placement {
+                Some(_) => fact(C::Admitted, true, R::Admitted, ""),
+                None => fact(C::Admitted, false, R::Pending, ""),
+            })
+        }
         _ => fact(C::Admitted, true, R::Admitted, ""),
     }
 }

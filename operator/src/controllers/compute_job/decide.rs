@@ -26,6 +26,7 @@ use super::{
     member::{End, Member, State},
     retry::{self, Consequence},
     start::{what_it_waits_for, why_not_started},
+    untold::UNTOLD,
     usage::Books,
     verification,
 };
@@ -85,6 +86,8 @@ pub struct Observed {
     pub reclaimed: Option<Asked>,
     /// What is known of the runs with which its result is compared.
     pub verification: verification::Seen,
+    /// Since when it may wait for a place without having been told so.
+    pub untold_since: Option<Timestamp>,
 }
 
 /// A change to be made in the cluster.
@@ -136,6 +139,8 @@ pub struct Plan {
     /// Nothing that is to be told lasts: what follows within moments says it as well, in one write instead of two. A change that
     /// cannot be made is told all the same.
     pub is_passing: bool,
+    /// The job may wait for a place, and its status does not say so yet.
+    pub is_admitted_untold: bool,
 }
 
 /// How long after a refusal the API server is asked again: quota may have been raised.
@@ -143,7 +148,7 @@ const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// That an attempt is being started, and what keeps it, is told when that has lasted for so long: most of it passes sooner, and each
 /// word of it is a write.
-const PASSES: std::time::Duration = std::time::Duration::from_secs(5);
+const PASSES: std::time::Duration = std::time::Duration::from_secs(10);
 /// For so long after the last second in which its program ran, a job that has succeeded waits for its bill, to tell both at once.
 /// Kubelets tell whole seconds, so it is one second at least.
 const BILL_FOLLOWS: std::time::Duration = std::time::Duration::from_secs(2);
@@ -161,6 +166,7 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
         writes: Vec::new(),
         wake: None,
         is_passing: false,
+        is_admitted_untold: false,
     };
     turn.next.observed_generation = job.metadata.generation;
     let phase = turn.phase();
@@ -175,6 +181,7 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
             facts: Vec::new(),
             wake: None,
             is_passing: false,
+            is_admitted_untold: false,
         };
     }
     let facts = conditions::facts(&job.spec, &turn.next, &phase, seen);
@@ -186,21 +193,26 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
         facts,
         wake: turn.wake,
         is_passing,
+        is_admitted_untold: turn.is_admitted_untold,
     }
 }
 
 /// Whether `next` says more than `before`, other than where the job will be paid for.
 fn is_news(before: Option<&ComputeJobStatus>, next: &ComputeJobStatus) -> bool {
-    let Some(before) = before else { return true };
+    let mut before = before.cloned().unwrap_or_default();
+    // Where nothing has been said yet, that it was looked at is no news.
+    if before.observed_generation.is_none() {
+        before.observed_generation = next.observed_generation;
+    }
     let is_owed = |settlement: &JobSettlement| settlement.sealed > 0;
     if before.settlement.is_none() && !next.settlement.as_ref().is_some_and(is_owed) {
         let unowed = ComputeJobStatus {
             settlement: None,
             ..next.clone()
         };
-        return unowed != *before;
+        return unowed != before;
     }
-    next != before
+    *next != before
 }
 
 /// Whether `account` can pay the provider of `node`. A placement of a former version names no chain: there was one.
@@ -251,6 +263,7 @@ struct Turn<'a> {
     writes: Vec<Write>,
     wake: Option<Timestamp>,
     is_passing: bool,
+    is_admitted_untold: bool,
 }
 
 impl Turn<'_> {
@@ -358,8 +371,22 @@ impl Turn<'_> {
         }
         match &self.seen.admission {
             Admission::Refused(reason, message) => Phase::NotAdmitted(*reason, message.clone()),
-            Admission::Admitted | Admission::NotAsked => Phase::Queued,
+            Admission::Admitted | Admission::NotAsked => {
+                self.leave_untold();
+                Phase::Queued
+            }
         }
+    }
+
+    /// Of a job of which nothing has been said yet it is left untold for a moment that it waits: its place says so as well.
+    fn leave_untold(&mut self) {
+        let status = self.job.status.as_ref();
+        if status.is_some_and(|status| status.observed_generation.is_some()) {
+            return;
+        }
+        self.is_admitted_untold = true;
+        let since = self.seen.untold_since.unwrap_or(self.now);
+        self.passes_by(since.checked_add(UNTOLD).ok());
     }
 
     /// The wait for a first place counts from the admission, or from the creation of a job that was never admitted.

@@ -128,6 +128,7 @@ fn asked(validation: Validation, admission: Admission) -> Observed {
         places: Vec::new(),
         reclaimed: None,
         verification: verification::Seen::default(),
+        untold_since: None,
     }
 }
 
@@ -189,6 +190,47 @@ fn a_sound_and_admitted_job_waits_for_a_place() {
         ("False", "Queued")
     );
     assert_eq!(status(&plan).observed_generation, Some(3));
+}
+
+#[test]
+fn that_a_new_job_waits_is_told_when_it_has_lasted_for_two_seconds() {
+    let new = job("", "");
+    let untold = |since| Observed {
+        untold_since: since,
+        ..asked(Validation::Sound, Admission::Admitted)
+    };
+    let first = decide(&new, &untold(None), at(1));
+    assert!(first.is_admitted_untold && first.is_passing);
+    assert_eq!(first.wake, Some(at(3)));
+    // Meanwhile it is told by the loop that places jobs that there is no room: no news of this controller's.
+    let waits = job("", "queue: {position: 3}");
+    let still = decide(&waits, &untold(Some(at(1))), at(2));
+    assert!(still.is_admitted_untold && still.is_passing);
+    let lasting = decide(&new, &untold(Some(at(1))), at(3));
+    assert!(lasting.is_admitted_untold && !lasting.is_passing);
+    // Once it has been told, nothing is left untold.
+    let told = decide(&job("", &observed("")), &untold(None), at(1));
+    assert!(!told.is_admitted_untold && !told.is_passing);
+    let refused = asked(
+        Validation::Sound,
+        Admission::Refused(ComputeJobReason::Unsatisfiable, "no".into()),
+    );
+    let refused = decide(&new, &refused, at(1));
+    assert!(!refused.is_admitted_untold && !refused.is_passing);
+}
+
+#[test]
+fn a_job_that_was_placed_before_anything_was_said_was_sound_and_admitted() {
+    let ended = job("", &format!("{}, endReason: RunTimeout", placed(1, 1)));
+    let plan = decide(&ended, &seen(vec![]), at(9));
+    let (validated, admitted) = (
+        reason(&plan, ComputeJobCondition::Validated),
+        reason(&plan, ComputeJobCondition::Admitted),
+    );
+    assert_eq!(
+        (validated, admitted),
+        (("True", "Valid"), ("True", "Admitted"))
+    );
 }
 
 #[test]
@@ -331,7 +373,7 @@ fn observed(status: &str) -> String {
 }
 
 #[test]
-fn a_start_is_told_when_it_has_lasted_for_five_seconds() {
+fn a_start_is_told_when_it_has_lasted_for_ten_seconds() {
     let placed = job(", members: 2", &observed(&placed(1, 2)));
     let gated = || unbilled(vec![member(0, State::Gated), member(1, State::Gated)]);
     let bound = || {
@@ -343,8 +385,8 @@ fn a_start_is_told_when_it_has_lasted_for_five_seconds() {
     for (seen, writes) in [(seen(vec![]), 1), (gated(), 1), (bound(), 0)] {
         let fresh = decide(&placed, &seen, at(14));
         assert_eq!((fresh.writes.len(), fresh.is_passing), (writes, true));
-        assert_eq!(fresh.wake, Some(at(15)));
-        assert!(!decide(&placed, &seen, at(15)).is_passing);
+        assert_eq!(fresh.wake, Some(at(20)));
+        assert!(!decide(&placed, &seen, at(20)).is_passing);
     }
     let running = unbilled(vec![member(0, State::Running), member(1, State::Running)]);
     let told = decide(&placed, &running, at(11));

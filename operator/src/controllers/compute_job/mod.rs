@@ -2,9 +2,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`observe`] | reads: pods, a dry run of the first pod, whether any node could take the job; with [`rehearsals`], [`recent_fleet`], by which a burst of jobs asks once |
+//! | [`observe`] | reads: pods, a dry run of the first pod, whether any node could take the job; with [`rehearsals`], [`recent_fleet`], by which a burst of jobs asks once, and [`untold`] |
 //! | [`decide`] | pure: what is to be done; with [`template`], [`member`], [`start`], [`words`], [`retry`], [`usage`], [`verification`], [`conditions`] |
-//! | [`act`] | writes records, pods and finalizers; [`build`] says what a pod looks like, [`rendezvous`] how members find one another (pure) |
+//! | [`act`] | writes records, pods and finalizers, once ([`recent_starts`]); [`build`] says what a pod looks like, [`rendezvous`] how members find one another (pure) |
 //! | [`status`] | writes the status and tells the news |
 //!
 //! Which nodes a job gets is not decided here but by [`super::placement`].
@@ -16,12 +16,14 @@ pub mod decide;
 pub mod member;
 pub mod observe;
 pub mod recent_fleet;
+pub mod recent_starts;
 pub mod rehearsals;
 pub mod rendezvous;
 pub mod retry;
 pub mod start;
 pub mod status;
 pub mod template;
+pub mod untold;
 pub mod usage;
 pub mod verification;
 pub mod words;
@@ -70,6 +72,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         name: "compute-job",
         store: ctx.caches.compute_jobs.clone(),
         triggers: ctx.caches.compute_job_triggers(),
+        precedence: ctx.precedence.clone(),
     };
     let metrics = ctx.metrics.clone();
     controller
@@ -81,12 +84,22 @@ async fn reconcile(ctx: Context, job: Arc<ComputeJob>) -> Result<Pass, Error> {
     let now = (ctx.now)();
     let seen = observe::observe(&ctx, &job, now).await;
     let plan = decide::decide(&job, &seen, now);
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    if !plan.is_admitted_untold {
+        ctx.untold.forget(uid);
+    } else if ctx.untold.admit(uid, job.metadata.generation, now) {
+        ctx.caches.queue_has_changed();
+    }
     let done = act::act(&ctx, &job, &plan.writes).await;
     let written = status::write(&ctx, &job, &plan, done.as_ref()).await?;
-    let wrote = done?.wrote;
+    let act::Outcome { wrote, again, .. } = done?;
     match written {
         Written::Outdated => Ok(Pass::waiting().again_in(LOOK_AGAIN)),
-        Written::Yes { sent } => Ok(Pass::wrote(wrote || sent).again_in(pause(&ctx, &plan))),
+        Written::Yes { sent } => {
+            let pause = pause(&ctx, &plan);
+            let pause = again.map_or(pause, |again| again.min(pause));
+            Ok(Pass::wrote(wrote || sent).again_in(pause))
+        }
     }
 }
 

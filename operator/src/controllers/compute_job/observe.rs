@@ -74,12 +74,20 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
         places: places(ctx, job, now),
         reclaimed: reclaimed(ctx, job),
         verification: checked(ctx, job),
+        untold_since: ctx.untold.since(
+            job.metadata.uid.as_deref().unwrap_or_default(),
+            job.metadata.generation,
+        ),
     };
     let ended = job.status.as_ref().is_some_and(ComputeJobStatus::has_ended);
     if job.metadata.deletion_timestamp.is_some() || ended || active {
         return seen;
     }
-    seen.validation = validation(ctx, job).await;
+    seen.validation = if seen.untold_since.is_some() {
+        Validation::Sound
+    } else {
+        validation(ctx, job).await
+    };
     let sound = matches!(seen.validation, Validation::Sound | Validation::NotAsked);
     if sound && !job.spec.suspend {
         seen.admission = admission(ctx, job, now);

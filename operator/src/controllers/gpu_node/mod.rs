@@ -82,6 +82,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
         name: "gpu-node",
         store: context.caches.gpu_nodes.clone(),
         triggers: context.caches.gpu_node_triggers(),
+        precedence: context.precedence.clone(),
     };
     let writes = Arc::new(LastWrites::default());
     let metrics = context.metrics.clone();

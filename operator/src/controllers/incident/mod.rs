@@ -89,6 +89,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
         name: "incident",
         store: context.caches.incidents.clone(),
         triggers: context.caches.incident_triggers(),
+        precedence: context.precedence.clone(),
     };
     let metrics = context.metrics.clone();
     if let Err(error) = register_metrics(&context) {

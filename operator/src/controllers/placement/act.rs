@@ -10,6 +10,7 @@ use gridstake_crds::{
 };
 use kube::runtime::events::EventType;
 
+use super::decide;
 use crate::{
     context::Context,
     status::{Guard, StatusError, StatusOwner},
@@ -19,6 +20,12 @@ const OWNER: StatusOwner = StatusOwner {
     manager: MANAGER_PLACEMENT,
     fields: &["placement", "queue"],
     conditions: &["Scheduled"],
+};
+/// A job of which nothing has been said yet shows where it stands all the same. The ComputeJob controller, whose condition `Ready`
+/// is, takes it over with its first word.
+const FIRST_OWNER: StatusOwner = StatusOwner {
+    conditions: &["Scheduled", "Ready"],
+    ..OWNER
 };
 /// A write that takes longer holds up the whole queue; it is given up and made anew.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,15 +64,19 @@ pub async fn write(
     let is_new = placement.is_some();
     desired.placement = placement.or(desired.placement);
     desired.queue = queue;
+    let is_first = is_new && before.observed_generation.is_none();
     if let Some(fact) = fact {
+        let mut facts = vec![fact.clone()];
+        facts.extend(is_first.then(decide::starts));
         desired.conditions = condition::conditions(
             &before.conditions,
-            std::slice::from_ref(fact),
+            &facts,
             job.metadata.generation,
             (ctx.now)(),
         );
     }
-    let apply = OWNER.apply(
+    let owner = if is_first { FIRST_OWNER } else { OWNER };
+    let apply = owner.apply(
         &ctx.client,
         &ctx.metrics,
         job,

@@ -41,16 +41,15 @@ pub enum Standing {
     Waiting,
 }
 
-/// Where `job` stands at `now`.
+/// Where `job` stands at `now`. `is_admitted`: it may wait for a place, although its status does not say so yet.
 #[must_use]
-pub fn standing(job: &ComputeJob, now: Timestamp) -> Standing {
-    let Some(status) = job
-        .status
-        .as_ref()
-        .filter(|s| s.observed_generation.is_some())
-    else {
+pub fn standing(job: &ComputeJob, is_admitted: bool, now: Timestamp) -> Standing {
+    let nothing = ComputeJobStatus::default();
+    let status = job.status.as_ref().unwrap_or(&nothing);
+    let is_told = status.observed_generation.is_some();
+    if !is_told && !is_admitted && status.placement.is_none() {
         return Standing::Unseen;
-    };
+    }
     if job.metadata.deletion_timestamp.is_some()
         || status.has_ended()
         || status.active_placement().is_some()
@@ -60,10 +59,10 @@ pub fn standing(job: &ComputeJob, now: Timestamp) -> Standing {
     if job.spec.suspend {
         return Standing::Barred(ComputeJobReason::Suspended);
     }
-    if status.observed_generation != job.metadata.generation {
+    if is_told && status.observed_generation != job.metadata.generation {
         return Standing::Unseen;
     }
-    if !condition::is_true(&status.conditions, ComputeJobCondition::Admitted) {
+    if !is_admitted && !condition::is_true(&status.conditions, ComputeJobCondition::Admitted) {
         return Standing::Barred(ComputeJobReason::Pending);
     }
     match retry::not_before(status).filter(|at| *at > now) {
@@ -264,6 +263,17 @@ pub fn placed() -> Fact {
     scheduled(true, ComputeJobReason::Placed, "")
 }
 
+/// What `Ready` says of a job that has been placed before anything else was said of it.
+#[must_use]
+pub fn starts() -> Fact {
+    Fact::new(
+        ComputeJobCondition::Ready,
+        false,
+        ComputeJobReason::Placed,
+        "",
+    )
+}
+
 /// What it says of a job that waits for a place.
 #[must_use]
 pub fn waits(reason: ComputeJobReason, message: &str) -> Fact {
@@ -348,24 +358,51 @@ mod tests {
 
     #[test]
     fn only_an_admitted_job_without_a_place_waits_for_one() {
-        assert_eq!(standing(&job("", ""), at(1)), Standing::Unseen);
+        assert_eq!(standing(&job("", ""), false, at(1)), Standing::Unseen);
         assert_eq!(
-            standing(&job("", ", status: {observedGeneration: 1}"), at(1)),
+            standing(&job("", ", status: {observedGeneration: 1}"), false, at(1)),
             Standing::Unseen
         );
         assert_eq!(
-            standing(&job("", ", status: {observedGeneration: 2}"), at(1)),
+            standing(&job("", ", status: {observedGeneration: 2}"), false, at(1)),
             Standing::Barred(ComputeJobReason::Pending)
         );
         assert_eq!(
-            standing(&job(", suspend: true", &seen("")), at(1)),
+            standing(&job(", suspend: true", &seen("")), false, at(1)),
             Standing::Barred(ComputeJobReason::Suspended)
         );
-        assert_eq!(standing(&job("", &seen("")), at(1)), Standing::Waiting);
         assert_eq!(
-            standing(&job("", &seen(", endReason: Succeeded")), at(1)),
+            standing(&job("", &seen("")), false, at(1)),
+            Standing::Waiting
+        );
+        assert_eq!(
+            standing(&job("", &seen(", endReason: Succeeded")), false, at(1)),
             Standing::Settled
         );
+    }
+
+    #[test]
+    fn a_job_may_be_admitted_before_its_status_says_so() {
+        let stands = |spec, status: &str| standing(&job(spec, status), true, at(1));
+        assert_eq!(stands("", ""), Standing::Waiting);
+        assert_eq!(
+            stands("", ", status: {queue: {position: 1}}"),
+            Standing::Waiting
+        );
+        assert_eq!(
+            stands(", suspend: true", ""),
+            Standing::Barred(ComputeJobReason::Suspended)
+        );
+        // One that has its place without another word waits for none.
+        let zero = format!("0x{}", "0".repeat(64));
+        let placed = format!(
+            ", status: {{placement: {{attempt: 1, decidedAt: '{}', nodes: [], decision: {{draw: d, blockHash: '{zero}', previous: '{zero}', hash: '{zero}', snapshot: 1, candidates: 1, totalWeight: '1', drawn: []}}}}}}",
+            at(1)
+        );
+        for is_admitted in [false, true] {
+            let placed = job("", &placed);
+            assert_eq!(standing(&placed, is_admitted, at(1)), Standing::Settled);
+        }
     }
 
     #[test]
@@ -375,11 +412,11 @@ mod tests {
             at(10)
         );
         assert_eq!(
-            standing(&job("", &seen(&failed)), at(11)),
+            standing(&job("", &seen(&failed)), false, at(11)),
             Standing::HeldBack(at(12))
         );
         assert_eq!(
-            standing(&job("", &seen(&failed)), at(12)),
+            standing(&job("", &seen(&failed)), false, at(12)),
             Standing::Waiting
         );
     }
@@ -464,10 +501,10 @@ mod tests {
         let suspended = job(", suspend: true", &seen(""));
         let resumed = job("", &seen(""));
         assert_eq!(
-            standing(&suspended, at(1)),
+            standing(&suspended, false, at(1)),
             Standing::Barred(ComputeJobReason::Suspended)
         );
-        assert_eq!(standing(&resumed, at(1)), Standing::Waiting);
+        assert_eq!(standing(&resumed, false, at(1)), Standing::Waiting);
         let payer = || Payer::Namespace("n".to_owned());
         assert_eq!(
             queue_entry(&suspended, 0, payer()),

@@ -63,6 +63,12 @@ use crate::{
 /// How often what is bound is compared with what was decided, where passes come that fast.
 const DRIFT_EVERY: Duration = Duration::from_secs(10);
 
+/// Between the begins of two passes lie at least so many times what it takes to look at the fleet and the queue: the more there is to
+/// look at, the more changes are looked at together.
+const PACE: u32 = 8;
+/// But not longer.
+const MOST_PACE: Duration = Duration::from_millis(500);
+
 /// Runs the loop until `stop`.
 pub async fn run(ctx: Context, stop: CancellationToken) {
     let mut changes = FleetChanges::of(&ctx);
@@ -80,13 +86,18 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         told: Told::default(),
         written: BTreeMap::new(),
         no_drift_at: None,
+        look_took: Duration::ZERO,
     };
     while !stop.is_cancelled() && placer.ctx.leadership.holds() {
         changes.are_seen();
-        let pass = placer.ctx.health.pass("placement", Instant::now());
+        let begin = Instant::now();
+        let pass = placer.ctx.health.pass("placement", begin);
         let wake = placer.pass().await;
         drop(pass);
         changes.wait(&placer.ctx, wake, &stop).await;
+        let pace = placer.look_took.saturating_mul(PACE).min(MOST_PACE);
+        let rest = pace.saturating_sub(begin.elapsed());
+        let _ = tokio::time::timeout(rest, stop.cancelled()).await;
     }
     placer.ctx.caches.waiting_first().set(None);
 }
@@ -126,6 +137,8 @@ struct Placer {
     written: BTreeMap<JobUid, (String, Millis)>,
     /// When it was last found that what is bound is what was decided.
     no_drift_at: Option<Instant>,
+    /// How long it took to look at the fleet and the queue last.
+    look_took: Duration,
 }
 
 impl Placer {
@@ -145,6 +158,7 @@ impl Placer {
 
     /// Goes through the queue once; tells when to do it again if nothing happens before.
     async fn pass(&mut self) -> Option<Timestamp> {
+        let begin = Instant::now();
         // In whole milliseconds, as the log of decisions has it.
         let now = (self.ctx.now)();
         let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
@@ -183,9 +197,10 @@ impl Placer {
         );
         self.look_for_drift(parsed(&stored));
         let anything_is_held = !holding.is_empty();
-        let wake = Pass::new(self, now, parsed(&stored), &mut payer_of)
-            .run(ranks)
-            .await;
+        let pass = Pass::new(self, now, parsed(&stored), &mut payer_of);
+        let took = begin.elapsed();
+        let wake = pass.run(ranks).await;
+        self.look_took = took;
         // What is held is booked every minute, before jobs that have ended are deleted.
         let booking = anything_is_held
             .then(|| share_book::next_minute(now))

@@ -51,6 +51,8 @@ const CACHE_IS_BEHIND: Millis = 10_000;
 const AT_A_TIME: usize = 16;
 /// The job for which others make way is among so many that are first in the queue.
 const MOST_LOOKED_AT: usize = 1000;
+/// From so many decisions on, what else there is to be written waits for them.
+const BURST: usize = 4;
 /// So many decisions are made before they are written down.
 const MOST_UNWRITTEN: usize = 64;
 
@@ -143,7 +145,8 @@ impl<'a> Pass<'a> {
                     stopped.entry(message).or_default().push(full_name(job));
                 }
             }
-            let standing = decide::standing(job, now);
+            let is_admitted = placer.ctx.untold.since(uid, job.metadata.generation);
+            let standing = decide::standing(job, is_admitted.is_some(), now);
             let in_queue = job.status.as_ref().is_some_and(|s| s.queue.is_some());
             let is_dealt_with = match standing {
                 Standing::Unseen => true,
@@ -385,6 +388,7 @@ impl<'a> Pass<'a> {
         }
         let unwritten = std::mem::take(&mut self.unwritten);
         let ctx = self.placer.ctx.clone();
+        let _first = (unwritten.len() >= BURST).then(|| ctx.precedence.take());
         let fact = decide::placed();
         let writes: Vec<_> = unwritten
             .into_iter()

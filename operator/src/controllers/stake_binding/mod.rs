@@ -56,6 +56,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
         name: "stake-binding",
         store: context.caches.stake_bindings.clone(),
         triggers: context.caches.stake_binding_triggers(),
+        precedence: context.precedence.clone(),
     };
     let metrics = context.metrics.clone();
     if let Err(error) = register_metrics(&context) {

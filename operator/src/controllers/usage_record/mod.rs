@@ -73,6 +73,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         name: "usage-record",
         store: ctx.caches.usage_records.clone(),
         triggers: ctx.caches.usage_record_triggers(),
+        precedence: ctx.precedence.clone(),
     };
     let metrics = ctx.metrics.clone();
     let numbers = LaneNumbers::new(&ctx);

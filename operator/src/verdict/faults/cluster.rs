@@ -209,6 +209,7 @@ impl World<'_> {
             .collect();
         Observed {
             verification: compute_job::verification::Seen::default(),
+            untold_since: None,
             pods,
             validation: Validation::NotAsked,
             admission: Admission::NotAsked,
