@@ -31,8 +31,8 @@ use crate::{
     precedence::Precedence,
 };
 
-/// How many objects a controller works on at once.
-const CONCURRENCY: u16 = 8;
+/// How many objects a controller works on at once, unless it says otherwise.
+pub const CONCURRENCY: u16 = 8;
 /// After how long a pass is abandoned. It must be safe to stop a pass at any `await`.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -102,8 +102,10 @@ pub struct Controller<K: Resource<DynamicType = ()> + 'static> {
     pub store: Store<Guarded<K>>,
     /// Tells which of them to look at.
     pub triggers: TriggerHub<Guarded<K>>,
+    /// How many of them it works on at once.
+    pub concurrency: u16,
     /// Whom passes let go first.
-    pub precedence: Precedence,
+    pub precedence: Option<Precedence>,
 }
 
 /// Why a pass did not come to an end of its own.
@@ -161,6 +163,7 @@ where
             name,
             store,
             triggers,
+            concurrency,
             precedence,
         } = self;
         let pass = Arc::new(pass);
@@ -187,9 +190,12 @@ where
                 let (unparsable, precedence) = (unparsable.clone(), precedence.clone());
                 let (store, pass) = (store.clone(), Arc::clone(&pass));
                 let task = async move {
-                    precedence.yield_to_it().await;
-                    // It may have changed meanwhile.
-                    let object = store.get(&key).unwrap_or(object);
+                    let mut object = object;
+                    if let Some(precedence) = precedence {
+                        precedence.yield_to_it().await;
+                        // It may have changed meanwhile.
+                        object = store.get(&key).unwrap_or(object);
+                    }
                     let known = unparsable.is_known(&key, &object);
                     let work = match &object.0 {
                         // Passes get a copy of their own, so that they need not know about guards.
@@ -228,7 +234,7 @@ where
                 _ => Action::requeue(failures.failed(ObjectRef::from_obj(&*object))),
             }
         };
-        let config = controller::Config::default().concurrency(CONCURRENCY);
+        let config = controller::Config::default().concurrency(concurrency);
         controller::applier(one_pass, after_failure, Arc::new(()), store, queue, config)
             .for_each(|result| {
                 if let Err(controller::Error::ObjectNotFound(gone)) = result {
@@ -382,7 +388,8 @@ mod tests {
             name: "test",
             store,
             triggers: triggers.clone(),
-            precedence: Precedence::default(),
+            concurrency: CONCURRENCY,
+            precedence: Some(Precedence::default()),
         };
         let work = controller.run(metrics.clone(), stop.clone(), move |node: Arc<GpuNode>| {
             let (told, count) = (told.clone(), count.clone());

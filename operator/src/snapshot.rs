@@ -12,7 +12,7 @@ use crate::{
     caches::{Caches, parsed},
     chain::Chains,
     controllers::{
-        gpu_node::{self, inventory::claimed_twice, mode::ModeSight},
+        gpu_node::{self, mode::ModeSight},
         job_request::{Shunned, job_request},
         stake_binding::bond::Bond,
     },
@@ -40,8 +40,7 @@ pub fn snapshot(
 ) -> Snapshot {
     let gpu_nodes = caches.gpu_nodes.state();
     let local = LazyCell::new(|| gpu_node::observe::local_pods(caches));
-    let twice = claimed_twice(parsed(&gpu_nodes));
-    let disputed: BTreeSet<&String> = twice.values().flatten().collect();
+    let disputed = caches.shown_gpus().disputed();
     let nodes = parsed(&gpu_nodes)
         .filter_map(|gpu_node| {
             let mode = gpu_node::observe::mode(caches, gpu_node, || &*local, now);
@@ -109,7 +108,7 @@ fn facts_of(
     chains: &Chains,
     gpu_node: &GpuNode,
     mode: &ModeSight,
-    disputed: &BTreeSet<&String>,
+    disputed: &BTreeSet<String>,
     now: Timestamp,
 ) -> Option<NodeFacts> {
     let name = gpu_node.name_any();

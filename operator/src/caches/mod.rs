@@ -10,6 +10,7 @@ mod last_held;
 pub mod prune;
 mod ready_nodes;
 mod record_index;
+pub mod shown_gpus;
 pub mod triggers;
 mod unfit_gpus;
 mod watch;
@@ -42,6 +43,7 @@ use self::{
     last_held::LastHeld,
     ready_nodes::ReadyNodes,
     record_index::RecordIndex,
+    shown_gpus::ShownGpus,
     triggers::{Pulse, TriggerHub},
     unfit_gpus::UnfitGpus,
     watch::{Seen, everything, watch},
@@ -103,6 +105,7 @@ pub struct Caches {
     standings: Standings,
     stated: Stated,
     record_index: RecordIndex,
+    shown_gpus: ShownGpus,
     failures: Failures,
     namespace: String,
     triggers: Triggers,
@@ -138,6 +141,7 @@ impl Caches {
         let record_index = RecordIndex::default();
         let failures = Failures::default();
         let last_held = LastHeld::default();
+        let shown_gpus = ShownGpus::default();
         // Two watches instead of one on all pods: of strangers' pods, ended ones never enter memory.
         let of_jobs = everything().labels(LABEL_JOB);
         let of_others = everything()
@@ -180,7 +184,9 @@ impl Caches {
             Api::all(client.clone()),
             all(),
             prune::metadata,
-            triggers.clone().on_gpu_node(job_pods.clone())
+            triggers
+                .clone()
+                .on_gpu_node(job_pods.clone(), shown_gpus.clone())
         );
         let other_pods = start!(
             "other Pod",
@@ -270,6 +276,7 @@ impl Caches {
             standings: Standings::default(),
             stated: Stated::default(),
             record_index,
+            shown_gpus,
             failures,
             namespace: namespace.to_owned(),
             triggers,
@@ -365,6 +372,12 @@ impl Caches {
     #[must_use]
     pub fn windows(&self) -> &RememberedWindows {
         &self.windows
+    }
+
+    /// Which nodes show which GPUs.
+    #[must_use]
+    pub fn shown_gpus(&self) -> &ShownGpus {
+        &self.shown_gpus
     }
 
     /// When a pod of others was last seen to give GPUs of `node` back.
@@ -661,9 +674,18 @@ impl Triggers {
     }
 
     /// A GPU that becomes unfit may end what runs on it.
-    fn on_gpu_node(self, job_pods: Store<Pod>) -> impl Fn(Seen<'_, Guarded<GpuNode>>) + Send {
+    fn on_gpu_node(
+        self,
+        job_pods: Store<Pod>,
+        shown: ShownGpus,
+    ) -> impl Fn(Seen<'_, Guarded<GpuNode>>) + Send {
         let unfit = UnfitGpus::default();
         move |seen| {
+            match &seen {
+                Seen::Applied(Guarded { 0: Ok(node) }) => shown.see(node),
+                Seen::Applied(node) | Seen::Deleted(node) => shown.forget(&node.name_any()),
+                Seen::Everything(store) => shown.replace(parsed(&store.state())),
+            }
             match seen {
                 Seen::Applied(node) | Seen::Deleted(node) => {
                     self.gpu_nodes.one(None, &node.name_any());

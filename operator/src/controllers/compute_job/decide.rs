@@ -143,6 +143,14 @@ pub struct Plan {
     pub is_admitted_untold: bool,
 }
 
+impl Plan {
+    /// Whether nothing is to be written.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.writes.is_empty() && (self.is_passing || self.status.is_none())
+    }
+}
+
 /// How long after a refusal the API server is asked again: quota may have been raised.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 

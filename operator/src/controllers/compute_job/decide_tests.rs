@@ -326,8 +326,8 @@ fn a_placed_job_gets_its_pods_on_its_nodes() {
             members: vec![new_member(0), new_member(1)]
         }]
     );
-    assert_eq!(plan.wake, Some(at(15)));
-    let late = decide(&job(", members: 2", &placed(1, 2)), &seen(vec![]), at(15));
+    assert_eq!(plan.wake, Some(at(20)));
+    let late = decide(&job(", members: 2", &placed(1, 2)), &seen(vec![]), at(20));
     assert_eq!(late.wake, Some(at(310)));
 }
 
@@ -400,7 +400,8 @@ fn what_else_becomes_known_while_an_attempt_starts_is_told_at_once() {
         unseen.metadata.generation,
         unseen.status.as_ref().unwrap().observed_generation
     );
-    assert!(!decide(&unseen, &seen(vec![]), at(11)).is_passing);
+    // Of one of which nothing has been told its place says enough.
+    assert!(decide(&unseen, &seen(vec![]), at(11)).is_passing);
     let suspended = job(", suspend: true", &observed(&placed(1, 1)));
     assert!(!decide(&suspended, &seen(vec![member(0, State::Gated)]), at(11)).is_passing);
 }
@@ -445,9 +446,9 @@ fn a_job_runs_when_all_its_members_do() {
     let early = decide(&gang, &one, at(11));
     assert_eq!(
         (reason(&early, ComputeJobCondition::Running), early.wake),
-        (("False", "Starting"), Some(at(15)))
+        (("False", "Starting"), Some(at(20)))
     );
-    let late = decide(&gang, &one, at(15));
+    let late = decide(&gang, &one, at(20));
     assert_eq!(
         reason(&late, ComputeJobCondition::Running),
         ("False", "WaitingForBinding")

@@ -31,9 +31,12 @@ pub mod words;
 use std::{sync::Arc, time::Duration};
 
 use gridstake_crds::ComputeJob;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::{act::ActError, status::Written};
+use self::{act::ActError, decide::Plan, status::Written};
 use crate::{
     context::Context,
     error::ReconcileError,
@@ -41,6 +44,11 @@ use crate::{
     status::StatusError,
 };
 
+/// How many jobs are looked at at once.
+const PASSES: u16 = 32;
+/// So many of them write. In a burst there are jobs that start and jobs that are new; these, of which nothing is to be written, do not
+/// wait for those.
+const TURNS: usize = 8;
 /// How soon a job that had changed under a pass is looked at again, should its watch be slower.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How often a job that nothing happens to is looked at, in case a watch missed something.
@@ -55,6 +63,9 @@ pub enum Error {
     /// The status could not be written.
     #[error(transparent)]
     Status(#[from] StatusError),
+    /// The controller is being stopped.
+    #[error("wait for a turn to write")]
+    NoTurn,
 }
 
 impl ReconcileError for Error {
@@ -62,6 +73,7 @@ impl ReconcileError for Error {
         match self {
             Self::Act(error) => error.category(),
             Self::Status(_) => "apply_status",
+            Self::NoTurn => "turn",
         }
     }
 }
@@ -72,31 +84,62 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         name: "compute-job",
         store: ctx.caches.compute_jobs.clone(),
         triggers: ctx.caches.compute_job_triggers(),
-        precedence: ctx.precedence.clone(),
+        concurrency: PASSES,
+        precedence: None,
     };
     let metrics = ctx.metrics.clone();
+    let turns = Arc::new(Semaphore::new(TURNS));
     controller
-        .run(metrics, stop, move |job| reconcile(ctx.clone(), job))
+        .run(metrics, stop, move |job| {
+            reconcile(ctx.clone(), Arc::clone(&turns), job)
+        })
         .await;
 }
 
-async fn reconcile(ctx: Context, job: Arc<ComputeJob>) -> Result<Pass, Error> {
-    let now = (ctx.now)();
-    let seen = observe::observe(&ctx, &job, now).await;
-    let plan = decide::decide(&job, &seen, now);
+/// A pass; what it writes, it writes when it is its turn, about the job as it is then.
+async fn reconcile(
+    ctx: Context,
+    turns: Arc<Semaphore>,
+    mut job: Arc<ComputeJob>,
+) -> Result<Pass, Error> {
+    let mut turn = turns.try_acquire().ok();
+    loop {
+        let now = (ctx.now)();
+        let seen = observe::observe(&ctx, &job, now).await;
+        let plan = decide::decide(&job, &seen, now);
+        note_admission(&ctx, &job, &plan, now);
+        if turn.is_some() || plan.is_silent() {
+            return carry_out(&ctx, &job, &plan).await;
+        }
+        ctx.precedence.yield_to_it().await;
+        // Nobody closes it.
+        turn = Some(turns.acquire().await.map_err(|_| Error::NoTurn)?);
+        let namespace = job.namespace().unwrap_or_default();
+        let current = ctx.caches.compute_job(&namespace, &job.name_any());
+        if let Some(Ok(current)) = current.as_deref().map(|job| &job.0) {
+            job = Arc::new(current.clone());
+        }
+    }
+}
+
+/// Notes whether the job may wait for a place without having been told so.
+fn note_admission(ctx: &Context, job: &ComputeJob, plan: &Plan, now: Timestamp) {
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
     if !plan.is_admitted_untold {
         ctx.untold.forget(uid);
     } else if ctx.untold.admit(uid, job.metadata.generation, now) {
         ctx.caches.queue_has_changed();
     }
-    let done = act::act(&ctx, &job, &plan.writes).await;
-    let written = status::write(&ctx, &job, &plan, done.as_ref()).await?;
+}
+
+async fn carry_out(ctx: &Context, job: &ComputeJob, plan: &Plan) -> Result<Pass, Error> {
+    let done = act::act(ctx, job, &plan.writes).await;
+    let written = status::write(ctx, job, plan, done.as_ref()).await?;
     let act::Outcome { wrote, again, .. } = done?;
     match written {
         Written::Outdated => Ok(Pass::waiting().again_in(LOOK_AGAIN)),
         Written::Yes { sent } => {
-            let pause = pause(&ctx, &plan);
+            let pause = pause(ctx, plan);
             let pause = again.map_or(pause, |again| again.min(pause));
             Ok(Pass::wrote(wrote || sent).again_in(pause))
         }

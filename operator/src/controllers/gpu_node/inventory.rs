@@ -3,12 +3,9 @@
 //! The operator cannot choose which GPU of a node the kubelet gives to a pod. So while a node shows one that has not been
 //! stated, nothing is placed on it; one that has gone keeps nobody from the others.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-
 use gridstake_crds::{
     GpuNode,
     gpu_node::{AgentState, Device, GpuNodeStatus},
-    usage_record::DeviceUse,
 };
 use gridstake_ledger::statement::{self, Gpu, Statement};
 use kube::ResourceExt as _;
@@ -133,73 +130,6 @@ pub fn decide(
     }
 }
 
-/// The GPUs that more than one node shows, by their UUIDs, with the nodes' names in their order. One of them lies, or the
-/// GPU was moved and one has not noticed.
-#[must_use]
-pub fn claimed_twice<'a>(
-    fleet: impl IntoIterator<Item = &'a GpuNode>,
-) -> BTreeMap<String, BTreeSet<String>> {
-    let mut shown: HashMap<&str, &str> = HashMap::new();
-    let mut twice: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for gpu_node in fleet {
-        let name = gpu_node.metadata.name.as_deref().unwrap_or_default();
-        for uuid in gpus(gpu_node) {
-            let first = *shown.entry(uuid).or_insert(name);
-            if first != name {
-                let nodes = twice.entry(uuid.to_owned()).or_default();
-                nodes.extend([first.to_owned(), name.to_owned()]);
-            }
-        }
-    }
-    twice
-}
-
-/// The other nodes that show a GPU which `gpu_node` shows.
-#[must_use]
-pub fn rivals<'a>(
-    gpu_node: &GpuNode,
-    fleet: impl IntoIterator<Item = &'a GpuNode>,
-) -> BTreeSet<String> {
-    let own: HashSet<&str> = gpus(gpu_node).collect();
-    let name = gpu_node.metadata.name.as_deref();
-    let others = fleet
-        .into_iter()
-        .filter(|other| other.metadata.name.as_deref() != name);
-    others
-        .filter(|other| gpus(other).any(|uuid| own.contains(uuid)))
-        .map(kube::ResourceExt::name_any)
-        .collect()
-}
-
-/// Whether one of the `devices` that the agent of `node` says it gave out is shown by another node and not by its own. While its
-/// own shows none at all, it is not known what it has.
-#[must_use]
-pub fn is_foreign<'a>(
-    node: &str,
-    devices: &[DeviceUse],
-    fleet: impl IntoIterator<Item = &'a GpuNode>,
-) -> bool {
-    let mut missing: HashSet<&str> = devices.iter().map(DeviceUse::physical).collect();
-    let (mut knows_own, mut elsewhere) = (false, HashSet::new());
-    for gpu_node in fleet {
-        let is_own = gpu_node.metadata.name.as_deref() == Some(node);
-        for uuid in gpus(gpu_node) {
-            if is_own {
-                knows_own = true;
-                missing.remove(uuid);
-            } else if missing.contains(uuid) {
-                elsewhere.insert(uuid);
-            }
-        }
-    }
-    knows_own && missing.iter().any(|uuid| elsewhere.contains(uuid))
-}
-
-fn gpus(gpu_node: &GpuNode) -> impl Iterator<Item = &str> {
-    let devices = gpu_node.status.iter().flat_map(|status| &status.devices);
-    devices.map(|device| device.uuid.as_str())
-}
-
 #[cfg(test)]
 mod tests {
     use gridstake_crds::gpu_node::GpuNodeReason;
@@ -257,56 +187,6 @@ mod tests {
         let inventory = decide(&node, &backed(provider), |_| Some(true));
         write(&mut node, provider, &inventory);
         node
-    }
-
-    fn named(name: &str, uuids: &[&str]) -> GpuNode {
-        let mut node = gpu_node(uuids);
-        node.metadata.name = Some(name.to_owned());
-        node
-    }
-
-    fn given(uuid: &str, parent: Option<&str>) -> DeviceUse {
-        DeviceUse {
-            uuid: uuid.to_owned(),
-            parent_uuid: parent.map(str::to_owned),
-            share_numerator: None,
-            share_denominator: None,
-            counters: None,
-        }
-    }
-
-    fn nodes(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    #[test]
-    fn a_gpu_that_two_nodes_show_is_claimed_by_both_and_all_others_by_one() {
-        let fleet = [
-            named("n1", &["GPU-a", "GPU-b"]),
-            named("n2", &["GPU-b", "GPU-c"]),
-            named("n3", &["GPU-d"]),
-            named("n4", &["GPU-b"]),
-        ];
-        let expected = BTreeMap::from([("GPU-b".to_owned(), nodes(&["n1", "n2", "n4"]))]);
-        assert_eq!(claimed_twice(&fleet), expected);
-        assert_eq!(rivals(&fleet[0], &fleet), nodes(&["n2", "n4"]));
-        assert!(rivals(&fleet[2], &fleet).is_empty());
-        assert!(claimed_twice(&fleet[..1]).is_empty());
-    }
-
-    #[test]
-    fn a_device_that_another_node_shows_and_its_own_does_not_is_foreign() {
-        let fleet = [named("n1", &["GPU-a"]), named("n2", &["GPU-b"])];
-        let foreign = |uuid, parent| is_foreign("n1", &[given(uuid, parent)], &fleet);
-        assert!(foreign("GPU-b", None));
-        assert!(foreign("MIG-1", Some("GPU-b")));
-        assert!(!foreign("GPU-a", None));
-        assert!(!foreign("MIG-1", Some("GPU-a")));
-        assert!(!foreign("GPU-x", None), "nobody shows it: it may be lost");
-        let both = [named("n1", &["GPU-b"]), named("n2", &["GPU-b"])];
-        assert!(!is_foreign("n1", &[given("GPU-b", None)], &both));
-        let blind = [named("n1", &[]), named("n2", &["GPU-b"])];
-        assert!(!is_foreign("n1", &[given("GPU-b", None)], &blind));
     }
 
     #[test]

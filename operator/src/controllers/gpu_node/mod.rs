@@ -34,7 +34,7 @@ use crate::{
     Context,
     caches::{census, parsed},
     error::ReconcileError,
-    reconcile::{Controller, Pass},
+    reconcile::{CONCURRENCY, Controller, Pass},
     status::{Guard, StatusError},
 };
 
@@ -82,7 +82,8 @@ pub async fn run(context: Context, stop: CancellationToken) {
         name: "gpu-node",
         store: context.caches.gpu_nodes.clone(),
         triggers: context.caches.gpu_node_triggers(),
-        precedence: context.precedence.clone(),
+        concurrency: CONCURRENCY,
+        precedence: Some(context.precedence.clone()),
     };
     let writes = Arc::new(LastWrites::default());
     let metrics = context.metrics.clone();

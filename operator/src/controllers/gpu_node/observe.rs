@@ -8,14 +8,13 @@ use kube::ResourceExt as _;
 
 use super::{
     guarantee::{Guarantee, Vault, certificate},
-    inventory,
     local_use::{LocalPods, idle_since},
     mode::ModeSight,
     quarantine,
 };
 use crate::{
     Context,
-    caches::{Caches, failures::Failure, parsed},
+    caches::{Caches, failures::Failure},
     chain::{Chain, Chains},
     controllers::stake_binding::{
         bond,
@@ -83,7 +82,7 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
             .map_or_else(|_| Vec::new(), |since| caches.failures_on(&name, since)),
         heartbeat,
         gpus: gpu_counts(caches, chains, gpu_node, &mode, now),
-        rivals: inventory::rivals(gpu_node, parsed(&caches.gpu_nodes.state())),
+        rivals: caches.shown_gpus().rivals(&name),
         guarantee,
         mode,
     }

@@ -44,7 +44,7 @@ use crate::{
     chain::Chain,
     error::ReconcileError,
     events::is_news,
-    reconcile::{Controller, Pass},
+    reconcile::{CONCURRENCY, Controller, Pass},
     settlement::Lane,
     status::{Guard, StatusError},
 };
@@ -89,7 +89,8 @@ pub async fn run(context: Context, stop: CancellationToken) {
         name: "incident",
         store: context.caches.incidents.clone(),
         triggers: context.caches.incident_triggers(),
-        precedence: context.precedence.clone(),
+        concurrency: CONCURRENCY,
+        precedence: Some(context.precedence.clone()),
     };
     let metrics = context.metrics.clone();
     if let Err(error) = register_metrics(&context) {

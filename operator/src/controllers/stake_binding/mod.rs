@@ -32,7 +32,7 @@ use crate::{
     Context,
     caches::{census, parsed},
     error::ReconcileError,
-    reconcile::{Controller, Pass},
+    reconcile::{CONCURRENCY, Controller, Pass},
     status::{Guard, StatusError},
 };
 
@@ -56,7 +56,8 @@ pub async fn run(context: Context, stop: CancellationToken) {
         name: "stake-binding",
         store: context.caches.stake_bindings.clone(),
         triggers: context.caches.stake_binding_triggers(),
-        precedence: context.precedence.clone(),
+        concurrency: CONCURRENCY,
+        precedence: Some(context.precedence.clone()),
     };
     let metrics = context.metrics.clone();
     if let Err(error) = register_metrics(&context) {

@@ -36,7 +36,7 @@ use crate::{
     context::Context,
     controllers::incident,
     error::ReconcileError,
-    reconcile::{Controller, Pass},
+    reconcile::{CONCURRENCY, Controller, Pass},
     status::StatusError,
 };
 
@@ -73,7 +73,8 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         name: "usage-record",
         store: ctx.caches.usage_records.clone(),
         triggers: ctx.caches.usage_record_triggers(),
-        precedence: ctx.precedence.clone(),
+        concurrency: CONCURRENCY,
+        precedence: Some(ctx.precedence.clone()),
     };
     let metrics = ctx.metrics.clone();
     let numbers = LaneNumbers::new(&ctx);

@@ -26,7 +26,6 @@ use crate::{
     context::Context,
     controllers::{
         compute_job::{member::Member, observe::node_of},
-        gpu_node::inventory,
         incident::hold,
     },
     payer::accounts::owed_emissions,
@@ -246,7 +245,6 @@ fn judgement(ctx: &Context, record: &UsageRecord, pod: Option<&PodSeen>) -> Judg
         return Judgement::None;
     }
     let node = &record.spec.node_name;
-    let fleet = ctx.caches.gpu_nodes.state();
     let around = Surroundings {
         pod_uid: pod.map(|pod| pod.uid.as_str()),
         key: &key_standing(ctx, record, evidence),
@@ -254,7 +252,7 @@ fn judgement(ctx: &Context, record: &UsageRecord, pod: Option<&PodSeen>) -> Judg
         heard_ms: ctx.caches.last_heartbeat(node).map(unix_millis),
         passed_ms: passed_ms(ctx, record),
         before: &ctx.caches.stated().before(&name, evidence),
-        is_foreign: inventory::is_foreign(node, &evidence.devices, parsed(&fleet)),
+        is_foreign: ctx.caches.shown_gpus().is_foreign(node, &evidence.devices),
         refused: record.status.as_ref().and_then(|s| s.refused.as_ref()),
     };
     evidence::judge(&name, evidence, around)
