@@ -1,6 +1,9 @@
 //! What is known of the places of an attempt's members. Reads the caches; decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::LazyCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use gridstake_crds::{
     GpuNode,
@@ -36,22 +39,23 @@ pub fn places(
         let told = record.status.as_ref().and_then(|s| s.evidence.as_ref());
         evidence.entry(record.spec.member).or_default().extend(told);
     }
-    let amnesty = failover::amnesty_now(caches, now);
+    // It takes a look at every heartbeat; most nodes are heard of.
+    let amnesty = LazyCell::new(|| failover::amnesty_now(caches, now));
     members
         .iter()
         .map(|placed| {
             let evidence = evidence.get(&placed.member).map_or(&[][..], Vec::as_slice);
-            place(caches, placed, evidence, amnesty.as_ref(), now)
+            place(caches, placed, evidence, || amnesty.as_ref(), now)
         })
         .collect()
 }
 
 /// The place of a member whose `evidence` is that of all its slices that are known.
-fn place(
+fn place<'a>(
     caches: &Caches,
     placed: &MemberNode,
     evidence: &[&Evidence],
-    amnesty: Option<&failover::Amnesty>,
+    amnesty: impl FnOnce() -> Option<&'a failover::Amnesty>,
     now: Timestamp,
 ) -> Place {
     let name = &placed.node;
@@ -120,15 +124,17 @@ fn loss(caches: &Caches, name: &str, now: Timestamp) -> Loss {
     }
 }
 
-fn excuse(
+fn excuse<'a>(
     node: &GpuNode,
     heard_of: Option<Timestamp>,
-    amnesty: Option<&failover::Amnesty>,
+    amnesty: impl FnOnce() -> Option<&'a failover::Amnesty>,
     terms: &failover::Terms,
     now: Timestamp,
 ) -> Option<Excuse> {
     if failover::is_in_maintenance(&node.spec.maintenance, now) {
         return Some(Excuse::Maintenance);
     }
-    failover::is_excused(node, heard_of, amnesty, terms, now).then_some(Excuse::Amnesty)
+    let is_excused = terms.is_silent(heard_of, now)
+        && failover::is_excused(node, heard_of, amnesty(), terms, now);
+    is_excused.then_some(Excuse::Amnesty)
 }

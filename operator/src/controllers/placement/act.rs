@@ -105,7 +105,10 @@ pub async fn write(
 /// Events must not hold up the queue, so they are sent from a task of their own.
 fn tell(ctx: &Context, job: &ComputeJob, placement: Option<Placement>, fact: Fact) {
     let (events, job) = (ctx.events.clone(), job.clone());
+    let precedence = ctx.precedence.clone();
     tokio::spawn(async move {
+        // Of a burst, what is decided comes before what is told about it.
+        precedence.yield_to_it().await;
         match placement {
             Some(placement) => {
                 let mut nodes: Vec<_> = placement.nodes.iter().map(|n| n.node.as_str()).collect();
