@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Packages are never chosen: that would change the features of what they are linked to, and compile it once more.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/debug
-.PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down demo demo-down bench campaign faults \
+.PHONY: help setup build images gen check test test-long test-unit test-e2e world-up world-down pictures demo demo-down bench campaign faults \
 	bench-agent bench-fleet bench-scheduler bench-settlement bench-verify contracts-build contracts-test contracts-abi contracts-layout contracts-gas-snapshot contracts-mutants \
 	contracts-prove contracts-slither contracts-deploy gas
 
@@ -61,6 +61,11 @@ world-up: setup images ## bring the tests' cluster up with Gridstake installed
 world-down: ## remove the tests' clusters
 	@e2e/cluster/world.sh down
 	@E2E_WORLD=$${E2E_WORLD:-test}-paid e2e/cluster/world.sh down
+
+pictures: ## docs/pictures: the dashboards, from what a Prometheus saw while jobs were paid on a cluster of its own; ROUNDS= (about 10 min)
+	@E2E_ROUNDS=$(or $(ROUNDS),10) STORY=story_46 KEEP=1 E2E_WORLD=pictures e2e/verify.sh stories
+	@e2e/pictures.py "$$(E2E_WORLD=pictures e2e/cluster/world.sh folder)/prometheus"
+	@E2E_WORLD=pictures e2e/cluster/world.sh down
 
 demo: ## a GPU job on a real cluster and chain, from kubectl to the event that paid for it; leaves the cluster running
 	@e2e/demo.sh

@@ -121,25 +121,26 @@ install_helm() {
 -X $helm/pkg/chartutil.k8sVersionMajor=1 -X $helm/pkg/chartutil.k8sVersionMinor=$minor"
 }
 
-# What checks alerts and the queries of dashboards. It is taken out of Debian's package, which is not installed: that would start
-# a server.
-link_promtool() {
-  if [ -x "$bin/promtool" ]; then return; fi
-  if has promtool; then
-    ln -sfn "$(type -P promtool)" "$bin/promtool"
+# Prometheus and its promtool: what checks alerts and the queries of dashboards, and what scrapes in a story. They are taken out of
+# Debian's package, which is not installed: that would start a server.
+link_prometheus() {
+  local program
+  if [ -x "$bin/prometheus" ] && [ -x "$bin/promtool" ]; then return; fi
+  if has prometheus && has promtool; then
+    for program in prometheus promtool; do ln -sfn "$(type -P "$program")" "$bin/$program"; done
     return
   fi
-  { has apt-get && has dpkg-deb; } || fail "no promtool. Install your system's package of Prometheus"
-  step "promtool from Debian's package prometheus" unpack_promtool
+  { has apt-get && has dpkg-deb; } || fail "no prometheus and promtool. Install your system's package of Prometheus"
+  step "prometheus and promtool from Debian's package" unpack_prometheus
 }
 
-unpack_promtool() {
+unpack_prometheus() {
   local folder
   folder=$(mktemp -d)
   if [ "$(id -u)" = 0 ]; then apt-get update; fi # the lists must name a version that is still there
   (cd "$folder" && apt-get --option APT::Sandbox::User= download prometheus)
-  dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -x -C "$folder" ./usr/bin/promtool
-  mv "$folder/usr/bin/promtool" "$bin/promtool"
+  dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -x -C "$folder" ./usr/bin/prometheus ./usr/bin/promtool
+  mv "$folder"/usr/bin/{prometheus,promtool} "$bin"
   rm -r "$folder"
 }
 
@@ -173,6 +174,6 @@ install_go_program actionlint github.com/rhysd/actionlint/cmd/actionlint "$actio
 install_go_program validate-krew-manifest sigs.k8s.io/krew/cmd/validate-krew-manifest "$krew_version"
 step "hadolint, shellcheck and cargo-deny" "$here/linters.sh"
 make_schemas
-link_promtool
+link_prometheus
 step "the contracts' compiler, forge, cast and anvil" "$checkout/contracts/setup.sh"
 say "everything is in place: $bin"

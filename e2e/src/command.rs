@@ -85,7 +85,8 @@ pub async fn plugin<S: AsRef<OsStr>>(
     })
 }
 
-async fn printed<S: AsRef<OsStr>>(
+/// Runs a program and returns what it prints.
+pub(crate) async fn printed<S: AsRef<OsStr>>(
     program: &str,
     arguments: impl IntoIterator<Item = S>,
     input: Option<&str>,

@@ -8,6 +8,11 @@ use prometheus::{
 
 use crate::controllers::placement::drift::Drift;
 
+/// Of what is bound otherwise than it was decided: pods.
+const POD_ELSEWHERE: &str = "pod_elsewhere";
+/// And nodes.
+const NODE_OVERCOMMITTED: &str = "node_overcommitted";
+
 /// How one pass of a controller ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PassOutcome {
@@ -123,6 +128,10 @@ impl Metrics {
             &["kind"],
         )?;
 
+        for kind in [POD_ELSEWHERE, NODE_OVERCOMMITTED] {
+            placement_drift.with_label_values(&[kind]);
+        }
+
         let leader = IntGauge::new(
             "gridstake_operator_leader",
             "1 while this replica is the leader.",
@@ -181,6 +190,11 @@ impl Metrics {
         self.errors.with_label_values(&[controller, category]).inc();
     }
 
+    /// There is a watch on `kind`, which has not failed yet: its errors are counted from 0.
+    pub fn watch_begins(&self, kind: &'static str) {
+        self.watch_errors.with_label_values(&[kind]);
+    }
+
     /// Records an error of the watch on `kind`.
     pub fn watch_failed(&self, kind: &'static str) {
         self.watch_errors.with_label_values(&[kind]).inc();
@@ -214,8 +228,8 @@ impl Metrics {
     /// What is bound otherwise than it was decided.
     pub fn set_placement_drift(&self, found: Drift) {
         for (kind, count) in [
-            ("pod_elsewhere", found.pods_elsewhere),
-            ("node_overcommitted", found.nodes_overcommitted),
+            (POD_ELSEWHERE, found.pods_elsewhere),
+            (NODE_OVERCOMMITTED, found.nodes_overcommitted),
         ] {
             self.placement_drift
                 .with_label_values(&[kind])
@@ -239,6 +253,7 @@ mod tests {
         metrics.pass("gpu-node", PassOutcome::Applied, Duration::from_millis(3));
         metrics.pass_failed("gpu-node", "apply_status");
         metrics.watch_failed("Pod");
+        metrics.watch_begins("Node");
         metrics.status_write("gridstake-operator/gpu-node", true);
         metrics.set_leader(true);
         metrics.set_crd_missing("gpunodes.gridstake.dev", true);
@@ -252,6 +267,7 @@ mod tests {
             r#"gridstake_reconcile_duration_seconds_count{controller="gpu-node"} 1"#,
             r#"gridstake_reconcile_errors_total{category="apply_status",controller="gpu-node"} 1"#,
             r#"gridstake_watch_errors_total{kind="Pod"} 1"#,
+            r#"gridstake_watch_errors_total{kind="Node"} 0"#,
             r#"gridstake_status_writes_total{manager="gridstake-operator/gpu-node",result="written"} 1"#,
             "gridstake_operator_leader 1",
             "gridstake_amnesty_nodes 0",

@@ -6,6 +6,11 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use crate::metrics::{counters, gauges};
 
+/// What is removed: SettlementBatches.
+pub const BATCH: &str = "SettlementBatch";
+/// And UsageRecords.
+pub const RECORD: &str = "UsageRecord";
+
 /// The metrics of all lanes' archiving: each has its own series, by the label `chain`. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct ArchiveFamilies {
@@ -66,6 +71,9 @@ impl ArchiveFamilies {
     /// Those of the lane on `chain`.
     #[must_use]
     pub fn of(&self, chain: &str) -> ArchiveMetrics {
+        for kind in [BATCH, RECORD] {
+            self.removed.with_label_values(&[chain, kind]);
+        }
         ArchiveMetrics {
             archived: self.archived.with_label_values(&[chain]),
             waiting: self.waiting.with_label_values(&[chain]),

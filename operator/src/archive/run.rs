@@ -30,7 +30,7 @@ use super::{
     Archive,
     build::{self, BuildError},
     keep::{self, FinalBatch, OldRecord},
-    metrics::ArchiveMetrics,
+    metrics::{self, ArchiveMetrics},
     observe::{self, ObserveError},
     store::StoreError,
 };
@@ -405,7 +405,7 @@ impl Archivist {
             removed(api.delete(&batch.name, &only).await.map(drop), || {
                 format!("remove SettlementBatch {}", batch.name)
             })?;
-            self.metrics.removed("SettlementBatch");
+            self.metrics.removed(metrics::BATCH);
         }
         Ok(())
     }
@@ -473,7 +473,7 @@ impl Archivist {
             removed(api.delete(&record.name, &only).await.map(drop), || {
                 format!("remove UsageRecord {}", record.name)
             })?;
-            self.metrics.removed("UsageRecord");
+            self.metrics.removed(metrics::RECORD);
         }
         Ok(())
     }

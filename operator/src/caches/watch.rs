@@ -53,6 +53,7 @@ where
     let (store, writer) = reflector::store();
     let pending = format!("cache of {kind}s is not filled");
     health.pending(pending.clone());
+    metrics.watch_begins(kind);
     let reader = store.clone();
     let run = async move {
         let mut events = watcher(api, config)

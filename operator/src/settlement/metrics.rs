@@ -2,14 +2,24 @@
 
 use std::sync::Arc;
 
-use gridstake_crds::{closed_enum::ClosedEnum as _, settlement_batch::BatchState};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use gridstake_crds::{
+    closed_enum::ClosedEnum as _,
+    settlement_batch::{BatchState, BlockedReason},
+};
+use prometheus::{
+    Counter, CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
-use super::planner::Why;
+use super::{drift::DriftKind, planner::Why};
 use crate::{
     chain::metrics::{ChainFamilies, ChainMetrics},
     metrics::{counters, gauges},
 };
+
+/// A transaction that was made just now.
+const NEW: &str = "new";
+/// A stored transaction.
+const AGAIN: &str = "again";
 
 /// The metrics of all lanes: each has its own series, by the label `chain`. Cloning shares them.
 #[derive(Clone, Debug)]
@@ -26,6 +36,9 @@ pub struct LaneMetrics {
     planner_waits: IntGaugeVec,
     built: IntCounterVec,
     open: IntGaugeVec,
+    blocked: IntGaugeVec,
+    drift: IntGaugeVec,
+    paid_gpu_seconds: CounterVec,
     errors: IntCounterVec,
     transactions: IntCounterVec,
 }
@@ -51,9 +64,13 @@ pub struct SettlementMetrics {
     pub fees_gwei: IntCounter,
     /// 1 while a batch is held back because it would pay too little for its fee.
     pub planner_waits: IntGauge,
+    /// GPU-seconds that final batches have paid.
+    pub paid_gpu_seconds: Counter,
     chain: Arc<str>,
     built: IntCounterVec,
     open: IntGaugeVec,
+    blocked: IntGaugeVec,
+    drift: IntGaugeVec,
     errors: IntCounterVec,
     transactions: IntCounterVec,
 }
@@ -124,6 +141,24 @@ impl LaneMetrics {
                 "Batches that are not final, by state.",
                 &["chain", "state"],
             )?,
+            blocked: gauges(
+                registry,
+                "gridstake_settlement_blocked_batches",
+                "Batches that are not final and that something keeps from going on, by what that is.",
+                &["chain", "reason"],
+            )?,
+            drift: gauges(
+                registry,
+                "gridstake_settlement_ledger_drift",
+                "Records of which the contract says another thing than they do: final ones whose numbers it has not all paid (unpaid), others whose numbers it has all paid (unrecorded). 0 but for a fault.",
+                &["chain", "kind"],
+            )?,
+            paid_gpu_seconds: float_counters(
+                registry,
+                "gridstake_settlement_paid_gpu_seconds_total",
+                "GPU-seconds of use that batches which are final have paid.",
+                &["chain"],
+            )?,
         })
     }
 
@@ -136,9 +171,16 @@ impl LaneMetrics {
     /// Those of the lane on `chain`.
     #[must_use]
     pub fn settlement(&self, chain: &str) -> SettlementMetrics {
+        // What is counted is there with 0 from the start: of a series that begins with 1 no rate knows the first one.
+        for why in Why::ALL {
+            self.built.with_label_values(&[chain, why.as_str()]);
+        }
+        for sort in [NEW, AGAIN] {
+            self.transactions.with_label_values(&[chain, sort]);
+        }
         let gauge = |gauges: &IntGaugeVec| gauges.with_label_values(&[chain]);
         let counter = |counters: &IntCounterVec| counters.with_label_values(&[chain]);
-        SettlementMetrics {
+        let own = SettlementMetrics {
             waiting: gauge(&self.waiting),
             oldest_seconds: gauge(&self.oldest_seconds),
             halted: gauge(&self.halted),
@@ -148,12 +190,21 @@ impl LaneMetrics {
             gas_used: counter(&self.gas_used),
             fees_gwei: counter(&self.fees_gwei),
             planner_waits: gauge(&self.planner_waits),
+            paid_gpu_seconds: self.paid_gpu_seconds.with_label_values(&[chain]),
             chain: chain.into(),
             built: self.built.clone(),
             open: self.open.clone(),
+            blocked: self.blocked.clone(),
+            drift: self.drift.clone(),
             errors: self.errors.clone(),
             transactions: self.transactions.clone(),
+        };
+        own.open([]);
+        own.blocked([]);
+        for kind in DriftKind::ALL {
+            own.drift(kind, 0);
         }
+        own
     }
 }
 
@@ -167,6 +218,24 @@ impl SettlementMetrics {
                 .with_label_values(&[&*self.chain, state.as_str()])
                 .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// What keeps batches from going on, for each of which something does.
+    pub fn blocked(&self, reasons: impl IntoIterator<Item = BlockedReason>) {
+        let reasons: Vec<BlockedReason> = reasons.into_iter().collect();
+        for reason in BlockedReason::ALL {
+            let count = reasons.iter().filter(|other| *other == reason).count();
+            self.blocked
+                .with_label_values(&[&*self.chain, reason.as_str()])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// So many records differ from the chain in this way.
+    pub fn drift(&self, kind: DriftKind, records: usize) {
+        self.drift
+            .with_label_values(&[&*self.chain, kind.as_str()])
+            .set(i64::try_from(records).unwrap_or(i64::MAX));
     }
 
     /// A batch was built.
@@ -185,11 +254,23 @@ impl SettlementMetrics {
 
     /// A transaction was handed to an endpoint.
     pub fn sent(&self, new: bool) {
-        let sort = if new { "new" } else { "again" };
+        let sort = if new { NEW } else { AGAIN };
         self.transactions
             .with_label_values(&[&*self.chain, sort])
             .inc();
     }
+}
+
+/// Registers counters of what is no whole number.
+fn float_counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<CounterVec, prometheus::Error> {
+    let counters = CounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
 }
 
 #[cfg(test)]
@@ -214,7 +295,37 @@ mod tests {
         assert_eq!(open("one", BatchState::Safe), 0);
         assert_eq!(open("other", BatchState::Safe), 1);
         assert_eq!((one.halted.get(), other.halted.get()), (1, 0));
+        one.blocked([BlockedReason::Paused]);
+        other.drift(DriftKind::Unpaid, 3);
+        let blocked = |chain: &str| {
+            let labels = [chain, BlockedReason::Paused.as_str()];
+            all.blocked.with_label_values(&labels).get()
+        };
+        assert_eq!((blocked("one"), blocked("other")), (1, 0));
+        let drift = |chain| all.drift.with_label_values(&[chain, "unpaid"]).get();
+        assert_eq!((drift("one"), drift("other")), (0, 3));
         let failed = |chain| all.errors.with_label_values(&[chain, "chain"]).get();
         assert_eq!((failed("one"), failed("other")), (0, 1));
+    }
+
+    #[test]
+    fn what_may_be_counted_or_found_is_there_with_0_from_the_start() {
+        let registry = Registry::new();
+        let all = LaneMetrics::register(&registry).unwrap();
+        let _kept = all.settlement("base");
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
+        for line in [
+            r#"gridstake_settlement_batches_built_total{chain="base",why="Aged"} 0"#,
+            r#"gridstake_settlement_transactions_total{chain="base",sort="again"} 0"#,
+            r#"gridstake_settlement_open_batches{chain="base",state="InFlight"} 0"#,
+            r#"gridstake_settlement_blocked_batches{chain="base",reason="GasBalanceEmpty"} 0"#,
+            r#"gridstake_settlement_ledger_drift{chain="base",kind="unpaid"} 0"#,
+            r#"gridstake_settlement_ledger_drift{chain="base",kind="unrecorded"} 0"#,
+            r#"gridstake_settlement_paid_gpu_seconds_total{chain="base"} 0"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What the contract did with a batch, from the logs of the transaction that settled it. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use alloy::{
     primitives::{Address, B256, U256},
@@ -14,6 +14,7 @@ use gridstake_crds::{
 };
 use gridstake_ledger::batch::{self, Batch, Entry, Group};
 
+use super::records::REWARD_ACCOUNT;
 use crate::chain::contracts::Settlement;
 
 /// What the contract did.
@@ -112,6 +113,16 @@ pub fn read(
         },
         skipped,
     })
+}
+
+/// The use that a batch with these entries has paid, less what the contract `skipped`: a GPU for so long. Emissions are amounts and no use.
+#[must_use]
+pub fn paid_use(entries: &[Entry], skipped: &BTreeMap<u64, SkipReason>) -> Duration {
+    let paid = entries
+        .iter()
+        .filter(|entry| entry.payer != REWARD_ACCOUNT && !skipped.contains_key(&entry.job_no));
+    let millis = paid.fold(0_u64, |sum, entry| sum.saturating_add(entry.units));
+    Duration::from_millis(millis)
 }
 
 /// `Why` of ISettlement.sol, by its number.

@@ -44,6 +44,15 @@ pub enum Why {
 }
 
 impl Why {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Unpriced,
+        Self::Full,
+        Self::Urgent,
+        Self::Aged,
+        Self::Worthwhile,
+    ];
+
     /// In one word, for metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -26,6 +26,7 @@ use super::{
     decide::{self, ChainFacts, Halt, Plan},
     metrics::SettlementMetrics,
     observe::{self, Found, ObserveError},
+    outcome,
     records::{self, BatchStanding, Rest},
     statements::Unmined,
     status,
@@ -145,6 +146,7 @@ pub struct Settler {
     pub(super) activation: super::activation::Activation,
     pub(super) reporting: super::report::Reporting,
     pub(super) halted: Option<Halt>,
+    pub(super) drift: super::drift::LedgerDrift,
     /// When the doubts were last looked at.
     pub(super) doubts_at: Option<Instant>,
     /// How many records had been announced then.
@@ -172,6 +174,7 @@ impl Settler {
             activation: super::activation::Activation::default(),
             reporting: super::report::Reporting::default(),
             halted: None,
+            drift: super::drift::LedgerDrift::default(),
             doubts_at: None,
             doubts_announced: 0,
         }
@@ -353,6 +356,7 @@ impl Settler {
         }
         self.look_at_doubts(view).await?;
         self.recall_statements(&log, seq).await?;
+        self.look_for_drift(&open, view).await;
         self.follow(&plan, chain_hash, open, &found, view).await
     }
 
@@ -435,6 +439,7 @@ impl Settler {
             None
         };
         let mut states = Vec::new();
+        let mut blocked = Vec::new();
         let mut superseded = false;
         for batch in &open {
             let Some(state) = state_of(batch) else {
@@ -451,16 +456,20 @@ impl Settler {
             }
             let written = self.advance(batch, state, place, plan).await?;
             let batch = written.as_ref().unwrap_or(batch);
-            if plan.pursue == Some(batch.spec.sequence) {
-                self.pursue(batch, view).await?;
-            }
+            let reason = if plan.pursue == Some(batch.spec.sequence) {
+                self.pursue(batch, view).await?
+            } else {
+                blocked_by(batch)
+            };
             if !matches!(state, BatchState::Final | BatchState::Superseded) {
                 states.push(state);
+                blocked.extend(reason);
             }
             superseded |= state == BatchState::Superseded;
         }
         self.quiet = states.is_empty() && !superseded;
         self.metrics.open(states);
+        self.metrics.blocked(blocked);
         if let (Some(sequence), Some(records)) = (plan.build.filter(|_| gathered), records) {
             // Of what has become final just now the records were read before they were stamped.
             let held = Held {
@@ -681,6 +690,10 @@ impl Settler {
                 self.metrics
                     .fees_gwei
                     .inc_by(u64::try_from(gwei).unwrap_or(u64::MAX));
+                if let Ok(content) = observe::content(batch) {
+                    let paid = outcome::paid_use(&content.entries, &found.settled.skipped);
+                    self.metrics.paid_gpu_seconds.inc_by(paid.as_secs_f64());
+                }
             }
             let outcome = found.map(|found| &found.settled.outcome);
             let (paid, skipped) = outcome.map_or((0, 0), |outcome| (outcome.paid, outcome.skipped));
@@ -732,8 +745,10 @@ impl Settler {
         if self.quiet {
             return Ok(());
         }
-        for batch in observe::open_batches(&self.context.client, &self.lane).await? {
-            self.write(&batch, |status| status.blocked = Some(reason))
+        let open = observe::open_batches(&self.context.client, &self.lane).await?;
+        self.metrics.blocked(open.iter().map(|_| reason));
+        for batch in &open {
+            self.write(batch, |status| status.blocked = Some(reason))
                 .await?;
         }
         Ok(())
@@ -769,6 +784,7 @@ impl Settler {
                 }
             })
             .await?;
+            self.metrics.blocked([BlockedReason::Halted]);
             if news {
                 self.context
                     .events
@@ -786,9 +802,13 @@ impl Settler {
         Ok(())
     }
 
-    /// Brings a batch one step closer to the chain.
-    async fn pursue(&self, batch: &SettlementBatch, view: &ChainView) -> Result<(), PassError> {
-        let before = batch.status.as_ref().and_then(|status| status.blocked);
+    /// Brings a batch one step closer to the chain; returns what keeps it from going on.
+    async fn pursue(
+        &self,
+        batch: &SettlementBatch,
+        view: &ChainView,
+    ) -> Result<Option<BlockedReason>, PassError> {
+        let before = blocked_by(batch);
         let blocked = act::bring(self, batch, view).await?;
         if blocked != before
             && let Some(reason) = blocked
@@ -809,8 +829,13 @@ impl Settler {
                 )
                 .await;
         }
-        Ok(())
+        Ok(blocked)
     }
+}
+
+/// What keeps a batch from going on, as its status says.
+fn blocked_by(batch: &SettlementBatch) -> Option<BlockedReason> {
+    batch.status.as_ref().and_then(|status| status.blocked)
 }
 
 /// Where numbers are that a batch does not hold.

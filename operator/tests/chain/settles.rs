@@ -473,11 +473,14 @@ async fn an_empty_gas_account_blocks_until_it_is_filled() {
         world.batch(1).status.unwrap().blocked,
         Some(BlockedReason::GasBalanceEmpty)
     );
+    let blocked = "gridstake_settlement_blocked_batches";
+    assert_eq!(replica.measured(blocked), Some(1.0));
     world
         .anvil
         .give_coins(gas, U256::from(10).pow(U256::from(19)))
         .await;
     settle(&world, &mut replica).await;
+    assert_eq!(replica.measured(blocked), Some(0.0));
 }
 
 #[tokio::test]
@@ -501,4 +504,35 @@ async fn nothing_is_sent_to_another_chain_or_contract() {
     }
     assert!(world.api.batches().is_empty());
     assert_eq!(world.head().await, 0);
+}
+
+#[tokio::test]
+async fn a_record_that_says_it_is_paid_and_is_not_is_told_as_drift_until_it_is_gone() {
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    world.seal(256..260, 1000);
+    settle(&world, &mut replica).await;
+    assert_eq!(
+        replica.measured("gridstake_settlement_paid_gpu_seconds_total"),
+        Some(4.0)
+    );
+
+    // One more, of which the chain has heard nothing.
+    let mut lie = sealed(300, 1, 1, 1000);
+    lie["status"]["settlement"] = json!({"state": "Final"});
+    world.api.seal(&lie);
+    let mut another = world.replica().await;
+    another.step().await;
+    assert_eq!(
+        another.measured("gridstake_settlement_ledger_drift"),
+        Some(1.0)
+    );
+
+    world.api.retain(|path, _| !path.contains("job-300"));
+    let mut another = world.replica().await;
+    another.step().await;
+    assert_eq!(
+        another.measured("gridstake_settlement_ledger_drift"),
+        Some(0.0)
+    );
 }

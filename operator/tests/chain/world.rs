@@ -480,6 +480,18 @@ impl Replica {
         self.lane.metrics().halted.get() == 1
     }
 
+    /// The sum over a metric's series; `None` if it has none.
+    pub fn measured(&self, name: &str) -> Option<f64> {
+        let families = self.context.metrics.registry().gather();
+        let family = families.iter().find(|family| family.name() == name)?;
+        let series = family.get_metric().iter();
+        Some(
+            series
+                .map(|one| one.get_gauge().get_value() + one.get_counter().get_value())
+                .sum(),
+        )
+    }
+
     /// The same as [`step`](Self::step) where the look may fail. Returns whether it did not.
     pub async fn try_step(&mut self) -> bool {
         let looked = self.follower.look(self.now).await;
