@@ -104,9 +104,9 @@ pub struct LedgerDrift {
 }
 
 impl LedgerDrift {
-    /// The records to ask the chain about, of all `claims` by their first number: those that differed when it was asked last, and as
+    /// Chooses the records to ask the chain about, of all `claims` by their first number: those that differed when it was asked last, and as
     /// many others as there is room for, in turn.
-    fn to_ask<'c>(&mut self, claims: &'c BTreeMap<u64, Claim>) -> Vec<(u64, &'c Claim)> {
+    fn choose<'c>(&mut self, claims: &'c BTreeMap<u64, Claim>) -> Vec<(u64, &'c Claim)> {
         self.agreed.retain(|first| claims.contains_key(first));
         self.found.retain(|first, _| claims.contains_key(first));
         let again = self
@@ -201,7 +201,7 @@ impl Settler {
             .filter_map(|record| Claim::of(record, &under_way))
             .filter_map(|claim| Some((*claim.numbers.first()?, claim)))
             .collect();
-        let asked = self.drift.to_ask(&claims);
+        let asked = self.drift.choose(&claims);
         let numbers: Vec<u64> = asked
             .iter()
             .flat_map(|(_, claim)| claim.numbers.iter().copied())
@@ -255,7 +255,7 @@ status:
     }
 
     fn look(drift: &mut LedgerDrift, claims: &BTreeMap<u64, Claim>, paid: &[u64]) -> Vec<u64> {
-        let asked = drift.to_ask(claims);
+        let asked = drift.choose(claims);
         drift.learn(&asked, &paid.iter().copied().collect());
         asked.iter().map(|(first, _)| *first).collect()
     }
