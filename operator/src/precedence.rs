@@ -31,6 +31,12 @@ impl Precedence {
         First(Arc::clone(&self.0))
     }
 
+    /// Whether nobody goes first.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        *self.0.borrow() == 0
+    }
+
     /// Waits until nobody goes first any more, a second at most.
     pub async fn yield_to_it(&self) {
         self.yield_for(MOST).await;
@@ -58,8 +64,9 @@ mod tests {
     #[tokio::test]
     async fn others_wait_for_whoever_goes_first_but_not_for_ever() {
         let precedence = Precedence::default();
-        assert!(precedence.yield_to_it().now_or_never().is_some());
+        assert!(precedence.is_free() && precedence.yield_to_it().now_or_never().is_some());
         let first = precedence.take();
+        assert!(!precedence.is_free());
         assert!(precedence.yield_to_it().now_or_never().is_none());
         precedence.yield_for(Duration::from_millis(1)).await;
         drop(first);

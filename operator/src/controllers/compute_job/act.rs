@@ -149,6 +149,10 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                 .await?;
             }
             Write::DeletePods(names) => {
+                if !is_current(&jobs, job).await? {
+                    outcome.outdated = true;
+                    return Ok(outcome);
+                }
                 together(
                     names
                         .iter()
@@ -239,6 +243,19 @@ async fn create_service(ctx: &Context, job: &ComputeJob, namespace: &str) -> Res
         }
         Err(error) => Err(failed("create Service", &name)(error)),
     }
+}
+
+/// Whether the API server has no newer version of `job` than the cache, or none at all. A pod whose attempt the cache does not show
+/// yet is no leftover: pods and jobs come by watches of their own, and another replica may have started it.
+async fn is_current(jobs: &Api<ComputeJob>, job: &ComputeJob) -> Result<bool, ActError> {
+    let name = job.name_any();
+    let live = jobs
+        .get_metadata_opt(&name)
+        .await
+        .map_err(failed("get ComputeJob", &name))?;
+    Ok(live.is_none_or(|live| {
+        live.uid() != job.uid() || live.resource_version() == job.resource_version()
+    }))
 }
 
 /// Makes sure, against the API server and not the cache, that `attempt` is still the one to be started, and that the

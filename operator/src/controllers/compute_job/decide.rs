@@ -156,7 +156,9 @@ const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// That an attempt is being started, and what keeps it, is told when that has lasted for so long: most of it passes sooner, and each
 /// word of it is a write.
-const PASSES: std::time::Duration = std::time::Duration::from_secs(10);
+const PASSES: std::time::Duration = std::time::Duration::from_secs(5);
+/// The same, while it is the operator that has yet to do something: in a burst it does it later.
+const OURS_PASSES: std::time::Duration = std::time::Duration::from_secs(10);
 /// For so long after the last second in which its program ran, a job that has succeeded waits for its bill, to tell both at once.
 /// Kubelets tell whole seconds, so it is one second at least.
 const BILL_FOLLOWS: std::time::Duration = std::time::Duration::from_secs(2);
@@ -661,7 +663,8 @@ impl Turn<'_> {
     }
 
     fn go_on(&mut self, placement: &Placement, members: &[Member]) -> Phase {
-        let told_at = after(placement.decided_at.0, PASSES);
+        let decided = placement.decided_at.0;
+        let (told_at, ours_told_at) = (after(decided, PASSES), after(decided, OURS_PASSES));
         let missing: Vec<_> = members
             .iter()
             .zip(&placement.nodes)
@@ -676,7 +679,7 @@ impl Turn<'_> {
                 attempt: placement.attempt,
                 members: missing,
             });
-            self.passes_by(told_at);
+            self.passes_by(ours_told_at);
             return Phase::Starting(ComputeJobReason::Starting, String::new());
         }
         let gated: Vec<_> = members
@@ -686,7 +689,7 @@ impl Turn<'_> {
             .collect();
         if !gated.is_empty() {
             self.writes.push(Write::LiftGates(gated));
-            self.passes_by(told_at);
+            self.passes_by(ours_told_at);
             return Phase::Starting(ComputeJobReason::Starting, String::new());
         }
         if members

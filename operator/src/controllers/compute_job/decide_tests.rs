@@ -373,7 +373,7 @@ fn observed(status: &str) -> String {
 }
 
 #[test]
-fn a_start_is_told_when_it_has_lasted_for_ten_seconds() {
+fn a_start_is_told_when_it_has_lasted_for_seconds_and_the_operators_own_part_in_it_later() {
     let placed = job(", members: 2", &observed(&placed(1, 2)));
     let gated = || unbilled(vec![member(0, State::Gated), member(1, State::Gated)]);
     let bound = || {
@@ -382,11 +382,11 @@ fn a_start_is_told_when_it_has_lasted_for_ten_seconds() {
             member(1, State::Starting(StartTrouble::None, String::new())),
         ])
     };
-    for (seen, writes) in [(seen(vec![]), 1), (gated(), 1), (bound(), 0)] {
+    for (seen, writes, told) in [(seen(vec![]), 1, 20), (gated(), 1, 20), (bound(), 0, 15)] {
         let fresh = decide(&placed, &seen, at(14));
         assert_eq!((fresh.writes.len(), fresh.is_passing), (writes, true));
-        assert_eq!(fresh.wake, Some(at(20)));
-        assert!(!decide(&placed, &seen, at(20)).is_passing);
+        assert_eq!(fresh.wake, Some(at(told)));
+        assert!(!decide(&placed, &seen, at(told)).is_passing);
     }
     let running = unbilled(vec![member(0, State::Running), member(1, State::Running)]);
     let told = decide(&placed, &running, at(11));
@@ -446,9 +446,9 @@ fn a_job_runs_when_all_its_members_do() {
     let early = decide(&gang, &one, at(11));
     assert_eq!(
         (reason(&early, ComputeJobCondition::Running), early.wake),
-        (("False", "Starting"), Some(at(20)))
+        (("False", "Starting"), Some(at(15)))
     );
-    let late = decide(&gang, &one, at(20));
+    let late = decide(&gang, &one, at(15));
     assert_eq!(
         reason(&late, ComputeJobCondition::Running),
         ("False", "WaitingForBinding")

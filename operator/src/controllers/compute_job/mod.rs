@@ -102,7 +102,11 @@ async fn reconcile(
     turns: Arc<Semaphore>,
     mut job: Arc<ComputeJob>,
 ) -> Result<Pass, Error> {
-    let mut turn = turns.try_acquire().ok();
+    let mut turn = if ctx.precedence.is_free() {
+        turns.try_acquire().ok()
+    } else {
+        None
+    };
     loop {
         let now = (ctx.now)();
         let seen = observe::observe(&ctx, &job, now).await;
