@@ -44,11 +44,13 @@ use crate::{
     status::StatusError,
 };
 
-/// How many jobs are looked at at once.
-const PASSES: u16 = 32;
+/// How many jobs are looked at at once; nearly all of them wait for their turn.
+const PASSES: u16 = 512;
 /// So many of them write. In a burst there are jobs that start and jobs that are new; these, of which nothing is to be written, do not
 /// wait for those.
 const TURNS: usize = 8;
+/// How long one waits for its turn before it goes to the end of the line: a pass must not take longer than it may.
+const WAITS: Duration = Duration::from_secs(10);
 /// How soon a job that had changed under a pass is looked at again, should its watch be slower.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How often a job that nothing happens to is looked at, in case a watch missed something.
@@ -63,9 +65,6 @@ pub enum Error {
     /// The status could not be written.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// The controller is being stopped.
-    #[error("wait for a turn to write")]
-    NoTurn,
 }
 
 impl ReconcileError for Error {
@@ -73,7 +72,6 @@ impl ReconcileError for Error {
         match self {
             Self::Act(error) => error.category(),
             Self::Status(_) => "apply_status",
-            Self::NoTurn => "turn",
         }
     }
 }
@@ -108,16 +106,22 @@ async fn reconcile(
         None
     };
     loop {
-        let now = (ctx.now)();
-        let seen = observe::observe(&ctx, &job, now).await;
-        let plan = decide::decide(&job, &seen, now);
-        note_admission(&ctx, &job, &plan, now);
+        let plan = {
+            let now = (ctx.now)();
+            let seen = observe::observe(&ctx, &job, now).await;
+            let plan = decide::decide(&job, &seen, now);
+            note_admission(&ctx, &job, &plan, now);
+            plan
+        };
         if turn.is_some() || plan.is_silent() {
             return carry_out(&ctx, &job, &plan).await;
         }
+        drop(plan);
         ctx.precedence.yield_to_it().await;
-        // Nobody closes it.
-        turn = Some(turns.acquire().await.map_err(|_| Error::NoTurn)?);
+        let Ok(Ok(own)) = tokio::time::timeout(WAITS, turns.acquire()).await else {
+            return Ok(Pass::waiting().again_in(LOOK_AGAIN));
+        };
+        turn = Some(own);
         let namespace = job.namespace().unwrap_or_default();
         let current = ctx.caches.compute_job(&namespace, &job.name_any());
         if let Some(Ok(current)) = current.as_deref().map(|job| &job.0) {

@@ -204,6 +204,10 @@ async fn validation(ctx: &Context, job: &ComputeJob) -> Validation {
     if subject.as_ref().is_some_and(has_passed) {
         return Validation::Sound;
     }
+    let _turn = ctx.rehearsals.turn().await;
+    if subject.as_ref().is_some_and(has_passed) {
+        return Validation::Sound;
+    }
     let member = build::Member {
         attempt: REHEARSAL,
         member: 0,

@@ -3,13 +3,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use alloy_primitives::{B256, keccak256};
 use gridstake_crds::ComputeJob;
 use kube::ResourceExt as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::rendezvous;
 
@@ -42,21 +43,48 @@ impl Subject {
     }
 }
 
+/// So many questions are under way at a time: who waits for its own may have its answer by another's.
+const AT_ONCE: usize = 4;
+
 /// What has passed, and when. Cloning shares it.
-#[derive(Clone, Debug, Default)]
-pub struct Rehearsals(Arc<Mutex<HashMap<Subject, Instant>>>);
+#[derive(Clone, Debug)]
+pub struct Rehearsals(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    passed: Mutex<HashMap<Subject, Instant>>,
+    asking: Semaphore,
+}
+
+impl Default for Rehearsals {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            passed: Mutex::default(),
+            asking: Semaphore::new(AT_ONCE),
+        }))
+    }
+}
 
 impl Rehearsals {
     /// Whether the API server has said yes to `subject` shortly before `now`.
     #[must_use]
     pub fn have_passed(&self, subject: &Subject, now: Instant) -> bool {
-        let passed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = self.passed();
         passed.get(subject).is_some_and(|at| holds(*at, now))
+    }
+
+    /// Waits until fewer than [`AT_ONCE`] questions are under way; this one is until the answer is dropped.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.asking.acquire().await.ok()
+    }
+
+    fn passed(&self) -> MutexGuard<'_, HashMap<Subject, Instant>> {
+        self.0.passed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that it has said yes at `now`, and forgets what does not hold any more.
     pub fn pass(&self, subject: Subject, now: Instant) {
-        let mut passed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut passed = self.passed();
         passed.retain(|_, at| holds(*at, now));
         passed.insert(subject, now);
     }
