@@ -39,17 +39,16 @@ pub fn state_of(caches: &Caches, name: &str, now: Timestamp) -> NodeState {
 }
 
 /// Whether what is seen of the node at `now` is not to be held against it: its provider has announced maintenance, or the
-/// node is silent and there is an amnesty. Every path that scores a node asks this.
+/// node is silent and there is an `amnesty`, which is asked for only then. Every path that scores a node asks this.
 #[must_use]
 pub fn is_excused(
     node: &GpuNode,
     heartbeat: Option<Timestamp>,
-    amnesty: Option<&Amnesty>,
+    amnesty: impl FnOnce() -> bool,
     terms: &Terms,
     now: Timestamp,
 ) -> bool {
-    is_in_maintenance(&node.spec.maintenance, now)
-        || (amnesty.is_some() && terms.is_silent(heartbeat, now))
+    is_in_maintenance(&node.spec.maintenance, now) || (terms.is_silent(heartbeat, now) && amnesty())
 }
 
 /// Whether `now` lies in one of the announced windows.
@@ -72,22 +71,17 @@ mod tests {
     fn announced_maintenance_and_an_amnesty_excuse_a_silent_node_and_nothing_else_does() {
         let terms = Terms::default();
         let mut node = GpuNode::new("n1", gridstake_crds::GpuNodeSpec::default());
-        let amnesty = Amnesty {
-            silent: 2,
-            of: 3,
-            since: at(0),
-        };
         let (alive, silent) = (Some(at(95)), Some(at(0)));
-        assert!(!is_excused(&node, silent, None, &terms, at(100)));
-        assert!(!is_excused(&node, alive, Some(&amnesty), &terms, at(100)));
-        assert!(is_excused(&node, silent, Some(&amnesty), &terms, at(100)));
+        assert!(!is_excused(&node, silent, || false, &terms, at(100)));
+        assert!(!is_excused(&node, alive, || true, &terms, at(100)));
+        assert!(is_excused(&node, silent, || true, &terms, at(100)));
         node.spec.maintenance = serde_json::from_value(serde_json::json!([
             { "from": at(90).to_string(), "to": at(110).to_string() },
         ]))
         .unwrap();
-        assert!(is_excused(&node, silent, None, &terms, at(100)));
+        assert!(is_excused(&node, silent, || false, &terms, at(100)));
         assert!(
-            !is_excused(&node, silent, None, &terms, at(110)),
+            !is_excused(&node, silent, || false, &terms, at(110)),
             "the end is outside"
         );
     }

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use gridstake_crds::{
-    closed_enum::ClosedEnum as _,
+    closed_enum::ClosedEnum,
     settlement_batch::{BatchState, BlockedReason},
 };
-use prometheus::{
-    Counter, CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Counter, CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::{drift::DriftKind, planner::Why};
 use crate::{
     chain::metrics::{ChainFamilies, ChainMetrics},
-    metrics::{counters, gauges},
+    metrics::{counters, float_counters, gauges},
 };
 
 /// A transaction that was made just now.
@@ -211,22 +209,25 @@ impl LaneMetrics {
 impl SettlementMetrics {
     /// How many batches are in each state.
     pub fn open(&self, states: impl IntoIterator<Item = BatchState>) {
-        let states: Vec<BatchState> = states.into_iter().collect();
-        for state in BatchState::ALL {
-            let count = states.iter().filter(|other| *other == state).count();
-            self.open
-                .with_label_values(&[&*self.chain, state.as_str()])
-                .set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
+        self.count(&self.open, states);
     }
 
     /// What keeps batches from going on, for each of which something does.
     pub fn blocked(&self, reasons: impl IntoIterator<Item = BlockedReason>) {
-        let reasons: Vec<BlockedReason> = reasons.into_iter().collect();
-        for reason in BlockedReason::ALL {
-            let count = reasons.iter().filter(|other| *other == reason).count();
-            self.blocked
-                .with_label_values(&[&*self.chain, reason.as_str()])
+        self.count(&self.blocked, reasons);
+    }
+
+    /// How often each value is among `found`.
+    fn count<E: ClosedEnum + PartialEq>(
+        &self,
+        gauges: &IntGaugeVec,
+        found: impl IntoIterator<Item = E>,
+    ) {
+        let found: Vec<E> = found.into_iter().collect();
+        for value in E::ALL {
+            let count = found.iter().filter(|other| *other == value).count();
+            gauges
+                .with_label_values(&[&*self.chain, value.as_str()])
                 .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
@@ -259,18 +260,6 @@ impl SettlementMetrics {
             .with_label_values(&[&*self.chain, sort])
             .inc();
     }
-}
-
-/// Registers counters of what is no whole number.
-fn float_counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<CounterVec, prometheus::Error> {
-    let counters = CounterVec::new(Opts::new(name, help), labels)?;
-    registry.register(Box::new(counters.clone()))?;
-    Ok(counters)
 }
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ impl Log {
             }
             let name = gpu_node.name_any();
             let heard_of = caches.last_heartbeat(&name);
-            if failover::is_excused(gpu_node, heard_of, amnesty.as_ref(), terms, now) {
+            if failover::is_excused(gpu_node, heard_of, || amnesty.is_some(), terms, now) {
                 return None;
             }
             let devices = gpu_node.status.iter().flat_map(|status| &status.devices);

@@ -40,22 +40,22 @@ pub fn places(
         evidence.entry(record.spec.member).or_default().extend(told);
     }
     // It takes a look at every heartbeat; most nodes are heard of.
-    let amnesty = LazyCell::new(|| failover::amnesty_now(caches, now));
+    let amnesty = LazyCell::new(|| failover::amnesty_now(caches, now).is_some());
     members
         .iter()
         .map(|placed| {
             let evidence = evidence.get(&placed.member).map_or(&[][..], Vec::as_slice);
-            place(caches, placed, evidence, || amnesty.as_ref(), now)
+            place(caches, placed, evidence, || *amnesty, now)
         })
         .collect()
 }
 
 /// The place of a member whose `evidence` is that of all its slices that are known.
-fn place<'a>(
+fn place(
     caches: &Caches,
     placed: &MemberNode,
     evidence: &[&Evidence],
-    amnesty: impl FnOnce() -> Option<&'a failover::Amnesty>,
+    amnesty: impl FnOnce() -> bool,
     now: Timestamp,
 ) -> Place {
     let name = &placed.node;
@@ -124,17 +124,15 @@ fn loss(caches: &Caches, name: &str, now: Timestamp) -> Loss {
     }
 }
 
-fn excuse<'a>(
+fn excuse(
     node: &GpuNode,
     heard_of: Option<Timestamp>,
-    amnesty: impl FnOnce() -> Option<&'a failover::Amnesty>,
+    amnesty: impl FnOnce() -> bool,
     terms: &failover::Terms,
     now: Timestamp,
 ) -> Option<Excuse> {
     if failover::is_in_maintenance(&node.spec.maintenance, now) {
         return Some(Excuse::Maintenance);
     }
-    let is_excused = terms.is_silent(heard_of, now)
-        && failover::is_excused(node, heard_of, amnesty(), terms, now);
-    is_excused.then_some(Excuse::Amnesty)
+    failover::is_excused(node, heard_of, amnesty, terms, now).then_some(Excuse::Amnesty)
 }

@@ -209,8 +209,7 @@ fn who_waits(
     let waiting = parsed(&stored)
         .filter(|job| !is_canary(&ctx.namespace, job))
         .filter(|job| {
-            let uid = job.metadata.uid.as_deref().unwrap_or_default();
-            let is_admitted = ctx.untold.since(uid, job.metadata.generation).is_some();
+            let is_admitted = ctx.untold.of(job).is_some();
             standing(job, is_admitted, now) == Standing::Waiting
         });
     let (jobs, entries): (BTreeMap<JobUid, &ComputeJob>, Vec<QueueEntry>) = waiting

@@ -74,10 +74,7 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
         places: places(ctx, job, now),
         reclaimed: reclaimed(ctx, job),
         verification: checked(ctx, job),
-        untold_since: ctx.untold.since(
-            job.metadata.uid.as_deref().unwrap_or_default(),
-            job.metadata.generation,
-        ),
+        untold_since: ctx.untold.of(job),
     };
     let ended = job.status.as_ref().is_some_and(ComputeJobStatus::has_ended);
     if job.metadata.deletion_timestamp.is_some() || ended || active {

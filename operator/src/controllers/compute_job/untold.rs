@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use gridstake_crds::ComputeJob;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 /// For so long a job that has not been placed stays untold.
@@ -25,9 +26,15 @@ struct Admitted {
 }
 
 impl Untold {
-    /// Since when the job of this uid is admitted with the spec of this generation; `None`: it is not known to be.
+    /// Since when `job` is admitted with the spec that it has; `None`: it is not known to be.
     #[must_use]
-    pub fn since(&self, uid: &str, generation: Option<i64>) -> Option<Timestamp> {
+    pub fn of(&self, job: &ComputeJob) -> Option<Timestamp> {
+        let uid = job.metadata.uid.as_deref().unwrap_or_default();
+        self.since(uid, job.metadata.generation)
+    }
+
+    /// The same, by its uid and the generation of its spec.
+    fn since(&self, uid: &str, generation: Option<i64>) -> Option<Timestamp> {
         let jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let admitted = jobs.get(uid)?;
         (admitted.generation == generation).then_some(admitted.since)

@@ -145,8 +145,8 @@ impl<'a> Pass<'a> {
                     stopped.entry(message).or_default().push(full_name(job));
                 }
             }
-            let is_admitted = placer.ctx.untold.since(uid, job.metadata.generation);
-            let standing = decide::standing(job, is_admitted.is_some(), now);
+            let is_admitted = placer.ctx.untold.of(job).is_some();
+            let standing = decide::standing(job, is_admitted, now);
             let in_queue = job.status.as_ref().is_some_and(|s| s.queue.is_some());
             let is_dealt_with = match standing {
                 Standing::Unseen => true,
