@@ -309,6 +309,12 @@ pub struct GpuNodeStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".into()]))]
     pub reputation_terms: Vec<ReputationTerms>,
 
+    /// The node's owner has a greater share of the weights of its GPU model than one owner may have, so this node weighs less in the
+    /// draw of nodes for jobs: `level / sum` of what stake, reputation and price say. It is settled every 10 minutes. Absent where
+    /// the owner is not cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_cut: Option<OwnerCut>,
+
     /// How steady the node was in the last 30 days. It weighs in emissions. Absent until it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stability: Option<Stability>,
@@ -366,6 +372,18 @@ pub struct ReputationTerms {
     /// The version of the formula.
     #[schemars(range(min = 1))]
     pub version: u32,
+}
+
+/// How the nodes of an owner whose share is too great are cut: each weighs `level / sum` of what stake, reputation and price say.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnerCut {
+    /// The weight that all nodes of this model and owner are left with together.
+    #[schemars(length(max = 20), regex(pattern = r"^[0-9]+$"))]
+    pub level: String,
+    /// The weight that they had.
+    #[schemars(length(max = 20), regex(pattern = r"^[0-9]+$"))]
+    pub sum: String,
 }
 
 /// How steady a node was in the last 30 days; in thousandths, rounded down. 1000 is spotless, and what a node without a history

@@ -11,7 +11,7 @@ use crate::{
     contracts_deploy::args::DeployArgs,
     controllers::{canary, gpu_node::quarantine, reclaim::preempt},
     failover,
-    scheduler::fair_share::HalfLife,
+    scheduler::{fair_share::HalfLife, owner_cap::OwnerCap},
 };
 
 /// Places GPU jobs, watches over them, and keeps what is on offer up to date.
@@ -158,6 +158,10 @@ pub struct Args {
     /// After which time what a payer has used counts half against its fair share of the queue, such as 24h; from 10m to 720h.
     #[arg(long, env = "GRIDSTAKE_FAIR_SHARE_HALF_LIFE", default_value = "24h", value_parser = half_life)]
     pub fair_share_half_life: HalfLife,
+
+    /// The share of the weights of one GPU model that one owner may have in draws, in percent; 100: no cap.
+    #[arg(long, env = "GRIDSTAKE_OWNER_CAP_PERCENT", default_value = "20")]
+    pub owner_cap_percent: OwnerCap,
 
     /// How log lines are written.
     #[arg(long, env = "GRIDSTAKE_LOG_FORMAT", default_value = "json")]

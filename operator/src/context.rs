@@ -25,7 +25,7 @@ use crate::{
     metrics::Metrics,
     payer::Payers,
     precedence::Precedence,
-    scheduler::fair_share::HalfLife,
+    scheduler::{fair_share::HalfLife, owner_cap::OwnerCap},
     settlement::Lanes,
 };
 
@@ -66,6 +66,8 @@ pub struct Context {
     pub canaries: canary::Terms,
     /// After which time what a payer has used counts half against its share of the queue.
     pub fair_share_half_life: HalfLife,
+    /// The share of the weights of one model that one owner may have.
+    pub owner_cap: OwnerCap,
     /// Who pays, and whether the money lasts.
     pub payers: Payers,
     /// After which time a slice of a lease is sealed where no chain says so.

@@ -176,6 +176,7 @@ async fn work(
         preemption: args.preemption(),
         canaries: args.canaries(),
         fair_share_half_life: args.fair_share_half_life,
+        owner_cap: args.owner_cap_percent,
         quarantine: args.quarantine(),
         rehearsals: Rehearsals::default(),
         recent_fleet: RecentFleet::default(),

@@ -139,6 +139,17 @@ fn placement(placed: &PlacementReport) -> Vec<String> {
             "  weight = stake · reputation · 2^20 ÷ price (nano-tokens a GPU-second): the price of then, stake and reputation of now."
                 .to_owned(),
         );
+        let cut = placed.draws.iter().filter(|draw| {
+            let weight = draw.weight.as_ref();
+            weight.is_some_and(|weight| weight.owner_cut.is_some())
+        });
+        let cut: Vec<&str> = cut.map(|draw| draw.node.as_str()).collect();
+        if !cut.is_empty() {
+            lines.push(format!(
+                "  Of {} a part is left: its owner has a greater share of the GPU model than one owner may have.",
+                cut.join(", ")
+            ));
+        }
         lines.push(
             "  Where some nodes are partly used, a member is drawn among those alone: then the odds were better"
                 .to_owned(),

@@ -139,6 +139,12 @@ impl NodeReport {
                 weight.reputation,
                 weight.price.nano()
             ));
+            lines.extend(weight.owner_cut.as_ref().map(|cut| {
+                format!(
+                    "  of which {} / {} is left: its owner has a greater share of this GPU model than one owner may have",
+                    cut.level, cut.sum
+                )
+            }));
         }
         match self.reputation {
             Some(reputation) => lines.push(format!(

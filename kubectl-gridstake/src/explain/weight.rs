@@ -3,19 +3,20 @@
 use gridstake_crds::{
     GpuNode, StakeBinding, TokenAmount,
     condition::{find, is_true},
-    gpu_node::{GpuNodeCondition, GpuNodeReason},
+    gpu_node::{GpuNodeCondition, GpuNodeReason, OwnerCut},
 };
 use kube::ResourceExt as _;
 use serde::Serialize;
 
-use crate::replay::fits::weigh;
+use crate::replay::{cuts, fits::weigh};
 
 /// What every node's stake counts where no chain is configured, in whole tokens (docs/scheduling.md).
 const STAKE_WITHOUT_CHAIN: u64 = 100_000;
 /// The reputation of a node of which nothing is known, in thousandths (docs/reputation.md).
 const NEWCOMER: u32 = 500;
 
-/// The terms of a node's weight: `⌊stake · reputation · 2^20 ÷ price⌋`, at most 2^40 (docs/scheduling.md).
+/// The terms of a node's weight: `⌊stake · reputation · 2^20 ÷ price⌋`, at most 2^40, of which `level ÷ sum` is left where its owner is
+/// cut (docs/scheduling.md).
 #[derive(Serialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct WeightTerms {
@@ -25,6 +26,9 @@ pub struct WeightTerms {
     pub reputation: u32,
     /// The price of one GPU for one second, in whole tokens.
     pub price: TokenAmount,
+    /// How its owner is cut, if it has more than one owner may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner_cut: Option<OwnerCut>,
     /// What follows.
     pub weight: u64,
 }
@@ -45,11 +49,17 @@ pub fn weight_of(
         .as_ref()
         .and_then(|status| status.reputation)
         .unwrap_or(NEWCOMER);
+    let owner_cut = node.status.as_ref().and_then(|s| s.owner_cut.clone());
+    let full = weigh(stake, reputation, price.nano());
+    let fraction = owner_cut
+        .as_ref()
+        .and_then(|cut| Some((cut.level.parse().ok()?, cut.sum.parse().ok()?)));
     Some(WeightTerms {
         stake,
         reputation,
         price,
-        weight: weigh(stake, reputation, price.nano()),
+        weight: fraction.map_or(full, |(level, sum)| cuts::left(full, level, sum)),
+        owner_cut,
     })
 }
 
@@ -121,6 +131,19 @@ pub(crate) mod tests {
         assert_eq!(told(&n1, &bindings), Some((20_000, 1000, 29_127_111)));
         let dearer = weight_of(&n1, &bindings, Some("0.00144".parse().unwrap()));
         assert_eq!(dearer.map(|w| w.weight), Some(14_563_555));
+    }
+
+    #[test]
+    fn what_an_owner_has_too_much_of_is_taken_from_its_nodes() {
+        let bonded = json!({"status": "True", "reason": "Bonded"});
+        let priced = json!({"pricing": {"perGpuSecond": "0.00072"}});
+        let mut cut = node("n1", &bonded, &priced, &json!(1000));
+        cut.status.as_mut().unwrap().owner_cut = Some(OwnerCut {
+            level: "1000".to_owned(),
+            sum: "4000".to_owned(),
+        });
+        let bindings = [binding(&["n1", "n2"], "40000")];
+        assert_eq!(told(&cut, &bindings), Some((20_000, 1000, 29_127_111 / 4)));
     }
 
     #[test]

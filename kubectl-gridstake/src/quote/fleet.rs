@@ -95,6 +95,8 @@ pub fn of_node(
         bonded: is_true(&status.conditions, GpuNodeCondition::Bonded),
         chain: status.chain.clone(),
         provider: status.provider_id,
+        // Its weight is what the owner's cut leaves of it.
+        owner: None,
         stake: weight.as_ref().map_or(0, |terms| terms.stake),
         weight: weight.map_or(0, |terms| terms.weight),
         taken: Amounts {

@@ -4,8 +4,9 @@
 //! |---|---|
 //! | [`log`] | the parts of the log |
 //! | [`walk`] | goes through them, keeps the fleet; pure |
-//! | [`redo`], [`fits`] | make one decision again, without the scheduler's code; pure |
+//! | [`redo`], [`fits`], [`cuts`] | make one decision again, without the scheduler's code; pure |
 
+pub mod cuts;
 pub mod fits;
 mod log;
 pub mod redo;

@@ -27,6 +27,11 @@ fn published() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../operator/tests/vectors/archive")
 }
 
+/// One that it wrote before owners' weights were cut.
+fn of_version_1() -> PathBuf {
+    published().with_file_name("archive-version-1")
+}
+
 async fn parts(folder: &Path, wanted: Wanted) -> Vec<Part> {
     let source = Source::open(folder.to_str().unwrap()).unwrap();
     let mut parts = Vec::new();
@@ -61,6 +66,70 @@ async fn every_decision_of_the_scheduler_is_made_again_with_the_same_result() {
     assert_eq!(sum.equal, decisions(&parts).len() as u64);
     assert!(sum.equal >= 100 && sum.undone > 5, "{sum:?}");
     assert_eq!((sum.breaks, sum.before_the_fleet), (0, 0));
+}
+
+#[tokio::test]
+async fn a_log_of_the_version_before_is_made_again() {
+    let parts = parts(&of_version_1(), Wanted::Everything).await;
+    assert!(parts.iter().all(|part| part.head.version == 1));
+    let sum = walked(&parts, None).unwrap();
+    assert_eq!(sum.equal, decisions(&parts).len() as u64);
+    assert!(sum.equal >= 100, "{sum:?}");
+}
+
+#[tokio::test]
+async fn another_cut_than_follows_from_the_fleet_is_noticed() {
+    type Change = fn(&mut gridstake_ledger::archive::decisions::Cuts);
+    let parts = parts(&published(), Wanted::Everything).await;
+    let cuts = parts.iter().flat_map(|part| &part.events);
+    let cuts: Vec<usize> = cuts
+        .filter_map(|(_, event)| match event {
+            Event::Cuts(cuts) => Some(cuts.cuts.len()),
+            _ => None,
+        })
+        .collect();
+    assert!(
+        cuts.len() > 5 && cuts.iter().any(|many| *many > 1),
+        "{cuts:?}"
+    );
+    let changes: [(&str, Change); 5] = [
+        ("cut is", |cuts| cuts.cuts[0].level += 1),
+        ("cut is", |cuts| cuts.cuts[0].sum += 1),
+        ("cut is", |cuts| cuts.cuts[0].owner.push('x')),
+        ("cut is", |cuts| {
+            cuts.cuts.pop();
+        }),
+        ("is to be settled anew", |cuts| cuts.at_ms -= 600_000),
+    ];
+    for (what, change) in changes {
+        let mut done = false;
+        let other = forged(&parts, |event| {
+            if let Event::Cuts(cuts) = event
+                && !done
+                && !cuts.cuts.is_empty()
+            {
+                change(cuts);
+                done = true;
+            }
+        });
+        let fault = walked(&other, None).unwrap_err();
+        assert!(fault.what.contains(what), "{what}: {}", fault.what);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_does_not_tell_whose_weights_are_cut_is_not_right() {
+    let mut parts = parts(&published(), Wanted::Everything).await;
+    for part in &mut parts {
+        part.events
+            .retain(|(_, event)| !matches!(event, Event::Cuts(_)));
+    }
+    let fault = walked(&forged(&parts, |_| ()), None).unwrap_err();
+    assert!(
+        fault.what.contains("it is not told whose"),
+        "{}",
+        fault.what
+    );
 }
 
 #[tokio::test]

@@ -3,9 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use alloy::primitives::B256;
-use gridstake_ledger::archive::decisions::{Amounts, Decided, Event, Node, Part};
+use gridstake_ledger::archive::decisions::{
+    Amounts, Cut, Cuts, Decided, Event, Node, Part, UNCUT_VERSION,
+};
 
-use super::{fits, redo};
+use super::{
+    cuts::{self, EPOCH_MS},
+    fits, redo,
+};
 
 /// A walk through a log.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +25,12 @@ pub struct Walk {
 /// What one writer has told.
 #[derive(Clone, Debug, Default)]
 struct Told {
+    /// Each with the weight that is left of it.
     fleet: BTreeMap<String, Node>,
+    /// Whose weights are cut, once that is told.
+    cuts: Option<Cuts>,
+    /// Whether nobody's are, since the log is older than that.
+    is_uncut: bool,
     /// The state at the end of its last part; `None` before a whole part was seen.
     state: Option<B256>,
     /// What each decision took, in case that it is undone.
@@ -64,6 +74,7 @@ impl Walk {
         if head.whole {
             told = Told {
                 state: Some(head.state),
+                is_uncut: head.version == UNCUT_VERSION,
                 ..Told::default()
             };
         }
@@ -90,7 +101,25 @@ impl Walk {
         let is_told = told.state.is_some();
         match event {
             Event::Node(node) => {
-                told.fleet.insert(node.name.clone(), (**node).clone());
+                let expected = fits::weight(node);
+                if node.weight != expected {
+                    return Err(format!(
+                        "the weight of node {} is {}, and what follows is {expected}",
+                        node.name, node.weight
+                    ));
+                }
+                let mut node = (**node).clone();
+                node.weight = cuts::weight(&node, told.cuts.as_ref());
+                told.fleet.insert(node.name.clone(), node);
+            }
+            Event::Cuts(cuts) => {
+                if is_told {
+                    told.check(cuts)?;
+                }
+                for node in told.fleet.values_mut() {
+                    node.weight = cuts::weight(node, Some(cuts));
+                }
+                told.cuts = Some(cuts.clone());
             }
             Event::Taken(taken) => match told.fleet.get_mut(&taken.node) {
                 Some(node) => node.taken = taken.amounts.clone(),
@@ -135,6 +164,7 @@ impl Walk {
             self.sum.before_the_fleet += 1;
             return Ok(());
         }
+        told.check_epoch(decided)?;
         if only.is_none_or(|only| only == decided.hash) {
             redo::redo(&told.fleet, decided).map_err(|difference| {
                 format!(
@@ -156,6 +186,54 @@ impl Walk {
 }
 
 impl Told {
+    /// Whether the cuts follow from the fleet as it is told.
+    fn check(&self, cuts: &Cuts) -> Result<(), String> {
+        let told = |all: &[Cut]| {
+            let one = |cut: &Cut| {
+                format!(
+                    "{} of {} to {} of {}",
+                    cut.owner, cut.model, cut.level, cut.sum
+                )
+            };
+            match all {
+                [] => "nobody".to_owned(),
+                all => all.iter().map(one).collect::<Vec<_>>().join(", "),
+            }
+        };
+        let expected = cuts::expected(self.fleet.values(), cuts.percent);
+        if cuts.cuts == expected {
+            return Ok(());
+        }
+        Err(format!(
+            "cut is {}, and what follows for {} % is {}",
+            told(&cuts.cuts),
+            cuts.percent,
+            told(&expected)
+        ))
+    }
+
+    /// Whether it is told whose weights are cut at the moment of the decision.
+    fn check_epoch(&self, decided: &Decided) -> Result<(), String> {
+        if self.is_uncut {
+            return Ok(());
+        }
+        let age = self
+            .cuts
+            .as_ref()
+            .map(|cuts| decided.at_ms.saturating_sub(cuts.at_ms));
+        match age {
+            Some(0..EPOCH_MS) => Ok(()),
+            Some(age) => Err(format!(
+                "decision {}: whose weights are cut was settled {age} ms before it, and is to be settled anew after {EPOCH_MS} ms",
+                decided.hash
+            )),
+            None => Err(format!(
+                "decision {}: it is not told whose weights are cut",
+                decided.hash
+            )),
+        }
+    }
+
     /// What the members of a decision take, added or taken away.
     fn count(&mut self, decided: &Decided, change: fn(&mut Amounts, &Amounts)) {
         for drawn in &decided.drawn {

@@ -10,10 +10,11 @@
 //!
 //! | line | what it says |
 //! |---|---|
-//! | head | `format` (`gridstake-decisions`), `version` (1), `cluster`, `writer`, `part` (its number), `before` (the address of the part before it; absent in the first one), `whole`, `state` |
+//! | head | `format` (`gridstake-decisions`), `version` (2), `cluster`, `writer`, `part` (its number), `before` (the address of the part before it; absent in the first one), `whole`, `state` |
 //! | `node` | all that the scheduler knows of a node; it replaces what was known of it |
 //! | `taken` | what pods and promises take of a node, all together |
 //! | `gone` | a node that is no more |
+//! | `cuts` | whose weights are cut from here on, as it follows from the fleet that was told so far |
 //! | `decision` | a request, and the decision about it. What its members take is taken from then on |
 //! | `undone` | a decision that could not be written into its job: what it took is given back |
 //!
@@ -22,7 +23,7 @@
 //! beginning. Each line continues a chain of hashes, the state of the log: `state = keccak256(state ‖ line)`, without the line
 //! feed, from [`origin`] in a whole part and from where the writer's part before ended in another one. A decision names the state
 //! before it and is hashed with it, so its hash, which stands in the job's status and in the next decision, vouches for the whole
-//! fleet on which it was made.
+//! fleet on which it was made. In version 1, which is still read, nodes have no `owner` and nobody's weight is cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,8 +34,10 @@ use super::decode::{Place, lines};
 
 /// What the first line of a part begins with.
 pub const FORMAT: &str = "gridstake-decisions";
-/// The version of the format.
-pub const VERSION: u64 = 1;
+/// The version of the format that is written.
+pub const VERSION: u64 = 2;
+/// The version before owners' weights were cut.
+pub const UNCUT_VERSION: u64 = 1;
 
 /// The index of a part.
 #[must_use]
@@ -54,10 +57,14 @@ pub fn folder(cluster: &str) -> String {
     format!("clusters/{cluster}/decisions")
 }
 
-/// The state of the log before a writer's first line.
+/// The state of the log before a writer's first line, in the version that is written.
 #[must_use]
 pub fn origin(cluster: &str, writer: &str) -> B256 {
-    keccak256(format!("{FORMAT}/{VERSION} {cluster} {writer}"))
+    origin_in(VERSION, cluster, writer)
+}
+
+fn origin_in(version: u64, cluster: &str, writer: &str) -> B256 {
+    keccak256(format!("{FORMAT}/{version} {cluster} {writer}"))
 }
 
 /// The state of the log after `line`, which stands without its line feed.
@@ -220,9 +227,12 @@ pub struct Node {
     /// The provider's account number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<u32>,
+    /// Who owns the stake behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Its share of its provider's stake, in whole tokens.
     pub stake: u64,
-    /// Its weight in the draw.
+    /// What stake, reputation and price say that it weighs in the draw, before its owner is cut.
     pub weight: u64,
     /// What pods and promises take of it.
     pub taken: Amounts,
@@ -236,6 +246,33 @@ pub struct Taken {
     pub node: String,
     /// How much.
     pub amounts: Amounts,
+}
+
+/// Whose weights are cut.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cuts {
+    /// Since when, in Unix milliseconds.
+    pub at_ms: i64,
+    /// The share of the weights of one model that one owner may have, in hundredths.
+    pub percent: u8,
+    /// Who is cut, in the order of models and owners.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<Cut>,
+}
+
+/// How one owner's nodes of one model are cut: each weighs `max(1, ⌊weight · level ÷ sum⌋)`.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cut {
+    /// The model.
+    pub model: String,
+    /// The owner.
+    pub owner: String,
+    /// What the owner is left with.
+    pub level: u64,
+    /// What it had.
+    pub sum: u64,
 }
 
 /// By which label the members of a gang are close to one another.
@@ -387,6 +424,8 @@ pub enum Event {
     Taken(Taken),
     /// A node is no more.
     Gone(String),
+    /// Whose weights are cut.
+    Cuts(Cuts),
     /// A decision.
     Decision(Box<Decided>),
     /// A decision was not carried out.
@@ -398,7 +437,8 @@ pub enum Event {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Head {
     format: String,
-    version: u64,
+    /// The version of the format: [`VERSION`] or [`UNCUT_VERSION`].
+    pub version: u64,
     /// The cluster: the uid of its namespace `kube-system`.
     pub cluster: String,
     /// Who wrote it. No two have one name.
@@ -495,7 +535,9 @@ pub enum Unreadable {
         why: String,
     },
     /// The first line is no head of this format.
-    #[error("byte 0: this is no part of a log of decisions of version {VERSION}")]
+    #[error(
+        "byte 0: this is no part of a log of decisions of version {UNCUT_VERSION} or {VERSION}"
+    )]
     Format,
     /// A whole part begins with another state than follows from its writer's name.
     #[error("byte 0: the state at the beginning of a whole part is {expected}")]
@@ -524,10 +566,10 @@ pub fn decode(file: &[u8]) -> Result<Part, Unreadable> {
     let mut rest = places.into_iter();
     let first = rest.next().unwrap_or(0..0);
     let head: Head = read(file, &first)?;
-    if head.format != FORMAT || head.version != VERSION {
+    if head.format != FORMAT || ![UNCUT_VERSION, VERSION].contains(&head.version) {
         return Err(Unreadable::Format);
     }
-    let expected = origin(&head.cluster, &head.writer);
+    let expected = origin_in(head.version, &head.cluster, &head.writer);
     if head.whole && head.state != expected {
         return Err(Unreadable::Origin { expected });
     }

@@ -40,6 +40,7 @@ fn node(name: &str) -> Node {
         bonded: true,
         chain: Some("anvil".to_owned()),
         provider: Some(7),
+        owner: Some("0x01".to_owned()),
         stake: 20_001,
         weight: 12,
         taken: Amounts::default(),
@@ -100,6 +101,16 @@ fn lines_of(mut state: B256, events: Vec<Event>) -> Vec<Vec<u8>> {
 fn events() -> Vec<Event> {
     vec![
         Event::Node(Box::new(node("n1"))),
+        Event::Cuts(Cuts {
+            at_ms: 1_799_999_999_999,
+            percent: 20,
+            cuts: vec![Cut {
+                model: "NVIDIA L4".to_owned(),
+                owner: "0x01".to_owned(),
+                level: u64::MAX,
+                sum: 12,
+            }],
+        }),
         Event::Taken(Taken {
             node: "n1".to_owned(),
             amounts: Amounts {
@@ -177,11 +188,13 @@ fn a_whole_part_begins_with_the_state_of_its_writer() {
 #[test]
 fn another_format_or_version_is_refused() {
     let mut head = part().0;
-    head.version = 2;
-    assert_eq!(
-        decode(&encode(&head, &[]).unwrap()),
-        Err(Unreadable::Format)
-    );
+    for version in [0, 3] {
+        head.version = version;
+        assert_eq!(
+            decode(&encode(&head, &[]).unwrap()),
+            Err(Unreadable::Format)
+        );
+    }
     assert!(decode(b"").is_err());
     assert!(decode(b"{}\n").is_err());
 }

@@ -161,6 +161,7 @@ fn node(number: u64, model: u64, place: u64, owner: u64, dice: &mut Dice) -> Nod
         bonded,
         provider: Some(u32::try_from(owner).unwrap()),
         chain: Some("base".to_owned()),
+        owner: Some(format!("owner-{owner}")),
         stake: if bonded { 1000 + dice.roll(60_000) } else { 0 },
     }
 }

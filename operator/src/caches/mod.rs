@@ -53,6 +53,7 @@ use crate::{
         gpu_node::{
             local_use::asks_for_gpus, remembered_windows::RememberedWindows, signers::Signers,
         },
+        placement::owner_cuts::OwnerCuts,
         reclaim::{Reclaims, waiting_first::WaitingFirst},
         stake_binding::observe::LastResolutions,
         usage_record::stated::Stated,
@@ -102,6 +103,7 @@ pub struct Caches {
     last_held: LastHeld,
     reclaims: Reclaims,
     waiting_first: WaitingFirst,
+    owner_cuts: OwnerCuts,
     standings: Standings,
     stated: Stated,
     record_index: RecordIndex,
@@ -273,6 +275,7 @@ impl Caches {
             last_held,
             reclaims: Reclaims::default(),
             waiting_first: WaitingFirst::default(),
+            owner_cuts: OwnerCuts::default(),
             standings: Standings::default(),
             stated: Stated::default(),
             record_index,
@@ -396,6 +399,12 @@ impl Caches {
     #[must_use]
     pub fn waiting_first(&self) -> &WaitingFirst {
         &self.waiting_first
+    }
+
+    /// Which owners' weights are cut, as placement last settled it.
+    #[must_use]
+    pub fn owner_cuts(&self) -> &OwnerCuts {
+        &self.owner_cuts
     }
 
     /// What is known of the reputation of GPUs, as last found out.

@@ -101,6 +101,7 @@ async fn keeper(server: &Server) -> (Keeper, JoinSet<()>) {
         preemption: crate::controllers::reclaim::preempt::Terms::default(),
         canaries: crate::controllers::canary::Terms::default(),
         fair_share_half_life: crate::scheduler::fair_share::HalfLife::default(),
+        owner_cap: crate::scheduler::owner_cap::OwnerCap::default(),
         quarantine: crate::controllers::gpu_node::quarantine::Terms::default(),
         rehearsals: crate::controllers::compute_job::rehearsals::Rehearsals::default(),
         recent_fleet: crate::controllers::compute_job::recent_fleet::RecentFleet::default(),

@@ -27,6 +27,47 @@ fn odds(fleet: &Snapshot, name: &str) -> (u128, u128) {
     (weight(&|known| known.starts_with(name)), weight(&|_| true))
 }
 
+/// Draws 100,000 times by index and by linear scan, and finds that the nodes won in proportion to their weights: chi-square over all of
+/// them below `limit`, in hundredths. How often each won, in canonical order.
+fn wins_in_proportion(fleet: &Snapshot, limit: i128) -> Vec<i128> {
+    let mut index = FleetIndex::of(fleet.clone(), WeightPolicy::default());
+    let draws = 100_000;
+    let mut wins = vec![0_i128; fleet.nodes().len()];
+    for attempt in 1..=draws {
+        let asked = Request {
+            attempt,
+            ..request(1, 1)
+        };
+        let won = index.place(&asked, &seed()).unwrap();
+        assert_eq!(linear::place(fleet, &asked, &seed()).as_ref(), Ok(&won));
+        let is_it = |node: &&snapshot::NodeCapacity| node.facts().name == won.nodes[0];
+        let at = fleet.nodes().iter().take_while(|node| !is_it(node)).count();
+        wins[at] += 1;
+    }
+    let total: i128 = fleet
+        .nodes()
+        .iter()
+        .map(|node| i128::from(node.weight()))
+        .sum();
+    // chi² · total = Σ (wins·total − draws·weight)² / (draws·weight), in integers.
+    let chi_times_total: i128 = fleet
+        .nodes()
+        .iter()
+        .zip(&wins)
+        .map(|(node, wins)| {
+            let expected = i128::from(draws) * i128::from(node.weight());
+            let off = wins * total - expected;
+            off * off / expected
+        })
+        .sum();
+    let chi_in_hundredths = chi_times_total * 100 / total;
+    assert!(
+        chi_in_hundredths < limit,
+        "chi-square {chi_in_hundredths} hundredths: {wins:?}"
+    );
+    wins
+}
+
 #[test]
 fn in_a_hundred_thousand_draws_by_index_and_by_linear_scan_nodes_win_in_proportion_to_their_weight()
 {
@@ -42,42 +83,29 @@ fn in_a_hundred_thousand_draws_by_index_and_by_linear_scan_nodes_win_in_proporti
             })
             .collect(),
     );
-    let mut index = FleetIndex::of(fleet.clone(), WeightPolicy::default());
-    let draws = 100_000;
-    let mut wins = [0_i128; 8];
-    for attempt in 1..=draws {
-        let asked = Request {
-            attempt,
-            ..request(1, 1)
-        };
-        let won = index.place(&asked, &seed()).unwrap();
-        assert_eq!(linear::place(&fleet, &asked, &seed()).as_ref(), Ok(&won));
-        let is_it = |node: &&snapshot::NodeCapacity| node.facts().name == won.nodes[0];
-        let at = fleet.nodes().iter().take_while(|node| !is_it(node)).count();
-        wins[at] += 1;
-    }
-    let total: i128 = fleet
-        .nodes()
-        .iter()
-        .map(|node| i128::from(node.weight()))
-        .sum();
-    // chi² · total = Σ (wins·total − draws·weight)² / (draws·weight), in integers.
-    let chi_times_total: i128 = fleet
-        .nodes()
-        .iter()
-        .zip(wins)
-        .map(|(node, wins)| {
-            let expected = i128::from(draws) * i128::from(node.weight());
-            let off = wins * total - expected;
-            off * off / expected
-        })
-        .sum();
     // 7 degrees of freedom: p = 0.01 at 18.48.
-    let chi_in_hundredths = chi_times_total * 100 / total;
-    assert!(
-        chi_in_hundredths < 1848,
-        "chi-square {chi_in_hundredths} hundredths: {wins:?}"
-    );
+    wins_in_proportion(&fleet, 1848);
+}
+
+#[test]
+fn an_owner_who_is_cut_wins_a_fifth_of_a_hundred_thousand_draws_however_much_it_stakes() {
+    let own = |owner: String, name: String, stake| NodeFacts {
+        owner: Some(owner),
+        ..provider(&name, stake, 900, 720_000)
+    };
+    let whales = (0..3).map(|node| own("whale".to_owned(), format!("a{node}"), 90_000));
+    let others = (0..12).map(|owner| own(owner.to_string(), format!("b{owner:02}"), 1000));
+    let mut fleet = snapshot(whales.chain(others).collect());
+    let (before, of) = odds(&fleet, "a");
+    assert!(before * 100 > of * 95);
+    fleet.cut(&fleet.cuts(owner_cap::OwnerCap::default()));
+    let (left, of) = odds(&fleet, "a");
+    // A fifth, but for what rounding takes of three nodes.
+    assert!(left * 5 <= of && (left + 3) * 5 > of, "{left} of {of}");
+    // 14 degrees of freedom: p = 0.01 at 29.14.
+    let wins = wins_in_proportion(&fleet, 2914);
+    let whales: i128 = wins.iter().take(3).sum();
+    assert!((19_500..20_500).contains(&whales), "{whales}");
 }
 
 proptest! {

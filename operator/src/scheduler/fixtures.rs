@@ -47,6 +47,7 @@ pub fn node(name: &str, gpus: u64) -> NodeFacts {
         bonded: true,
         provider: None,
         chain: Some("anvil".to_owned()),
+        owner: None,
         stake: STAKE_WITHOUT_CHAIN,
     }
 }

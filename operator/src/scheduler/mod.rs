@@ -24,6 +24,7 @@ pub mod linear;
 pub mod near_miss;
 pub mod node_constraints;
 pub mod node_facts;
+pub mod owner_cap;
 pub mod pod_facts;
 pub mod pod_requests;
 pub mod quantity;

@@ -77,6 +77,8 @@ pub struct NodeFacts {
     pub provider: Option<u32>,
     /// The chain on which that provider is, by its name in the operator's configuration.
     pub chain: Option<String>,
+    /// Who owns the stake behind it: the staker's address.
+    pub owner: Option<String>,
     /// Its share of its provider's stake, in whole tokens.
     pub stake: u64,
 }
@@ -94,6 +96,8 @@ pub struct NodeStanding {
     pub provider: Option<u32>,
     /// The chain of its StakeBinding, if it is bound.
     pub chain: Option<String>,
+    /// Who owns the stake behind it: the staker's address.
+    pub owner: Option<String>,
     /// Its share of its provider's stake, in whole tokens; [`super::weight::STAKE_WITHOUT_CHAIN`] without a chain.
     pub stake: u64,
 }
@@ -162,6 +166,7 @@ impl NodeFacts {
             bonded: standing.bonded,
             provider: standing.provider,
             chain: standing.chain,
+            owner: standing.owner,
             stake: standing.stake,
         })
     }
@@ -185,15 +190,22 @@ impl NodeFacts {
         }
     }
 
-    /// The model that stands for the node in the canonical order: the first in lexical order.
+    /// The model that stands for the node in the canonical order and counts for what its owner may have: the first in lexical order.
     #[must_use]
     pub fn model(&self) -> &str {
-        self.devices
-            .iter()
-            .map(|device| device.model.as_str())
-            .min()
-            .unwrap_or_default()
+        first(self.devices.iter().map(|device| device.model.as_str()))
     }
+
+    /// The same of a GpuNode.
+    #[must_use]
+    pub fn model_of(gpu_node: &GpuNode) -> &str {
+        let devices = gpu_node.status.iter().flat_map(|status| &status.devices);
+        first(devices.map(|device| device.model.as_str()))
+    }
+}
+
+fn first<'a>(models: impl Iterator<Item = &'a str>) -> &'a str {
+    models.min().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -229,6 +241,7 @@ mod tests {
         bonded: true,
         provider: Some(7),
         chain: None,
+        owner: None,
         stake: 5,
     };
 

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Placement;
 use super::node_facts::NodeFacts;
+use super::owner_cap::{Cuts, OwnerCap, Weighed};
 use super::pod_facts::{MemberKey, PodFacts};
 use super::request::Request;
 use super::resources::Resources;
@@ -57,6 +58,7 @@ pub struct SnapshotInputs {
 pub struct NodeCapacity {
     facts: NodeFacts,
     capacity: Resources,
+    full_weight: u64,
     weight: u64,
     used: Resources,
     reserved: Resources,
@@ -70,6 +72,7 @@ impl NodeCapacity {
         let mut node = Self {
             capacity: facts.capacity(),
             facts,
+            full_weight: weight,
             weight,
             used: Resources::default(),
             reserved: Resources::default(),
@@ -85,7 +88,13 @@ impl NodeCapacity {
         &self.facts
     }
 
-    /// Its weight in the draw.
+    /// What stake, reputation and price say that it weighs.
+    #[must_use]
+    pub fn full_weight(&self) -> u64 {
+        self.full_weight
+    }
+
+    /// Its weight in the draw: less than the full one where its owner is cut.
     #[must_use]
     pub fn weight(&self) -> u64 {
         self.weight
@@ -224,6 +233,24 @@ impl Snapshot {
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// Whose nodes would have to weigh less, so that nobody has more than the `cap`.
+    #[must_use]
+    pub fn cuts(&self, cap: OwnerCap) -> Cuts {
+        let offered = self
+            .nodes
+            .iter()
+            .filter_map(|node| Weighed::offered(&node.facts, node.full_weight));
+        Cuts::of(cap, offered)
+    }
+
+    /// Lets nodes weigh what these `cuts` leave of their full weights.
+    pub fn cut(&mut self, cuts: &Cuts) {
+        for node in &mut self.nodes {
+            let cut = cuts.get(node.facts.model(), node.facts.owner.as_deref());
+            node.weight = cut.map_or(node.full_weight, |cut| cut.of(node.full_weight));
+        }
     }
 
     /// The nodes, to be changed. Whoever changes a canonical key restores the order.

@@ -422,6 +422,7 @@ pub fn context(
         preemption: gridstake_operator::controllers::reclaim::preempt::Terms::default(),
         canaries: gridstake_operator::controllers::canary::Terms::default(),
         fair_share_half_life: gridstake_operator::scheduler::fair_share::HalfLife::default(),
+        owner_cap: gridstake_operator::scheduler::owner_cap::OwnerCap::default(),
         quarantine: gridstake_operator::controllers::gpu_node::quarantine::Terms::default(),
         rehearsals: gridstake_operator::controllers::compute_job::rehearsals::Rehearsals::default(),
         recent_fleet:

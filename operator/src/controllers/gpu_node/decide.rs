@@ -7,7 +7,7 @@ use gridstake_crds::{
     condition::{Fact, Status},
     gpu_node::{
         AgentState, Device, DeviceHealth, GpuNodeCondition, GpuNodeReason, Offer, OfferReason,
-        OfferState, Quarantine, QuarantineReason, WHOLE_NODE,
+        OfferState, OwnerCut, Quarantine, QuarantineReason, WHOLE_NODE,
     },
     names::GPU_RESOURCE,
 };
@@ -49,9 +49,15 @@ pub struct Plan {
     pub inventory: Inventory,
     /// What is to be said of its reputation and stability; `None`: what was said before stands.
     pub appraisal: Option<Appraisal>,
+    /// What is to be said of how its owner's weights are cut; `None`: what was said before stands.
+    pub owner_cut: Option<CutSeen>,
     /// The moment at which time alone can change the answer.
     pub again_at: Option<Timestamp>,
 }
+
+/// How the owner's weights are cut, as placement has settled it; nothing: they are not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CutSeen(pub Option<OwnerCut>);
 
 /// What is to be said about `gpu_node` at `now`.
 #[must_use]
@@ -92,6 +98,7 @@ pub fn decide(gpu_node: &GpuNode, seen: &Observed, now: Timestamp) -> Plan {
             seen.stated.as_ref()?.is_stated(statement)
         }),
         appraisal: seen.appraisal.clone(),
+        owner_cut: seen.owner_cut.clone(),
         again_at: quarantine
             .iter()
             .map(|q| q.until.0)

@@ -6,7 +6,7 @@ use gridstake_crds::{
     GpuNode,
     closed_enum::ClosedEnum as _,
     condition::Status,
-    gpu_node::{GpuNodeReason, OfferReason, OfferState},
+    gpu_node::{GpuNodeReason, OfferReason, OfferState, OwnerCut},
 };
 use k8s_openapi::{
     api::core::v1::Node,
@@ -15,7 +15,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::{
-    decide::{Plan, decide, offer},
+    decide::{CutSeen, Plan, decide, offer},
     guarantee::{CertificateFault, Guarantee},
     local_use::LocalUse,
     mode::ModeSight,
@@ -95,6 +95,7 @@ fn seen(node: Option<Node>, heartbeat: Option<Timestamp>) -> Observed {
         stated: None,
         mode: ModeSight::default(),
         appraisal: None,
+        owner_cut: None,
     }
 }
 
@@ -535,6 +536,7 @@ fn provider() -> Provider {
     Provider {
         id: 7,
         chain: "anvil".into(),
+        staker: alloy_primitives::Address::ZERO,
         operator: OPERATOR,
         session_epoch: 0,
         share: 1,
@@ -766,4 +768,28 @@ fn reputation_and_stability_are_written_as_they_are_known_and_stay_while_they_ar
     let without = write(&gpu_node, &seen);
     assert_eq!((without.reputation, without.stability), (None, None));
     assert!(without.reputation_terms.is_empty());
+}
+
+#[test]
+fn how_its_owner_is_cut_is_written_as_placement_settled_it_and_stays_while_that_is_not_known() {
+    let mut gpu_node = gpu_node(&json!({}), &two_devices());
+    let mut seen = all_well();
+    let mut written = |seen: &Observed| {
+        let plan = decide(&gpu_node, seen, now());
+        let written = status::desired(&gpu_node, &plan, true, now()).owner_cut;
+        let present = gpu_node.status.get_or_insert_default();
+        present.owner_cut.clone_from(&written);
+        written
+    };
+    assert_eq!(written(&seen), None);
+    let cut = OwnerCut {
+        level: "200".to_owned(),
+        sum: "900".to_owned(),
+    };
+    seen.owner_cut = Some(CutSeen(Some(cut.clone())));
+    assert_eq!(written(&seen), Some(cut.clone()));
+    seen.owner_cut = None;
+    assert_eq!(written(&seen), Some(cut));
+    seen.owner_cut = Some(CutSeen(None));
+    assert_eq!(written(&seen), None);
 }

@@ -202,6 +202,7 @@ mod tests {
         Provider {
             id: 7,
             chain: "anvil".into(),
+            staker: Address::ZERO,
             operator: OPERATOR,
             session_epoch: 3,
             share: 30_000,

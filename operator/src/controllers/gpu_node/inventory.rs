@@ -164,6 +164,7 @@ mod tests {
                 bond: Bond::InForce(Provider {
                     id: provider,
                     chain: "anvil".into(),
+                    staker: alloy_primitives::Address::ZERO,
                     operator: alloy::primitives::Address::ZERO,
                     session_epoch: 0,
                     share: 30_000,

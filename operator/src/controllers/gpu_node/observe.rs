@@ -2,11 +2,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use gridstake_crds::{GpuNode, gpu_node::OfferMode};
+use gridstake_crds::{
+    GpuNode,
+    gpu_node::{OfferMode, OwnerCut},
+};
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::ResourceExt as _;
 
 use super::{
+    decide::CutSeen,
     guarantee::{Guarantee, Vault, certificate},
     local_use::{LocalPods, idle_since},
     mode::ModeSight,
@@ -22,6 +26,7 @@ use crate::{
     },
     failover,
     reputation::{self, key::Owner, standing::Appraisal},
+    scheduler::NodeFacts,
     settlement::statements::Statements,
     snapshot::{GpuCounts, gpu_counts},
 };
@@ -53,6 +58,8 @@ pub struct Observed {
     pub mode: ModeSight,
     /// What is to be said of its reputation and stability; `None` while that is not known.
     pub appraisal: Option<Appraisal>,
+    /// How its owner's weights are cut; `None` while that is not known.
+    pub owner_cut: Option<CutSeen>,
 }
 
 /// Looks around `gpu_node` at `now`.
@@ -67,7 +74,15 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
     let terms = caches.failover();
     let mode = mode(caches, gpu_node, || local_pods(caches), now);
     let owner = Owner::find(chains, chain, guarantee.backing.provider);
+    let staker = guarantee.backing.in_force().map(|p| p.staker.to_string());
     Observed {
+        owner_cut: caches.owner_cuts().get().map(|cuts| {
+            let cut = cuts.get(NodeFacts::model_of(gpu_node), staker.as_deref());
+            CutSeen(cut.map(|cut| OwnerCut {
+                level: cut.level.to_string(),
+                sum: cut.sum.to_string(),
+            }))
+        }),
         appraisal: caches
             .standings()
             .known()

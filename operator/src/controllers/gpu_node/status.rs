@@ -24,6 +24,7 @@ pub const OWNER: StatusOwner = StatusOwner {
         "chain",
         "reputation",
         "reputationTerms",
+        "ownerCut",
         "stability",
         "inventoryHash",
         "postedDevices",
@@ -76,6 +77,10 @@ pub fn desired(gpu_node: &GpuNode, plan: &Plan, settling: bool, now: Timestamp) 
             desired.stability = present.and_then(|status| status.stability);
         }
     }
+    desired.owner_cut = match &plan.owner_cut {
+        Some(seen) => seen.0.clone(),
+        None => present.and_then(|status| status.owner_cut.clone()),
+    };
     if let Some(present) = present.filter(|_| settling)
         && present.free.is_some()
         && only_free_differs(present, &desired, plan)
@@ -94,6 +99,7 @@ fn only_free_differs(present: &GpuNodeStatus, desired: &GpuNodeStatus, plan: &Pl
         && present.chain == desired.chain
         && present.reputation_terms == desired.reputation_terms
         && present.stability == desired.stability
+        && present.owner_cut == desired.owner_cut
         && present.inventory_hash == desired.inventory_hash
         && present.posted_devices == desired.posted_devices
         && plan

@@ -13,6 +13,7 @@
 //! | [`shares`], [`share_book`] | what payers have used of late, and the ConfigMap in which it is kept |
 //! | [`position`] | pure: places in the queue, and who is told something now |
 //! | [`pass`] | one pass through the queue |
+//! | [`owner_cuts`] | whose weights are cut in this epoch |
 //! | [`drift`] | pure: whether what is bound is what was decided |
 //! | [`journal`], [`recorder`] | what goes into the log of decisions, and puts it into the archive |
 //! | [`act`] | writes the decision |
@@ -27,6 +28,7 @@ pub mod journal;
 pub mod log;
 #[cfg(test)]
 mod long_queue;
+pub mod owner_cuts;
 mod pass;
 pub mod position;
 pub mod recorder;
@@ -36,6 +38,7 @@ pub mod shares;
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -44,8 +47,8 @@ use k8s_openapi::jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    assumed::Assumed, drift::Drift, log::DecisionLog, pass::Pass, position::Told,
-    recorder::Recorder, shapes::Shapes, share_book::ShareBook,
+    assumed::Assumed, drift::Drift, journal::Seen, log::DecisionLog, owner_cuts::Epoch, pass::Pass,
+    position::Told, recorder::Recorder, shapes::Shapes, share_book::ShareBook,
 };
 use crate::{
     caches::parsed,
@@ -81,6 +84,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         recorder,
         assumed: Assumed::default(),
         index: FleetIndex::new(WeightPolicy::default()),
+        epoch: None,
         book,
         shapes: Shapes::default(),
         told: Told::default(),
@@ -100,6 +104,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         let _ = tokio::time::timeout(rest, stop.cancelled()).await;
     }
     placer.ctx.caches.waiting_first().set(None);
+    placer.ctx.caches.owner_cuts().set(None);
 }
 
 /// What writes the log of decisions, where there is an archive.
@@ -129,6 +134,8 @@ struct Placer {
     assumed: Assumed,
     /// The fleet as of the last pass, and what has been placed since.
     index: FleetIndex,
+    /// Whose weights are cut.
+    epoch: Option<Epoch>,
     book: ShareBook,
     shapes: Shapes,
     told: Told,
@@ -142,6 +149,40 @@ struct Placer {
 }
 
 impl Placer {
+    /// Brings the index up to date with the fleet at `now`, on whose weights the epoch's cuts are made, and tells it to the log.
+    fn look_at_fleet(&mut self, now: Timestamp) {
+        let sequence = self.log.next_sequence();
+        let reserved = self.assumed.reservations();
+        let mut fleet = fleet::at(&self.ctx, &reserved, sequence, now);
+        // Who repeats decisions makes the cuts again on the fleet that is told before them.
+        let told_anew = self
+            .recorder
+            .as_mut()
+            .is_some_and(|recorder| recorder.begin_anew_if_long(now));
+        let lasting = self
+            .epoch
+            .take()
+            .filter(|epoch| !told_anew && epoch.lasts(now));
+        let epoch = lasting.unwrap_or_else(|| Epoch::begin(self.ctx.owner_cap, &fleet, now));
+        fleet.cut(&epoch.cuts);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.see(fleet.nodes().iter().map(Seen::from), now);
+            recorder.settle(&epoch);
+        }
+        let shown = self.ctx.caches.owner_cuts();
+        let before = shown.get();
+        let is_shown = |before: &Arc<_>| Arc::ptr_eq(before, &epoch.cuts);
+        if !before.as_ref().is_some_and(is_shown) {
+            shown.set(Some(epoch.cuts.clone()));
+            let before = before.unwrap_or_default();
+            for node in owner_cuts::changed(&fleet, &before, &epoch.cuts) {
+                self.ctx.caches.look_at_gpu_node(node);
+            }
+        }
+        self.epoch = Some(epoch);
+        self.index.update(fleet);
+    }
+
     /// Compares what is bound with what was decided, now and then: the fleet is that of the pass before.
     fn look_for_drift<'a>(&mut self, jobs: impl Iterator<Item = &'a ComputeJob>) {
         let is_recent = |at: Instant| at.elapsed() < DRIFT_EVERY;

@@ -24,7 +24,6 @@ use super::{
     bounds,
     decide::{self, Standing},
     fleet,
-    journal::Seen,
     position::{Round, Telling, step},
     shapes::{Answers, Asked, Shape},
     shares,
@@ -118,15 +117,8 @@ impl<'a> Pass<'a> {
         stored: impl Iterator<Item = &'a ComputeJob>,
         mut payer_of: impl FnMut(&str) -> Payer,
     ) -> Self {
-        let sequence = placer.log.next_sequence();
-        let reserved = placer.assumed.reservations();
-        placer
-            .index
-            .update(fleet::at(&placer.ctx, &reserved, sequence, now));
+        placer.look_at_fleet(now);
         let snapshot = placer.index.snapshot();
-        if let Some(recorder) = &mut placer.recorder {
-            recorder.see(snapshot.nodes().iter().map(Seen::from), now);
-        }
         let nodes = snapshot.nodes().iter();
         let labels_count = nodes
             .into_iter()

@@ -13,7 +13,10 @@ use gridstake_ledger::archive::{
 use k8s_openapi::jiff::Timestamp;
 use prometheus::{IntCounter, IntGauge, Registry};
 
-use super::journal::{Journal, Seen};
+use super::{
+    journal::{Journal, Seen},
+    owner_cuts::Epoch,
+};
 use crate::{
     archive::store::{Store, StoreError},
     scheduler::{Decision, Request},
@@ -119,13 +122,24 @@ impl Recorder {
         }
     }
 
-    /// Tells the fleet on which is decided next.
-    pub fn see<'a>(&mut self, fleet: impl IntoIterator<Item = Seen<'a>>, now: Timestamp) {
-        if self.journal.is_long() {
+    /// Begins anew if what was told is long. Tells whether it did: then the fleet, and whose weights are cut, are told anew.
+    pub fn begin_anew_if_long(&mut self, now: Timestamp) -> bool {
+        let is_long = self.journal.is_long();
+        if is_long {
             let lost = self.journal.begin_anew(&writer(&self.identity, now));
             self.metrics.lost.inc_by(lost);
         }
+        is_long
+    }
+
+    /// Tells the fleet on which is decided next.
+    pub fn see<'a>(&mut self, fleet: impl IntoIterator<Item = Seen<'a>>, now: Timestamp) {
         self.journal.see(fleet, now);
+    }
+
+    /// Tells whose weights are cut, if that has not been told. It follows from the fleet that was told last.
+    pub fn settle(&mut self, epoch: &Epoch) {
+        self.journal.settle(epoch);
     }
 
     /// What the next decision names as the state of the log.

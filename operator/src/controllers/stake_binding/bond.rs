@@ -42,6 +42,8 @@ pub struct Provider {
     pub id: u32,
     /// The name of its chain.
     pub chain: Arc<str>,
+    /// Who owns its stake.
+    pub staker: Address,
     /// Who signs its agents' keys.
     pub operator: Address,
     /// Agents' certificates of another epoch are void.
@@ -108,6 +110,7 @@ pub fn backing(
                 (None, Some(provider)) => Bond::InForce(Provider {
                     id: spec.provider_id,
                     chain: spec.chain.as_str().into(),
+                    staker: provider.staker,
                     operator: provider.operator,
                     session_epoch: provider.session_epoch,
                     share: share(

@@ -402,6 +402,7 @@ fn nothing() -> NodeFacts {
         bonded: false,
         provider: None,
         chain: None,
+        owner: None,
         stake: 0,
     }
 }

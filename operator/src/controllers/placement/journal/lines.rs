@@ -9,6 +9,7 @@ use k8s_openapi::{
 
 use gridstake_crds::{TokenAmount, closed_enum::ClosedEnum as _, compute_job::TopologyPolicy};
 
+use super::Epoch;
 use crate::scheduler::{
     Decision, NodeFacts, Request, Resources, gang::Stage, node_facts::DeviceFacts,
 };
@@ -52,6 +53,7 @@ pub fn node(
         bonded: facts.bonded,
         chain: facts.chain.clone(),
         provider: facts.provider,
+        owner: facts.owner.clone(),
         stake: facts.stake,
         weight,
         taken: amounts(taken),
@@ -89,6 +91,21 @@ pub fn amounts(resources: &Resources) -> log::Amounts {
             .filter(|(_, amount)| **amount > 0)
             .map(|(name, amount)| (name.clone(), *amount))
             .collect(),
+    }
+}
+
+/// Whose weights are cut.
+pub fn cuts(epoch: &Epoch) -> log::Cuts {
+    let cuts = epoch.cuts.iter().map(|(model, owner, cut)| log::Cut {
+        model: model.to_owned(),
+        owner: owner.to_owned(),
+        level: cut.level,
+        sum: cut.sum,
+    });
+    log::Cuts {
+        at_ms: epoch.begun.as_millisecond(),
+        percent: epoch.cap.percent(),
+        cuts: cuts.collect(),
     }
 }
 

@@ -12,6 +12,7 @@ use gridstake_ledger::archive::decisions::{
 };
 use k8s_openapi::jiff::Timestamp;
 
+use super::owner_cuts::Epoch;
 use crate::scheduler::{Decision, NodeFacts, Request, Resources, snapshot::NodeCapacity};
 
 /// So much is kept that cannot be written, in bytes. What comes on top is lost, and the log begins anew.
@@ -26,7 +27,7 @@ const FEWEST_LINES: usize = 10_000;
 pub struct Seen<'a> {
     /// What is known of it.
     pub facts: &'a NodeFacts,
-    /// Its weight.
+    /// What stake, reputation and price say that it weighs.
     pub weight: u64,
     /// What pods take.
     pub used: &'a Resources,
@@ -38,7 +39,7 @@ impl<'a> From<&'a NodeCapacity> for Seen<'a> {
     fn from(node: &'a NodeCapacity) -> Self {
         Self {
             facts: node.facts(),
-            weight: node.weight(),
+            weight: node.full_weight(),
             used: node.used(),
             reserved: node.reserved(),
         }
@@ -71,6 +72,8 @@ pub struct Journal {
     /// Lines since the fleet was told from the beginning.
     lines: usize,
     has_decisions: bool,
+    /// Since when what was told last of whose weights are cut is in force.
+    settled: Option<Timestamp>,
 }
 
 impl Journal {
@@ -87,6 +90,7 @@ impl Journal {
             bytes: 0,
             lines: 0,
             has_decisions: false,
+            settled: None,
         }
     }
 
@@ -162,6 +166,15 @@ impl Journal {
             is_there: true,
         };
         self.known.insert(facts.name.clone(), known);
+    }
+
+    /// Tells whose weights are cut, if it is not told yet.
+    pub fn settle(&mut self, epoch: &Epoch) {
+        if self.settled == Some(epoch.begun) {
+            return;
+        }
+        self.settled = Some(epoch.begun);
+        self.add(&Event::Cuts(lines::cuts(epoch)));
     }
 
     /// Tells a decision, which names [`Self::state`], and takes what its members take.

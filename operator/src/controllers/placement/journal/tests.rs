@@ -24,6 +24,7 @@ use crate::scheduler::{
     linear::place,
     node_constraints::NodeConstraints,
     node_facts::DeviceFacts,
+    owner_cap::OwnerCap,
     request::ComputeCapability,
 };
 
@@ -115,6 +116,7 @@ fn facts(numbers: &mut Numbers, index: usize, now: Timestamp) -> NodeFacts {
     facts.bonded = !numbers.one_in(7);
     facts.provider = Some(1 + u32::try_from(numbers.below(4)).unwrap());
     facts.chain = (!numbers.one_in(6)).then(|| (*numbers.of(&["anvil", "base"])).to_owned());
+    facts.owner = (!numbers.one_in(9)).then(|| format!("owner-{}", numbers.below(8)));
     facts.stake = numbers.below(50_000) as u64;
     facts
 }
@@ -220,6 +222,7 @@ fn history() -> Vec<Vec<u8>> {
     let mut placed: Vec<Placed> = Vec::new();
     let mut journal = Journal::new(CLUSTER, "operator-a/1");
     let mut previous = NO_PREVIOUS_DECISION;
+    let mut epoch: Option<Epoch> = None;
     let mut files: Vec<Vec<u8>> = Vec::new();
     let mut cut = |journal: &mut Journal| {
         let before = files.last().map(|file| archive::address(file));
@@ -243,7 +246,7 @@ fn history() -> Vec<Vec<u8>> {
         while placed.len() > 25 || (!placed.is_empty() && numbers.one_in(3)) {
             placed.swap_remove(numbers.below(placed.len()));
         }
-        let snapshot = Snapshot::assemble(SnapshotInputs {
+        let mut snapshot = Snapshot::assemble(SnapshotInputs {
             nodes: fleet.values().cloned().collect(),
             reservations: placed
                 .iter()
@@ -255,8 +258,14 @@ fn history() -> Vec<Vec<u8>> {
         if step == STEPS / 2 {
             cut(&mut journal);
             journal.begin_anew("operator-b/2");
+            epoch = None;
         }
         journal.see(seen(&snapshot), now);
+        let lasting = epoch.take().filter(|epoch| epoch.lasts(now));
+        let settled = lasting.unwrap_or_else(|| Epoch::begin(OwnerCap::default(), &snapshot, now));
+        snapshot.cut(&settled.cuts);
+        journal.settle(&settled);
+        epoch = Some(settled);
         let request = request(&mut numbers, step);
         let seed = Seed {
             block_hash: NEVER_SYNCED_BLOCK,
