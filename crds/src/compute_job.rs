@@ -913,6 +913,9 @@ closed_enum! {
         Placed,
         /// Pods are being created, bound or started.
         Starting,
+        /// A pod carries a scheduling gate that somebody else put there, such as Kueue; the message names it. The place is kept, and
+        /// `timeouts.start` counts from when the gate is lifted.
+        WaitingForGate,
         /// A container waits for its image; the message is the kubelet's.
         WaitingForImage,
         /// A pod waits to be bound; the message is the scheduler's.

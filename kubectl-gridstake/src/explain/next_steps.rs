@@ -80,6 +80,9 @@ impl Reason for ComputeJobReason {
                 Some("wait, or change what the message says would let it fit now")
             }
             Self::BackingOff => Some("nothing: the next attempt begins within 5 minutes"),
+            Self::WaitingForGate => Some(
+                "see why whoever put the gate there does not lift it; with Kueue: kubectl get workloads -n NAMESPACE",
+            ),
             Self::WaitingForImage => {
                 Some("if it lasts, correct the image's name or the pull secret")
             }

@@ -50,6 +50,7 @@ use self::{
 };
 use crate::{
     controllers::{
+        compute_job::foreign_gates::ForeignGates,
         gpu_node::{
             local_use::asks_for_gpus, remembered_windows::RememberedWindows, signers::Signers,
         },
@@ -104,6 +105,7 @@ pub struct Caches {
     reclaims: Reclaims,
     waiting_first: WaitingFirst,
     owner_cuts: OwnerCuts,
+    foreign_gates: ForeignGates,
     standings: Standings,
     stated: Stated,
     record_index: RecordIndex,
@@ -276,6 +278,7 @@ impl Caches {
             reclaims: Reclaims::default(),
             waiting_first: WaitingFirst::default(),
             owner_cuts: OwnerCuts::default(),
+            foreign_gates: ForeignGates::default(),
             standings: Standings::default(),
             stated: Stated::default(),
             record_index,
@@ -405,6 +408,12 @@ impl Caches {
     #[must_use]
     pub fn owner_cuts(&self) -> &OwnerCuts {
         &self.owner_cuts
+    }
+
+    /// Gates that others put on pods of jobs.
+    #[must_use]
+    pub fn foreign_gates(&self) -> &ForeignGates {
+        &self.foreign_gates
     }
 
     /// What is known of the reputation of GPUs, as last found out.

@@ -1,7 +1,8 @@
 //! The jobs whose results are compared with one another: a job and its checks, as the caches hold them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use alloy_primitives::Address;
 use gridstake_crds::{
     ComputeJob,
     compute_job::MOST_RUNS,
@@ -51,7 +52,47 @@ pub fn taken(caches: &Caches, job: &ComputeJob) -> BTreeSet<String> {
         .collect()
 }
 
+/// Those that are `taken`, and every other provider behind which the same stakers stand, who could compute alike with itself.
+/// `stakers` says who stands behind each provider, as far as that is known.
+#[must_use]
+pub fn with_other_providers(
+    mut taken: BTreeSet<String>,
+    stakers: &BTreeMap<String, Address>,
+) -> BTreeSet<String> {
+    let behind: BTreeSet<Address> = taken
+        .iter()
+        .filter_map(|owner| stakers.get(owner).copied())
+        .collect();
+    let others = stakers
+        .iter()
+        .filter(|(_, staker)| behind.contains(*staker));
+    taken.extend(others.map(|(owner, _)| owner.clone()));
+    taken
+}
+
 fn find(caches: &Caches, namespace: &str, name: &str) -> Option<ComputeJob> {
     let found = caches.compute_job(namespace, name)?;
     found.0.as_ref().ok().cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn providers_of_one_staker_are_kept_apart_as_one_owner() {
+        let staker = Address::repeat_byte;
+        let stakers = BTreeMap::from([
+            ("base/1".to_owned(), staker(1)),
+            ("base/2".to_owned(), staker(2)),
+            ("base/3".to_owned(), staker(1)),
+            ("other/1".to_owned(), staker(1)),
+        ]);
+        let taken = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let mut all: BTreeSet<String> = taken(&["base/1", "node-1"]);
+        all = with_other_providers(all, &stakers);
+        assert_eq!(all, taken(&["base/1", "base/3", "node-1", "other/1"]));
+        let unknown: BTreeSet<String> = taken(&["base/9", "node-1"]);
+        assert_eq!(with_other_providers(unknown.clone(), &stakers), unknown);
+    }
 }

@@ -16,7 +16,7 @@ use k8s_openapi::{
 };
 use kube::{Resource as _, ResourceExt as _};
 
-use super::rendezvous;
+use super::{kueue, rendezvous};
 
 /// Which pod of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,11 +84,13 @@ fn metadata(job: &ComputeJob, member: Member, template: ObjectMeta) -> ObjectMet
         (LABEL_MEMBER.to_owned(), member.member.to_string()),
         (LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned()),
     ]);
+    let mut annotations = template.annotations.unwrap_or_default();
+    kueue::enqueue(job, member.attempt, &mut labels, &mut annotations);
     ObjectMeta {
         name: Some(pod_name(&name, member.attempt, member.member)),
         namespace: job.namespace(),
         labels: Some(labels),
-        annotations: template.annotations,
+        annotations: (!annotations.is_empty()).then_some(annotations),
         finalizers: Some(vec![FINALIZER_METERING.into()]),
         owner_references: Some(job.controller_owner_ref(&()).into_iter().collect()),
         ..ObjectMeta::default()

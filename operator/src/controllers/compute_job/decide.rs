@@ -88,6 +88,8 @@ pub struct Observed {
     pub verification: verification::Seen,
     /// Since when it may wait for a place without having been told so.
     pub untold_since: Option<Timestamp>,
+    /// When others were first seen to hold its pods back no more, if they did.
+    pub gates_off_at: Option<Timestamp>,
 }
 
 /// A change to be made in the cluster.
@@ -564,7 +566,14 @@ impl Turn<'_> {
                 .then(|| ending(End::of(AttemptEndReason::RunTimeout), &nobody))
                 .flatten();
         }
-        let deadline = after(placement.decided_at.0, self.job.spec.start_timeout());
+        if members.iter().any(|m| matches!(m.state, State::Held(_))) {
+            return None;
+        }
+        let since = placement
+            .decided_at
+            .0
+            .max(self.seen.gates_off_at.unwrap_or(placement.decided_at.0));
+        let deadline = after(since, self.job.spec.start_timeout());
         if deadline.is_some_and(|d| d <= self.now) {
             return ending(why_not_started(members), &|m| !at_work(m));
         }

@@ -129,6 +129,7 @@ fn asked(validation: Validation, admission: Admission) -> Observed {
         reclaimed: None,
         verification: verification::Seen::default(),
         untold_since: None,
+        gates_off_at: None,
     }
 }
 
@@ -351,6 +352,37 @@ fn gates_are_lifted_only_when_every_member_exists() {
         all.writes,
         [Write::LiftGates(vec!["j-1-0".into(), "j-1-1".into()])]
     );
+}
+
+#[test]
+fn while_others_hold_a_pod_back_an_attempt_may_take_as_long_as_it_likes_to_start() {
+    let gang = job(
+        ", members: 2, timeouts: {start: 20s}",
+        &observed(&placed(1, 2)),
+    );
+    let held = || State::Held("kueue.x-k8s.io/admission".into());
+    let both = seen(vec![member(0, held()), member(1, held())]);
+    let waits = decide(&gang, &both, at(9000));
+    assert_eq!((&waits.writes[..], waits.wake), (&[][..], None));
+    assert_eq!(
+        reason(&waits, ComputeJobCondition::Ready),
+        ("False", "WaitingForGate")
+    );
+    // One that is admitted alone waits for the other.
+    let unbound = || State::Unbound(String::new());
+    let one = seen(vec![member(0, held()), member(1, unbound())]);
+    assert_eq!(decide(&gang, &one, at(9000)).writes, []);
+    // From then on it has the time that any attempt has.
+    let lifted = Observed {
+        gates_off_at: Some(at(9000)),
+        ..seen(vec![member(0, unbound()), member(1, unbound())])
+    };
+    let starts = decide(&gang, &lifted, at(9019));
+    assert_eq!((&starts.writes[..], starts.wake), (&[][..], Some(at(9020))));
+    let late = decide(&gang, &lifted, at(9020));
+    let ending = status(&late).ending.as_ref().map(|ending| ending.reason);
+    assert_eq!(ending, Some(AttemptEndReason::PlacementLost));
+    assert_eq!(status(&starts).ending, None);
 }
 
 /// Pods whose use is not billed yet, on a lane.

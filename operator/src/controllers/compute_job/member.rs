@@ -29,6 +29,8 @@ pub enum State {
     Missing,
     /// Its pod waits for our gate to be lifted.
     Gated,
+    /// Its pod waits for gates that are not ours, such as Kueue's; their names.
+    Held(String),
     /// Its pod waits to be bound; in the scheduler's words.
     Unbound(String),
     /// Its pod is bound and no container runs yet; in the kubelet's words.
@@ -231,6 +233,10 @@ fn state(pod: &Pod, status: &PodStatus, node: NodeState) -> State {
             .unwrap_or_default();
         if gates.iter().any(|g| g.name == GATE_PLACEMENT) {
             return State::Gated;
+        }
+        if !gates.is_empty() {
+            let names: Vec<&str> = gates.iter().map(|gate| gate.name.as_str()).collect();
+            return State::Held(clip(&names.join(", "), MAX_MESSAGE));
         }
         let scheduled = status
             .conditions
@@ -477,6 +483,13 @@ mod tests {
             )
             .state,
             State::Gated
+        );
+        let both = ", schedulingGates: [{name: gridstake.dev/placement}, {name: kueue.x-k8s.io/admission}]";
+        assert_eq!(read(both, "phase: Pending").state, State::Gated);
+        let theirs = ", schedulingGates: [{name: kueue.x-k8s.io/admission}, {name: b}]";
+        assert_eq!(
+            read(theirs, "phase: Pending").state,
+            State::Held("kueue.x-k8s.io/admission, b".into())
         );
         let unbound = "phase: Pending, conditions: [{type: PodScheduled, status: 'False', message: '0/2 nodes'}]";
         assert_eq!(read("", unbound).state, State::Unbound("0/2 nodes".into()));

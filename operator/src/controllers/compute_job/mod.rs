@@ -2,9 +2,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`observe`] | reads: pods, a dry run of the first pod, whether any node could take the job; with [`rehearsals`], [`recent_fleet`], by which a burst of jobs asks once, and [`untold`] |
+//! | [`observe`] | reads: pods, a dry run of the first pod, whether any node could take the job; with [`rehearsals`], [`recent_fleet`], by which a burst of jobs asks once, [`untold`], [`foreign_gates`] |
 //! | [`decide`] | pure: what is to be done; with [`template`], [`member`], [`start`], [`words`], [`retry`], [`usage`], [`verification`], [`conditions`] |
-//! | [`act`] | writes records, pods and finalizers, once ([`recent_starts`]); [`build`] says what a pod looks like, [`rendezvous`] how members find one another (pure) |
+//! | [`act`] | writes records, pods and finalizers, once ([`recent_starts`]); [`build`] says what a pod looks like, [`rendezvous`] how members find one another, [`kueue`] in which queue of Kueue it is (pure) |
 //! | [`status`] | writes the status and tells the news |
 //!
 //! Which nodes a job gets is not decided here but by [`super::placement`].
@@ -13,6 +13,8 @@ pub mod act;
 pub mod build;
 pub mod conditions;
 pub mod decide;
+pub mod foreign_gates;
+pub mod kueue;
 pub mod member;
 pub mod observe;
 pub mod recent_fleet;

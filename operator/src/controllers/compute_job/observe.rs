@@ -19,7 +19,7 @@ use kube::{
 use super::{
     build,
     decide::{Admission, Observed, Validation},
-    member::Member,
+    member::{Member, State},
     rehearsals::Subject,
     template,
     usage::{Books, Slice},
@@ -60,8 +60,10 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
     } else {
         Funds::Suffice
     };
+    let pods = pods(ctx, job, now);
     let mut seen = Observed {
-        pods: pods(ctx, job, now),
+        gates_off_at: gates_off_at(ctx, job, &pods, active, now),
+        pods,
         validation: Validation::NotAsked,
         admission: Admission::NotAsked,
         books,
@@ -90,6 +92,23 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
         seen.admission = admission(ctx, job, now);
     }
     seen
+}
+
+/// When others were first seen to hold the pods of the attempt in progress back no more, if they did.
+fn gates_off_at(
+    ctx: &Context,
+    job: &ComputeJob,
+    pods: &[Member],
+    active: bool,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let (gates, uid) = (ctx.caches.foreign_gates(), job.metadata.uid.as_deref()?);
+    let is_held = |pod: &Member| matches!(pod.state, State::Held(_));
+    if active {
+        return gates.look(uid, pods.iter().any(is_held), now);
+    }
+    gates.forget(uid);
+    None
 }
 
 /// The places of the attempt in progress.

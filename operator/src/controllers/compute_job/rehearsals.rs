@@ -12,7 +12,7 @@ use gridstake_crds::ComputeJob;
 use kube::ResourceExt as _;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::rendezvous;
+use super::{kueue, rendezvous};
 
 /// For so long the API server's yes holds for another pod alike. What has changed since, such as a quota that is used up, is told
 /// when the pod itself is created; a no is never kept.
@@ -35,6 +35,7 @@ impl Subject {
             spec.gpu.count,
             rendezvous::is_gang(job),
             &spec.termination,
+            [kueue::QUEUE, kueue::PRIORITY].map(|label| job.labels().get(label)),
         );
         Some(Self {
             namespace: job.namespace().unwrap_or_default(),

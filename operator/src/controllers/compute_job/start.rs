@@ -52,6 +52,16 @@ pub fn why_not_started(members: &[Member]) -> End {
 /// What an attempt that has not started waits for, in the words of whoever keeps it waiting.
 #[must_use]
 pub fn what_it_waits_for(members: &[Member]) -> (ComputeJobReason, String) {
+    let held = members.iter().find_map(|m| match &m.state {
+        State::Held(gates) => Some(gates),
+        _ => None,
+    });
+    if let Some(gates) = held {
+        let message = format!(
+            "a pod carries a scheduling gate that is not Gridstake's ({gates}): whoever put it there has to lift it"
+        );
+        return (ComputeJobReason::WaitingForGate, message);
+    }
     let mut states = members.iter().map(|m| &m.state);
     let first = states
         .clone()

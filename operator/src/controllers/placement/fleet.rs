@@ -140,6 +140,19 @@ pub fn same_owner(ctx: &Context, job: &ComputeJob) -> BTreeSet<String> {
     if taken.is_empty() {
         return BTreeSet::new();
     }
+    let views: Vec<_> = ctx
+        .chains
+        .iter()
+        .filter_map(|chain| Some((chain.name(), chain.view()?)))
+        .collect();
+    let stakers = views.iter().flat_map(|(chain, view)| {
+        let providers = view.providers.iter();
+        providers.filter_map(|(id, provider)| {
+            let owner = owner_by_provider(chain, *id);
+            Some((owner, provider.as_ref()?.staker))
+        })
+    });
+    let taken = verification_group::with_other_providers(taken, &stakers.collect());
     let is_taken = |node: &String| {
         let owner =
             provider_of(ctx, node).map(|payee| owner_by_provider(&payee.chain, payee.provider));

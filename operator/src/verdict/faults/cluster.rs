@@ -210,6 +210,7 @@ impl World<'_> {
         Observed {
             verification: compute_job::verification::Seen::default(),
             untold_since: None,
+            gates_off_at: None,
             pods,
             validation: Validation::NotAsked,
             admission: Admission::NotAsked,
