@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use gridstake_crds::{
     ComputeJob, UsageRecord,
-    names::{FINALIZER_JOB, FINALIZER_METERING, GATE_PLACEMENT, JOB_PRIORITY_CLASS, LABEL_JOB_UID},
+    names::{
+        FINALIZER_JOB, FINALIZER_METERING, GATE_PLACEMENT, JOB_PRIORITY_CLASS, LABEL_GANG,
+        LABEL_JOB_UID,
+    },
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
@@ -130,6 +133,8 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                     let member = build::Member {
                         attempt: new.attempt,
                         member: new.member,
+                        rank: new.rank,
+                        restarts: new.restarts,
                     };
                     create(&pods, job, member, new.node.clone())
                 };
@@ -144,6 +149,15 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                     names
                         .iter()
                         .map(|name| lift_gate(&pods, name.clone()))
+                        .collect(),
+                )
+                .await?;
+            }
+            Write::Withdraw(names) => {
+                together(
+                    names
+                        .iter()
+                        .map(|name| withdraw(&pods, name.clone()))
                         .collect(),
                 )
                 .await?;
@@ -354,6 +368,17 @@ async fn lift_gate(pods: &Api<Pod>, name: String) -> Result<(), ActError> {
         pods.patch(&name, &PatchParams::default(), &Patch::Strategic(body))
             .await,
         "ungate Pod",
+        &name,
+    )
+}
+
+/// Takes the pod out of those that a gang's members find by name.
+async fn withdraw(pods: &Api<Pod>, name: String) -> Result<(), ActError> {
+    let body = json!({"metadata": {"labels": {LABEL_GANG: null}}});
+    unless_gone(
+        pods.patch(&name, &PatchParams::default(), &Patch::Merge(body))
+            .await,
+        "withdraw Pod",
         &name,
     )
 }

@@ -136,6 +136,8 @@ fn new_member(member: u32) -> NewMember {
     NewMember {
         attempt: 1,
         member,
+        rank: member,
+        restarts: 0,
         node: format!("node-{member}"),
         payment: None,
     }
@@ -1341,3 +1343,6 @@ fn the_other_members_of_a_gang_are_stopped_when_one_of_their_nodes_is_lost() {
         plan.writes
     );
 }
+
+#[path = "replacing_tests.rs"]
+mod replacing;
