@@ -5,15 +5,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gridstake_crds::{
-    compute_job::{ComputeJobStatus, MemberNode, ReplacedMember},
+    UsageRecord,
+    compute_job::{ComputeJobStatus, MemberNode, ReplacedMember, Verdict},
     condition,
     names::{LABEL_MEMBER, gang_service},
+    usage_record::DeviceUse,
 };
 use gridstake_e2e::{
     allocation, archive,
     command::plugin,
     fake_fleet::{FAKE, FakeFleet},
     prelude::*,
+    simulated_gpus::Simulator,
     usage,
 };
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
@@ -319,7 +322,7 @@ fn of_sixteen_consumer_gpus_one_is_lost_and_replaced_twice_and_the_other_fifteen
         }
 
         // Each member has one record, and all are billed.
-        let uid = model.get().await?.uid().context("its uid")?;
+        let uid = usage::uid(&model).await?;
         fleet.wake();
         model.delete().await?;
         model.until_gone().await?;
@@ -365,4 +368,84 @@ fn the_others_run_on(
     let (_, old, _) = before.get(&rank).context("the rank")?;
     ensure!(uid != old && node != home, "{after:?}");
     Ok(())
+}
+
+#[test]
+fn of_a_gang_whose_gpu_falls_off_the_bus_one_rank_goes_on_elsewhere_and_is_told_so() -> Result<()> {
+    story(async |world, tenant| {
+        let manifest = job("trio", 1)
+            .members(3)
+            .runs_until_released()
+            .with("/spec/retry", "{lostMember: Replace}")?;
+        let trio = tenant.submit(&manifest).await?;
+        trio.until_running().await?;
+        let before = by_rank(&trio).await?;
+        let (_, _, node) = before.get(&1).context("rank 1")?.clone();
+        let uid = usage::uid(&trio).await?;
+        // An agent that does not know yet which GPU is whose cannot tell who is hit.
+        let gpu = usage::until(world, &uid, "the agents have named all GPUs", |records| {
+            let gpu_of = |record: &UsageRecord| {
+                let evidence = record.status.as_ref()?.evidence.as_ref()?;
+                let gpu = evidence.devices.first().map(DeviceUse::physical)?;
+                Some((record.spec.member, gpu.to_owned()))
+            };
+            let gpus: Option<BTreeMap<u32, String>> = records.iter().map(gpu_of).collect();
+            gpus.filter(|gpus| gpus.len() == 3)?.remove(&1)
+        })
+        .await?;
+        let devices = world
+            .gpu_nodes()
+            .get(&node)
+            .await?
+            .status
+            .unwrap_or_default()
+            .devices;
+        let device = devices.iter().find(|device| device.uuid == gpu);
+        let simulator = Simulator::on(world, &node).await?;
+        simulator
+            .break_gpu(device.context("the GPU")?.index, "lost")
+            .await?;
+
+        let (status, lost) = until_replaced(&trio, 1, 1).await?;
+        ensure!(
+            (lost.why, lost.verdict) == (AttemptEndReason::DeviceLost, Some(Verdict::Host)),
+            "{lost:?}"
+        );
+        let after = by_rank(&trio).await?;
+        for rank in [0, 2] {
+            ensure!(
+                before.get(&rank) == after.get(&rank),
+                "{before:?}, {after:?}"
+            );
+        }
+        let (pod, ..) = after.get(&1).context("rank 1")?;
+        ensure!(pod == "trio-1-3", "{pod}");
+        for (variable, expected) in [
+            ("GRIDSTAKE_MEMBER", "1"),
+            ("GRIDSTAKE_MEMBERS", "3"),
+            ("GRIDSTAKE_ATTEMPT", "1"),
+            ("GRIDSTAKE_RESTART_COUNT", "1"),
+            ("HOSTNAME", "trio-1-1"),
+        ] {
+            let found = trio.environment_of(pod, variable).await?;
+            ensure!(found == expected, "{variable} is {found}");
+        }
+        ensure!(status.attempts.is_empty(), "{:?}", status.attempts);
+
+        trio.release().await?;
+        let attempts = trio.until_complete().await?.attempts;
+        ensure!(attempts.len() == 1, "{attempts:?}");
+        let records = usage::until(world, &uid, "everything is billed", |records| {
+            let all = records.iter().all(|record| usage::sealed(record).is_ok());
+            all.then(|| records.to_vec())
+        })
+        .await?;
+        let verdicts: Vec<(u32, Option<Verdict>)> = records
+            .iter()
+            .map(|record| Ok((record.spec.member, usage::sealed(record)?.verdict)))
+            .collect::<Result<_>>()?;
+        let expected = [(0, None), (1, Some(Verdict::Host)), (2, None), (3, None)];
+        ensure!(verdicts == expected, "{verdicts:?}");
+        Ok(())
+    })
 }
