@@ -145,44 +145,20 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
             }
             Write::CreateRecords(members) => open_records(ctx, job, members).await?,
             Write::LiftGates(names) => {
-                together(
-                    names
-                        .iter()
-                        .map(|name| lift_gate(&pods, name.clone()))
-                        .collect(),
-                )
-                .await?;
+                each(names, |name| lift_gate(&pods, name)).await?;
             }
             Write::Withdraw(names) => {
-                together(
-                    names
-                        .iter()
-                        .map(|name| withdraw(&pods, name.clone()))
-                        .collect(),
-                )
-                .await?;
+                each(names, |name| withdraw(&pods, name)).await?;
             }
             Write::DeletePods(names) => {
                 if !is_current(&jobs, job).await? {
                     outcome.outdated = true;
                     return Ok(outcome);
                 }
-                together(
-                    names
-                        .iter()
-                        .map(|name| delete(&pods, name.clone()))
-                        .collect(),
-                )
-                .await?;
+                each(names, |name| delete(&pods, name)).await?;
             }
             Write::ReleasePods(names) => {
-                together(
-                    names
-                        .iter()
-                        .map(|name| release(&pods, name.clone()))
-                        .collect(),
-                )
-                .await?;
+                each(names, |name| release(&pods, name)).await?;
             }
             Write::CreateCheck(number) => create_check(&jobs, job, *number).await?,
             Write::DeleteChecks(names) => {
@@ -203,6 +179,14 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
         }
     }
     Ok(outcome)
+}
+
+/// Does the same to the pods of these names.
+async fn each<F: Future<Output = Result<(), ActError>>>(
+    names: &[String],
+    write: impl Fn(String) -> F,
+) -> Result<(), ActError> {
+    together(names.iter().cloned().map(write).collect()).await
 }
 
 async fn together<F: Future<Output = Result<(), ActError>>>(

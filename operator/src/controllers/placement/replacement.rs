@@ -16,8 +16,8 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::decide::{Payee, member_node, placed_but_for};
 use crate::{
-    controllers::compute_job::replace::{highest, present},
-    scheduler::{Placement, Request, Snapshot},
+    controllers::compute_job::replace::{HIGHEST_MEMBER, highest, present},
+    scheduler::{Placement, Request, Snapshot, snapshot::NodeCapacity},
 };
 
 /// What is to be placed anew.
@@ -70,11 +70,13 @@ pub fn lost(job: &ComputeJob) -> Option<Lost> {
         })
         .collect();
     members.sort_by_key(|lost| lost.rank);
+    // Whoever gave them up has seen to it that there are as many numbers left.
+    let newest = highest(status, placement).min(HIGHEST_MEMBER);
     Some(Lost {
         members,
         attempt: placement.attempt,
         since,
-        next: highest(status, placement).checked_add(1)?,
+        next: newest.saturating_add(1),
     })
 }
 
@@ -112,7 +114,7 @@ fn domain(job: &ComputeJob, key: &str, snapshot: &Snapshot) -> Option<String> {
     let status = job.status.as_ref()?;
     let stay = present(status, status.active_placement()?);
     let on: BTreeSet<&str> = stay.nodes.iter().map(|n| n.node.as_str()).collect();
-    let known = snapshot.nodes().iter().map(|node| node.facts());
+    let known = snapshot.nodes().iter().map(NodeCapacity::facts);
     let domains: BTreeSet<Option<&String>> = known
         .filter(|facts| on.contains(facts.name.as_str()))
         .map(|facts| facts.labels.get(key))
