@@ -45,6 +45,8 @@ use crate::{amount::TokenAmount, closed_enum, pod_template::PodTemplate};
         .message("spec.policy cannot be changed: delete the job and create a new one"),
     validation = Rule::new("has(self.verification) == has(oldSelf.verification) && (!has(self.verification) || self.verification == oldSelf.verification)")
         .message("spec.verification cannot be changed: delete the job and create a new one"),
+    validation = Rule::new("!has(self.verification) || self.verification.mode == 'None' || !has(self.retry) || !has(self.retry.lostMember) || self.retry.lostMember != 'Replace'")
+        .message("spec.retry.lostMember cannot be Replace where spec.verification asks for a check: part of the result would be computed by nodes that the check does not know of"),
 )]
 pub struct ComputeJobSpec {
     /// The GPUs that each member needs.
@@ -211,6 +213,21 @@ pub struct Retry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub user: Option<u32>,
+    /// What becomes of a gang that runs when a few of its members are lost, and not by the program's fault. `Restart`: all members
+    /// are stopped, and the next attempt begins. `Replace`: the others run on and the lost ranks are started elsewhere, within
+    /// `timeouts.start`; if that fails, or as much as half of the gang is lost, it is as with `Restart`. Default: `Restart`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_member: Option<LostMember>,
+}
+
+closed_enum! {
+    /// What becomes of a gang of which a few members are lost.
+    pub enum LostMember {
+        /// All members are stopped, and the next attempt begins.
+        Restart,
+        /// The others run on and the lost ranks are started elsewhere.
+        Replace,
+    }
 }
 
 /// How pods are told to end.
@@ -327,6 +344,13 @@ pub struct ComputeJobStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["attempt".into()]))]
     pub attempts: Vec<Attempt>,
 
+    /// Members that were lost while the others ran on, and whose ranks were started elsewhere, or are to be
+    /// (`spec.retry.lostMember`): those whose use is not billed yet, and at least the last 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["attempt".into(), "member".into()]))]
+    pub replaced: Vec<ReplacedMember>,
+
     /// How often attempts have failed, by whose fault; compared with `spec.retry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<Failures>,
@@ -378,7 +402,7 @@ pub struct Placement {
     /// The attempt, counted from 1.
     #[schemars(range(min = 1))]
     pub attempt: u32,
-    /// Each member's node.
+    /// Each member's node, in the order of the ranks.
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["member".into()]))]
     pub nodes: Vec<MemberNode>,
@@ -392,8 +416,11 @@ pub struct Placement {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberNode {
-    /// The member (rank), counted from 0.
+    /// The member, counted from 0. No two members of an attempt have one number, whenever they ran.
     pub member: u32,
+    /// The member's rank, by which the program and its peers know it. Absent where it is the member's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
     /// The node.
     #[schemars(length(min = 1, max = 253))]
     pub node: String,
@@ -409,6 +436,23 @@ pub struct MemberNode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub chain: Option<String>,
+    /// How it came to take the place of a member that was lost. Absent where it is of those with which the attempt began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<Replacement>,
+}
+
+/// How a member came to take the place of one that was lost.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Replacement {
+    /// The member whose rank it has taken over.
+    pub member: u32,
+    /// How many members of the attempt have had the rank before it.
+    pub restarts: u32,
+    /// When it was decided.
+    pub decided_at: Time,
+    /// What is needed to replay the decision. Members that were replaced by one decision show the same.
+    pub decision: Decision,
 }
 
 /// A draw, with everything that is needed to replay it from the archive.
@@ -482,7 +526,7 @@ pub struct Ending {
     /// What the kubelet's or the control plane's own words point to; the verdict may rest on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<VerdictReason>,
-    /// The members (ranks) that decided it. Empty where nothing that happened to a member did, such as for `Suspended`.
+    /// The members that decided it. Empty where nothing that happened to a member did, such as for `Suspended`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -532,11 +576,47 @@ pub struct Attempt {
     /// On what the verdict rests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict_reason: Option<VerdictReason>,
-    /// The members (ranks) to whose nodes or processes the verdict applies. The others were stopped for their sake.
+    /// The members to whose nodes or processes the verdict applies. The others were stopped for their sake.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub verdict_members: Vec<u32>,
+}
+
+/// A member that was lost while the others ran on.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplacedMember {
+    /// The attempt, counted from 1.
+    #[schemars(range(min = 1))]
+    pub attempt: u32,
+    /// The member, counted from 0.
+    pub member: u32,
+    /// Its rank, which another member takes over.
+    pub rank: u32,
+    /// The node that it was on.
+    #[schemars(length(min = 1, max = 253))]
+    pub node: String,
+    /// When it was given up; `timeouts.start` of the member that takes its place counts from here.
+    pub at: Time,
+    /// How it was lost.
+    pub why: AttemptEndReason,
+    /// Its exit code, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// What a person should read, in the kubelet's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// At whose door that is laid. Absent where it was lost for the sake of another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// On what the verdict rests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict_reason: Option<VerdictReason>,
+    /// When the rank ran again. Absent if it does not, or did not before it was lost once more or the attempt ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
 }
 
 closed_enum! {
@@ -571,6 +651,9 @@ closed_enum! {
         DeviceLost,
         /// The pod was deleted by somebody else.
         PodDeleted,
+        /// A member was lost and could not be started elsewhere within `timeouts.start`. That it was lost has cost its retry; this
+        /// costs no other.
+        NotReplaced,
         /// The attempt ran longer than `timeouts.run`.
         RunTimeout,
         /// The job was suspended.
@@ -852,7 +935,7 @@ closed_enum! {
         Admitted,
         /// The newest attempt has its nodes.
         Scheduled,
-        /// All members run.
+        /// All members run, or run but for a few that are replaced (`ReplacingMember`).
         Running,
         /// Every member has ended with exit code 0.
         Complete,
@@ -926,6 +1009,8 @@ closed_enum! {
         NodeSuspect,
         /// A node of the job does not answer, like too many others: the job is left alone until they are back.
         Amnesty,
+        /// A member was lost: the others run on, and its rank is started elsewhere (`spec.retry.lostMember`). The message says which.
+        ReplacingMember,
         /// Pods are being stopped.
         Stopping,
         /// The job has ended.
@@ -981,6 +1066,10 @@ pub const DEFAULT_START_TIMEOUT: std::time::Duration = std::time::Duration::from
 pub const DEFAULT_INFRASTRUCTURE_RETRIES: u32 = 3;
 /// Entries that `status.attempts` keeps.
 pub const ATTEMPTS_KEPT: usize = 10;
+/// Entries that `status.replaced` keeps, beside those whose use is not billed yet.
+pub const REPLACED_KEPT: usize = 32;
+/// Entries that `status.replaced` has at most.
+pub const MOST_REPLACED: usize = 256;
 
 impl ComputeJobSpec {
     /// `timeouts.start`, or its default.
@@ -1024,6 +1113,29 @@ impl ComputeJobSpec {
     pub fn user_retries(&self) -> u32 {
         self.retry.as_ref().and_then(|r| r.user).unwrap_or(0)
     }
+
+    /// `retry.lostMember`, or its default.
+    #[must_use]
+    pub fn lost_member(&self) -> LostMember {
+        self.retry
+            .as_ref()
+            .and_then(|r| r.lost_member)
+            .unwrap_or(LostMember::Restart)
+    }
+}
+
+impl MemberNode {
+    /// The rank by which the program and its peers know the member.
+    #[must_use]
+    pub fn rank(&self) -> u32 {
+        self.rank.unwrap_or(self.member)
+    }
+
+    /// How many members of the attempt have had its rank before it.
+    #[must_use]
+    pub fn restarts(&self) -> u32 {
+        self.replacement.as_ref().map_or(0, |r| r.restarts)
+    }
 }
 
 impl ComputeJobStatus {
@@ -1032,6 +1144,26 @@ impl ComputeJobStatus {
     pub fn active_placement(&self) -> Option<&Placement> {
         self.placement.as_ref().filter(|p| {
             self.end_reason.is_none() && !self.attempts.iter().any(|a| a.attempt == p.attempt)
+        })
+    }
+
+    /// What is known of a member that was lost while the others ran on.
+    #[must_use]
+    pub fn replaced(&self, attempt: u32, member: u32) -> Option<&ReplacedMember> {
+        let is_it = |lost: &&ReplacedMember| lost.attempt == attempt && lost.member == member;
+        self.replaced.iter().find(is_it)
+    }
+
+    /// The lost members of the attempt in progress whose ranks do not run again yet, the last one of each rank.
+    pub fn being_replaced(&self) -> impl Iterator<Item = &ReplacedMember> {
+        let attempt = self.active_placement().map(|placement| placement.attempt);
+        let of_attempt = move |lost: &&ReplacedMember| Some(lost.attempt) == attempt;
+        self.replaced.iter().filter(of_attempt).filter(move |lost| {
+            // Numbers are given out in the order of time.
+            let is_later =
+                |other: &ReplacedMember| other.rank == lost.rank && other.member > lost.member;
+            let was_lost_again = self.replaced.iter().filter(of_attempt).any(is_later);
+            lost.started_at.is_none() && !was_lost_again
         })
     }
 

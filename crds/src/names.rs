@@ -9,8 +9,12 @@ pub const LABEL_JOB: &str = "gridstake.dev/job";
 pub const LABEL_JOB_UID: &str = "gridstake.dev/job-uid";
 /// Label on a job's pods: the attempt, counted from 1.
 pub const LABEL_ATTEMPT: &str = "gridstake.dev/attempt";
-/// Label on a job's pods: the gang member (rank), counted from 0.
+/// Label on a job's pods: the gang member, counted from 0.
 pub const LABEL_MEMBER: &str = "gridstake.dev/member";
+/// Label on a gang's pods: the rank, counted from 0. A member that takes the place of a lost one has that one's rank.
+pub const LABEL_RANK: &str = "gridstake.dev/rank";
+/// Label on the pods of a gang that its members can find by name: the job's name. It is taken off a member that is given up.
+pub const LABEL_GANG: &str = "gridstake.dev/gang";
 /// Label on a ComputeJob that the operator has created to check another one's result: the name of that one.
 pub const LABEL_CHECKS: &str = "gridstake.dev/checks";
 /// The well-known label that says what manages an object.

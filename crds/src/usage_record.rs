@@ -73,7 +73,7 @@ pub struct UsageRecordSpec {
     /// The attempt, counted from 1.
     #[schemars(range(min = 1))]
     pub attempt: u32,
-    /// The member (rank), counted from 0.
+    /// The member, counted from 0.
     pub member: u32,
     /// The slice of this member in this attempt, counted from 0.
     pub slice: u32,

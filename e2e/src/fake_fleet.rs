@@ -56,6 +56,8 @@ struct Manners {
 /// One node, and in whose name its agent speaks.
 struct FakeNode {
     name: String,
+    /// The address that its pods say they have, of a network that is there for examples: one address is enough to be found by.
+    address: String,
     agent: Client,
 }
 
@@ -90,8 +92,8 @@ impl FakeFleet {
             Ok(())
         });
         let mut fakes = Vec::new();
-        for name in &nodes {
-            let fake = make(world, name, gpus).await?;
+        for (name, number) in nodes.iter().zip(1_u8..) {
+            let fake = make(world, name, number, gpus).await?;
             let numbered = status.devices.iter().zip(0..gpus);
             let devices: Vec<_> = numbered
                 .map(|(device, index)| Device {
@@ -153,7 +155,7 @@ impl Drop for FakeFleet {
     }
 }
 
-async fn make(world: &World, name: &str, gpus: u32) -> Result<FakeNode> {
+async fn make(world: &World, name: &str, number: u8, gpus: u32) -> Result<FakeNode> {
     let nodes: Api<Node> = Api::all(world.client.clone());
     let node: Node = serde_json::from_value(json!({
         "metadata": {"name": name, "labels": {(FAKE): "true", "kubernetes.io/hostname": name}},
@@ -184,6 +186,7 @@ async fn make(world: &World, name: &str, gpus: u32) -> Result<FakeNode> {
     let agent = identity::of_account(world, &world.namespace, &account, Some(bound_to)).await?;
     let fake = FakeNode {
         name: name.to_owned(),
+        address: format!("192.0.2.{number}"),
         agent,
     };
     beat(&world.client, &world.namespace, &fake).await?;
@@ -240,7 +243,7 @@ async fn play(
             };
             if !is_silent {
                 let _ = beat(&client, &namespace, fake).await;
-                let _ = run_pods(&client, &fake.name, refuses).await;
+                let _ = run_pods(&client, fake, refuses).await;
             }
         }
         tokio::time::sleep(EVERY).await;
@@ -283,7 +286,12 @@ async fn beat(client: &Client, namespace: &str, fake: &FakeNode) -> Result<()> {
 
 /// What a kubelet does with the pods of jobs: those that are bound run, unless it refuses them, and those that are to go have ended
 /// and are gone.
-async fn run_pods(client: &Client, node: &str, refuses: bool) -> Result<()> {
+async fn run_pods(client: &Client, fake: &FakeNode, refuses: bool) -> Result<()> {
+    let FakeNode {
+        name: node,
+        address,
+        ..
+    } = fake;
     let all: Api<Pod> = Api::all(client.clone());
     let own = ListParams::default()
         .labels(LABEL_JOB)
@@ -307,6 +315,7 @@ async fn run_pods(client: &Client, node: &str, refuses: bool) -> Result<()> {
                 "message": "Allocate failed due to rpc error: code = Unknown desc = the device plugin is out of order, which is unexpected"})
             }
             (Some("Pending"), false) => json!({"phase": "Running", "startTime": now,
+                "podIP": address, "podIPs": [{"ip": address}],
                 "containerStatuses": container(json!({"running": {"startedAt": now}}))}),
             (Some("Running"), true) => json!({"phase": "Failed",
                 "containerStatuses": container(json!({"terminated": {"exitCode": 143, "startedAt": started, "finishedAt": now}}))}),

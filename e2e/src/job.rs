@@ -75,7 +75,8 @@ impl Job {
         .await
     }
 
-    async fn until_or_never<T>(
+    /// Waits until `look` finds in the job what it looks for, or that it will never find it.
+    pub async fn until_or_never<T>(
         &self,
         what: &str,
         mut look: impl FnMut(&ComputeJobStatus) -> Look<T>,

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use gridstake_crds::{
     ComputeJob, ComputeJobStatus, GpuNode, StakeBinding, TokenAmount, UsageRecord,
     compute_job::{
-        Attempt, AttemptEndReason, ComputeJobCondition, ComputeJobReason, JobSettlement,
-        JobVerification, Placement, RejectionCount, Verdict, VerdictReason,
+        Attempt, AttemptEndReason, ComputeJobCondition, ComputeJobReason, Decision, JobSettlement,
+        JobVerification, MemberNode, Placement, RejectionCount, ReplacedMember, Verdict,
+        VerdictReason,
     },
     condition::{find, is_true},
     usage_record::{UsageRecordCondition, UsageRecordReason},
@@ -57,6 +58,9 @@ pub struct JobReport {
     /// Where its newest attempt was placed, and by which draw.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementReport>,
+    /// Members that were lost while the others ran on, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<ReplacedReport>,
     /// Its attempts that have ended, the oldest first.
     pub attempts: Vec<AttemptReport>,
     /// What it has used: the attempts that have ended.
@@ -123,6 +127,8 @@ pub struct PlacementReport {
 pub struct DrawReport {
     /// The member.
     pub member: u32,
+    /// Its rank.
+    pub rank: u32,
     /// The node that it fell on.
     pub node: String,
     /// The number that was drawn.
@@ -137,6 +143,26 @@ pub struct DrawReport {
     /// That out of the weights of all candidates, in thousandths, rounded down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub odds_permille: Option<u64>,
+}
+
+/// A member that was lost while the others ran on.
+#[derive(Serialize, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplacedReport {
+    /// As the job shows it.
+    #[serde(flatten)]
+    pub shown: ReplacedMember,
+    /// What how it was lost means.
+    pub meaning: &'static str,
+    /// The member that has its rank now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<u32>,
+    /// Where that one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on: Option<String>,
+    /// The hash of the decision that placed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }
 
 /// An attempt that has ended.
@@ -238,6 +264,11 @@ pub fn explain(job: &ComputeJob, beside: Beside) -> JobReport {
             .placement
             .as_ref()
             .map(|placement| placed(placement, status, &beside)),
+        replaced: status
+            .replaced
+            .iter()
+            .map(|lost| replaced(lost, status.placement.as_ref()))
+            .collect(),
         attempts: status.attempts.iter().map(ended).collect(),
         usage: status.usage.as_ref().map(|usage| UsageReport {
             gpu_millis: usage.gpu_millis,
@@ -345,12 +376,10 @@ fn queue(status: &ComputeJobStatus) -> Option<QueueReport> {
 
 fn placed(placement: &Placement, status: &ComputeJobStatus, beside: &Beside) -> PlacementReport {
     let decision = &placement.decision;
-    let total: Option<u128> = decision
-        .total_weight
-        .parse()
-        .ok()
-        .filter(|total| *total > 0);
-    let draws = placement.nodes.iter().enumerate().map(|(at, member)| {
+    let draws = placement.nodes.iter().map(|member| {
+        let (decision, at) = drawn_by(placement, member);
+        let total = decision.total_weight.parse::<u128>();
+        let total = total.ok().filter(|total| *total > 0);
         let weight = beside.nodes.get(&member.node).and_then(|node| {
             let price = member.per_gpu_second.unwrap_or_default();
             weight_of(node, &beside.bindings, Some(price))
@@ -362,8 +391,9 @@ fn placed(placement: &Placement, status: &ComputeJobStatus, beside: &Beside) -> 
         });
         DrawReport {
             member: member.member,
+            rank: member.rank(),
             node: member.node.clone(),
-            number: decision.drawn.get(at).cloned(),
+            number: at.and_then(|at| decision.drawn.get(at)).cloned(),
             provider_id: member.provider_id,
             weight,
             odds_permille: odds,
@@ -381,6 +411,48 @@ fn placed(placement: &Placement, status: &ComputeJobStatus, beside: &Beside) -> 
         block_hash: decision.block_hash.clone(),
         previous: decision.previous.clone(),
         hash: decision.hash.clone(),
+    }
+}
+
+/// The decision by which `member` was placed, and which of its draws: those are in the order of the ranks.
+fn drawn_by<'a>(placement: &'a Placement, member: &'a MemberNode) -> (&'a Decision, Option<usize>) {
+    let Some(taken) = &member.replacement else {
+        let rank = usize::try_from(member.rank()).ok();
+        return (&placement.decision, rank);
+    };
+    let hash = |node: &MemberNode| node.replacement.as_ref().map(|r| r.decision.hash.clone());
+    let together = placement
+        .nodes
+        .iter()
+        .filter(|node| hash(node) == hash(member));
+    let at = together
+        .take_while(|node| node.rank() < member.rank())
+        .count();
+    // Of others that it placed one may have been lost since: then it is not known any more which draw was whose.
+    let all_are_there = placement
+        .nodes
+        .iter()
+        .filter(|node| hash(node) == hash(member))
+        .count()
+        == taken.decision.drawn.len();
+    (&taken.decision, all_are_there.then_some(at))
+}
+
+fn replaced(lost: &ReplacedMember, placement: Option<&Placement>) -> ReplacedReport {
+    let takes_over = |node: &&MemberNode| {
+        let taken = node.replacement.as_ref().map(|taken| taken.member);
+        taken == Some(lost.member)
+    };
+    let next = placement
+        .filter(|placement| placement.attempt == lost.attempt)
+        .and_then(|placement| placement.nodes.iter().find(takes_over));
+    let decision = next.and_then(|node| node.replacement.as_ref());
+    ReplacedReport {
+        shown: lost.clone(),
+        meaning: meaning(lost.why),
+        by: next.map(|node| node.member),
+        on: next.map(|node| node.node.clone()),
+        hash: decision.map(|taken| taken.decision.hash.clone()),
     }
 }
 

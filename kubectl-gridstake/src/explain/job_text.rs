@@ -2,7 +2,10 @@
 
 use super::{
     conditions,
-    job::{AttemptReport, JobReport, PlacementReport, QueueReport, VerificationReport, told},
+    job::{
+        AttemptReport, JobReport, PlacementReport, QueueReport, ReplacedReport, VerificationReport,
+        told,
+    },
     next_steps::meaning,
 };
 use crate::output::{Report, columns, count, gpu_seconds, or_hyphen, percent};
@@ -16,6 +19,7 @@ impl Report for JobReport {
         lines.extend(conditions::lines("Blocked by", &self.blocked_by));
         lines.extend(self.queue.iter().flat_map(queue));
         lines.extend(self.placement.iter().flat_map(placement));
+        lines.extend(replaced(&self.replaced));
         lines.extend(attempts(&self.attempts));
         lines.extend(self.money());
         lines.extend(self.verification.iter().flat_map(verification));
@@ -110,7 +114,11 @@ fn placement(placed: &PlacementReport) -> Vec<String> {
         .map(|draw| {
             let weight = draw.weight.as_ref();
             vec![
-                draw.member.to_string(),
+                if draw.rank == draw.member {
+                    draw.member.to_string()
+                } else {
+                    format!("{} (rank {})", draw.member, draw.rank)
+                },
                 draw.node.clone(),
                 or_hyphen(draw.provider_id),
                 or_hyphen(draw.number.as_ref()),
@@ -171,6 +179,51 @@ fn placement(placed: &PlacementReport) -> Vec<String> {
         "  to draw it again: kubectl gridstake replay --archive ARCHIVE --decision {}",
         placed.hash
     ));
+    lines
+}
+
+fn replaced(replaced: &[ReplacedReport]) -> Vec<String> {
+    if replaced.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![
+        String::new(),
+        "Members that were lost while the others ran".to_owned(),
+    ];
+    for lost in replaced {
+        let shown = &lost.shown;
+        lines.push(format!(
+            "  {} of attempt {} (rank {}): {} on {}, {}",
+            shown.member, shown.attempt, shown.rank, shown.why, shown.node, shown.at.0
+        ));
+        lines.push(format!("    {}", lost.meaning));
+        lines.extend(
+            shown
+                .message
+                .iter()
+                .map(|words| format!("    message: {words}")),
+        );
+        if let Some((verdict, reason)) = shown.verdict.zip(shown.verdict_reason) {
+            lines.push(format!(
+                "    verdict: {verdict} by {reason}: {}",
+                meaning(reason)
+            ));
+        }
+        if let Some((member, node)) = lost.by.zip(lost.on.as_ref()) {
+            let since = shown.started_at.as_ref().map_or_else(
+                || ", where it has not started yet".to_owned(),
+                |at| format!(", where it has run since {}", at.0),
+            );
+            lines.push(format!(
+                "    its rank is now that of member {member} on {node}{since}"
+            ));
+        }
+        lines.extend(lost.hash.iter().map(|hash| {
+            format!(
+                "    to draw it again: kubectl gridstake replay --archive ARCHIVE --decision {hash}"
+            )
+        }));
+    }
     lines
 }
 

@@ -93,6 +93,9 @@ impl Reason for ComputeJobReason {
                 Some("nothing: unless the node answers soon, the job is placed elsewhere")
             }
             Self::Amnesty => Some("nothing: the job keeps its place until the nodes are back"),
+            Self::ReplacingMember => Some(
+                "nothing: the others run; unless the rank runs again within timeouts.start, the whole gang begins anew",
+            ),
             Self::ProgramFailed => Some(
                 "read the last attempt's message and the program's log; then create the job anew, with retry.user if it may fail",
             ),
@@ -180,6 +183,7 @@ impl Reason for AttemptEndReason {
             | Self::NodeLost
             | Self::DeviceLost
             | Self::PodDeleted
+            | Self::NotReplaced
             | Self::Suspended
             | Self::Deleted => None,
         }

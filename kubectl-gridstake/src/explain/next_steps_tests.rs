@@ -77,7 +77,10 @@ fn a_reason_of_a_newer_operator_calls_for_a_newer_plugin() {
 
 #[test]
 fn meanings_are_those_of_the_documentation() {
-    assert_eq!(meaning(ComputeJobCondition::Running), "All members run.");
+    assert_eq!(
+        meaning(ComputeJobCondition::Scheduled),
+        "The newest attempt has its nodes."
+    );
     assert_eq!(
         meaning(VerdictReason::NodeShutdown),
         "The node was shut down."

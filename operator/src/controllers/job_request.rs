@@ -43,7 +43,7 @@ pub fn job_request(
     shunned: Shunned,
     priority_class: &str,
 ) -> Result<Request, JobRequestError> {
-    let pod = build::pod(job, Member { attempt, member: 0 }, None, priority_class)
+    let pod = build::pod(job, Member::first(attempt, 0), None, priority_class)
         .map_err(JobRequestError::Template)?;
     let job_uid = job
         .uid()

@@ -60,7 +60,7 @@ use decision::{Drawn, ReasonCount};
 /// Where the members of an attempt go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// The node of each member, by its number. One node may take several.
+    /// The node of each member, in the order of their numbers. One node may take several.
     pub nodes: Vec<String>,
     /// How it came about.
     pub decision: Decision,
@@ -86,17 +86,19 @@ struct Tally {
 }
 
 impl Placement {
-    /// What it promises to each member of `request`.
-    pub fn reservations(&self, request: &Request) -> impl Iterator<Item = Reservation> {
-        (0..).zip(&self.nodes).map(|(member, node)| Reservation {
-            member: MemberKey {
-                job_uid: request.job_uid,
-                attempt: request.attempt,
-                member,
-            },
-            node: node.clone(),
-            resources: request.per_member(),
-        })
+    /// What it promises to each member of `request`, the first of which is numbered `first`.
+    pub fn reservations(&self, request: &Request, first: u32) -> impl Iterator<Item = Reservation> {
+        (first..)
+            .zip(&self.nodes)
+            .map(|(member, node)| Reservation {
+                member: MemberKey {
+                    job_uid: request.job_uid,
+                    attempt: request.attempt,
+                    member,
+                },
+                node: node.clone(),
+                resources: request.per_member(),
+            })
     }
 
     /// The placement that these draws give, with its record.

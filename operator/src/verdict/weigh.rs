@@ -55,7 +55,9 @@ pub fn weigh(end: &Ending, members: &[MemberEnd], places: &[Place], now: Timesta
             | R::Reclaimed
             | R::Preempted
             | R::Deleted
-            | R::RunTimeout,
+            | R::RunTimeout
+            // The loss that it follows has its own verdict.
+            | R::NotReplaced,
             _,
         ) => {
             return Weighed::Nothing;

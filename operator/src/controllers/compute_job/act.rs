@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use gridstake_crds::{
     ComputeJob, UsageRecord,
-    names::{FINALIZER_JOB, FINALIZER_METERING, GATE_PLACEMENT, JOB_PRIORITY_CLASS, LABEL_JOB_UID},
+    names::{
+        FINALIZER_JOB, FINALIZER_METERING, GATE_PLACEMENT, JOB_PRIORITY_CLASS, LABEL_GANG,
+        LABEL_JOB_UID,
+    },
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
@@ -130,6 +133,8 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                     let member = build::Member {
                         attempt: new.attempt,
                         member: new.member,
+                        rank: new.rank,
+                        restarts: new.restarts,
                     };
                     create(&pods, job, member, new.node.clone())
                 };
@@ -140,35 +145,20 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
             }
             Write::CreateRecords(members) => open_records(ctx, job, members).await?,
             Write::LiftGates(names) => {
-                together(
-                    names
-                        .iter()
-                        .map(|name| lift_gate(&pods, name.clone()))
-                        .collect(),
-                )
-                .await?;
+                each(names, |name| lift_gate(&pods, name)).await?;
+            }
+            Write::Withdraw(names) => {
+                each(names, |name| withdraw(&pods, name)).await?;
             }
             Write::DeletePods(names) => {
                 if !is_current(&jobs, job).await? {
                     outcome.outdated = true;
                     return Ok(outcome);
                 }
-                together(
-                    names
-                        .iter()
-                        .map(|name| delete(&pods, name.clone()))
-                        .collect(),
-                )
-                .await?;
+                each(names, |name| delete(&pods, name)).await?;
             }
             Write::ReleasePods(names) => {
-                together(
-                    names
-                        .iter()
-                        .map(|name| release(&pods, name.clone()))
-                        .collect(),
-                )
-                .await?;
+                each(names, |name| release(&pods, name)).await?;
             }
             Write::CreateCheck(number) => create_check(&jobs, job, *number).await?,
             Write::DeleteChecks(names) => {
@@ -189,6 +179,14 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
         }
     }
     Ok(outcome)
+}
+
+/// Does the same to the pods of these names.
+async fn each<F: Future<Output = Result<(), ActError>>>(
+    names: &[String],
+    write: impl Fn(String) -> F,
+) -> Result<(), ActError> {
+    together(names.iter().cloned().map(write).collect()).await
 }
 
 async fn together<F: Future<Output = Result<(), ActError>>>(
@@ -354,6 +352,17 @@ async fn lift_gate(pods: &Api<Pod>, name: String) -> Result<(), ActError> {
         pods.patch(&name, &PatchParams::default(), &Patch::Strategic(body))
             .await,
         "ungate Pod",
+        &name,
+    )
+}
+
+/// Takes the pod out of those that a gang's members find by name.
+async fn withdraw(pods: &Api<Pod>, name: String) -> Result<(), ActError> {
+    let body = json!({"metadata": {"labels": {LABEL_GANG: null}}});
+    unless_gone(
+        pods.patch(&name, &PatchParams::default(), &Patch::Merge(body))
+            .await,
+        "withdraw Pod",
         &name,
     )
 }

@@ -3,8 +3,8 @@
 use gridstake_crds::{
     ComputeJob,
     names::{
-        FINALIZER_METERING, GATE_PLACEMENT, GPU_RESOURCE, LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID,
-        LABEL_MANAGED_BY, LABEL_MEMBER, MANAGED_BY, pod_name,
+        FINALIZER_METERING, GATE_PLACEMENT, GPU_RESOURCE, LABEL_ATTEMPT, LABEL_GANG, LABEL_JOB,
+        LABEL_JOB_UID, LABEL_MANAGED_BY, LABEL_MEMBER, LABEL_RANK, MANAGED_BY, pod_name,
     },
 };
 use k8s_openapi::{
@@ -23,8 +23,25 @@ use super::{kueue, rendezvous};
 pub struct Member {
     /// The attempt, counted from 1.
     pub attempt: u32,
-    /// The member (rank), counted from 0.
+    /// The member, counted from 0.
     pub member: u32,
+    /// The rank by which the program and its peers know it.
+    pub rank: u32,
+    /// How many members of the attempt have had the rank before it.
+    pub restarts: u32,
+}
+
+impl Member {
+    /// One of those with which an attempt begins: its rank is its number.
+    #[must_use]
+    pub const fn first(attempt: u32, member: u32) -> Self {
+        Self {
+            attempt,
+            member,
+            rank: member,
+            restarts: 0,
+        }
+    }
 }
 
 /// The pod of `member`, pinned to `node` if one is given.
@@ -45,7 +62,7 @@ pub fn pod(
         spec.termination_grace_period_seconds = Some(i64::from(termination.grace_seconds));
     }
     if rendezvous::is_gang(job) {
-        rendezvous::join(&mut spec, job, member.attempt, member.member);
+        rendezvous::join(&mut spec, job, member.attempt, member.rank);
         spec.scheduling_gates = Some(vec![PodSchedulingGate {
             name: GATE_PLACEMENT.into(),
         }]);
@@ -84,6 +101,12 @@ fn metadata(job: &ComputeJob, member: Member, template: ObjectMeta) -> ObjectMet
         (LABEL_MEMBER.to_owned(), member.member.to_string()),
         (LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned()),
     ]);
+    if rendezvous::is_gang(job) {
+        labels.extend([
+            (LABEL_RANK.to_owned(), member.rank.to_string()),
+            (LABEL_GANG.to_owned(), name.clone()),
+        ]);
+    }
     let mut annotations = template.annotations.unwrap_or_default();
     kueue::enqueue(job, member.attempt, &mut labels, &mut annotations);
     ObjectMeta {
@@ -107,12 +130,14 @@ fn environment(job: &ComputeJob, member: Member) -> Vec<EnvVar> {
     let mut variables = vec![
         variable("GRIDSTAKE_JOB", job.name_any()),
         variable("GRIDSTAKE_ATTEMPT", member.attempt.to_string()),
-        variable("GRIDSTAKE_MEMBER", member.member.to_string()),
+        variable("GRIDSTAKE_MEMBER", member.rank.to_string()),
         variable("GRIDSTAKE_MEMBERS", job.spec.members.to_string()),
     ];
     if rendezvous::is_gang(job) {
         let peers = rendezvous::peers(job, member.attempt).join(",");
         variables.push(variable("GRIDSTAKE_PEERS", peers));
+        let restarts = member.restarts.to_string();
+        variables.push(variable("GRIDSTAKE_RESTART_COUNT", restarts));
     }
     variables
 }
@@ -195,28 +220,17 @@ mod tests {
     }
 
     fn built(job: &ComputeJob) -> PodSpec {
-        pod(
-            job,
-            Member {
-                attempt: 2,
-                member: 0,
-            },
-            Some("node-a"),
-            "gridstake-job",
-        )
-        .unwrap()
-        .spec
-        .unwrap()
+        pod(job, Member::first(2, 0), Some("node-a"), "gridstake-job")
+            .unwrap()
+            .spec
+            .unwrap()
     }
 
     #[test]
     fn a_pod_says_whose_it_is() {
         let pod = pod(
             &job(2, "{containers: [{name: a, image: a}]}"),
-            Member {
-                attempt: 2,
-                member: 1,
-            },
+            Member::first(2, 1),
             None,
             "gridstake-job",
         )
@@ -294,6 +308,56 @@ mod tests {
                 Some("gang-train".into()),
                 Some("train-2-0.gang-train.team.svc,train-2-1.gang-train.team.svc".into())
             )
+        );
+    }
+
+    #[test]
+    fn a_member_that_takes_the_place_of_a_lost_one_has_its_rank_and_its_name_and_a_pod_of_its_own()
+    {
+        let job = job(2, "{containers: [{name: a, image: a}]}");
+        let build = |member| pod(&job, member, None, "gridstake-job").unwrap();
+        let lost = build(Member::first(2, 1));
+        let new = build(Member {
+            attempt: 2,
+            member: 5,
+            rank: 1,
+            restarts: 2,
+        });
+        assert_eq!(
+            (lost.name_any(), new.name_any()),
+            ("train-2-1".into(), "train-2-5".into())
+        );
+        let host = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
+        assert_eq!(
+            (host(&lost), host(&new)),
+            (Some("train-2-1".into()), host(&lost))
+        );
+        let label = |pod: &Pod, key: &str| pod.labels().get(key).cloned();
+        assert_eq!(label(&new, LABEL_MEMBER), Some("5".into()));
+        assert_eq!(label(&new, LABEL_RANK), label(&lost, LABEL_RANK));
+        assert_eq!(label(&new, LABEL_GANG), Some("train".into()));
+        let variable = |pod: &Pod, name: &str| {
+            let env = pod
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.containers[0].env.clone());
+            env.unwrap()
+                .into_iter()
+                .find(|v| v.name == name)
+                .and_then(|v| v.value)
+        };
+        for (name, of_lost, of_new) in [
+            ("GRIDSTAKE_MEMBER", "1", "1"),
+            ("GRIDSTAKE_MEMBERS", "2", "2"),
+            ("GRIDSTAKE_ATTEMPT", "2", "2"),
+            ("GRIDSTAKE_RESTART_COUNT", "0", "2"),
+        ] {
+            assert_eq!(variable(&lost, name).as_deref(), Some(of_lost), "{name}");
+            assert_eq!(variable(&new, name).as_deref(), Some(of_new), "{name}");
+        }
+        assert_eq!(
+            variable(&new, "GRIDSTAKE_PEERS"),
+            variable(&lost, "GRIDSTAKE_PEERS")
         );
     }
 

@@ -10,7 +10,7 @@ use gridstake_crds::{
 };
 use k8s_openapi::jiff::Timestamp;
 
-use super::{decide::Observed, verification};
+use super::{decide::Observed, replace, verification};
 use crate::{
     failover::NodeState,
     payer::{Funds, WhoPays},
@@ -141,7 +141,7 @@ fn doubt(status: &ComputeJobStatus, seen: &Observed) -> Option<(R, &'static str)
     let nodes = || {
         seen.pods
             .iter()
-            .filter(|m| m.attempt == attempt)
+            .filter(|m| m.attempt == attempt && status.replaced(attempt, m.member).is_none())
             .map(|m| m.node)
     };
     if nodes().any(|node| matches!(node, NodeState::Suspect { .. })) {
@@ -156,11 +156,20 @@ fn doubt(status: &ComputeJobStatus, seen: &Observed) -> Option<(R, &'static str)
     }
 }
 
+/// What is to be said of a job that runs; `otherwise`, where there is nothing special.
+fn how_it_runs(status: &ComputeJobStatus, seen: &Observed, otherwise: &str) -> (R, String) {
+    if let Some(words) = replace::words(status) {
+        return (R::ReplacingMember, words);
+    }
+    let (reason, message) =
+        doubt(status, seen).unwrap_or((R::Running, warning(seen).unwrap_or(otherwise)));
+    (reason, message.to_owned())
+}
+
 fn running(status: &ComputeJobStatus, phase: &Phase, seen: &Observed) -> Fact {
     match phase {
         Phase::Running => {
-            let (reason, message) =
-                doubt(status, seen).unwrap_or((R::Running, warning(seen).unwrap_or(ALL_RUN)));
+            let (reason, message) = how_it_runs(status, seen, ALL_RUN);
             fact(C::Running, true, reason, message)
         }
         Phase::Starting(reason, message) => fact(C::Running, false, *reason, message),
@@ -328,8 +337,7 @@ fn settled(status: &ComputeJobStatus, seen: &Observed) -> Fact {
 fn ready(spec: &ComputeJobSpec, status: &ComputeJobStatus, phase: &Phase, seen: &Observed) -> Fact {
     match phase {
         Phase::Running => {
-            let (reason, message) =
-                doubt(status, seen).unwrap_or((R::Running, warning(seen).unwrap_or_default()));
+            let (reason, message) = how_it_runs(status, seen, "");
             fact(C::Ready, true, reason, message)
         }
         Phase::Ended(JobEndReason::Succeeded, _) => {

@@ -9,7 +9,7 @@ use gridstake_crds::{
     compute_job::{
         ATTEMPTS_KEPT, Attempt, AttemptEndReason, ComputeJobReason, ComputeJobStatus, Ending,
         JobEndReason, JobResult, JobSettlement, JobVerification, MemberNode, Placement,
-        VerdictReason,
+        ReplacedMember, VerdictReason,
     },
     condition::Fact,
     names::FINALIZER_JOB,
@@ -24,6 +24,7 @@ use kube::ResourceExt as _;
 use super::{
     conditions::{self, Phase},
     member::{End, Member, State},
+    replace::{self, Answer},
     retry::{self, Consequence},
     start::{what_it_waits_for, why_not_started},
     untold::UNTOLD,
@@ -106,6 +107,8 @@ pub enum Write {
     CreateRecords(Vec<NewMember>),
     /// Lift the scheduling gate from these pods.
     LiftGates(Vec<String>),
+    /// Let the members of the gang no longer find these pods by name: another one takes the name over.
+    Withdraw(Vec<String>),
     /// Delete these pods; they get their termination grace.
     DeletePods(Vec<String>),
     /// Take our finalizer off these pods: their end is recorded and what they used is billed.
@@ -164,6 +167,8 @@ const OURS_PASSES: std::time::Duration = std::time::Duration::from_secs(10);
 /// For so long after the last second in which its program ran, a job that has succeeded waits for its bill, to tell both at once.
 /// Kubelets tell whole seconds, so it is one second at least.
 const BILL_FOLLOWS: std::time::Duration = std::time::Duration::from_secs(2);
+/// So many nodes of an ended attempt are named.
+const MOST_NODES: usize = 256;
 /// How soon a job is looked at again whose GPU may be lost.
 const LOOK_FOR_GPU: SignedDuration = SignedDuration::from_secs(2);
 
@@ -420,7 +425,9 @@ impl Turn<'_> {
     // ---- an attempt ---------------------------------------------------------------------------
 
     fn attempt(&mut self, placement: &Placement) -> Phase {
+        let placement = &replace::present(&self.next, placement);
         let members = self.members(placement);
+        self.note_that_they_run_again(placement, &members);
         if let Some(ending) = self
             .next
             .ending
@@ -433,6 +440,14 @@ impl Turn<'_> {
             if self.bill_follows(placement, &members, &ending) {
                 return Phase::Running;
             }
+            match self.replace(placement, &members, &ending) {
+                Answer::Replace(lost) => {
+                    self.give_up(lost);
+                    return Phase::Running;
+                }
+                Answer::Wait => return Phase::Running,
+                Answer::Restart => {}
+            }
             if members.iter().all(Member::is_at_rest)
                 && let Judged::Now(finding) = self.weigh(&members, &ending)
             {
@@ -443,6 +458,97 @@ impl Turn<'_> {
             return Phase::Stopping(reason);
         }
         self.go_on(placement, &members)
+    }
+
+    /// Whether the members that `ending` is about are replaced, and the others run on.
+    fn replace(&mut self, placement: &Placement, members: &[Member], ending: &Ending) -> Answer {
+        let is_lost = |node: &&MemberNode| ending.members.contains(&node.member);
+        let lost: Vec<&MemberNode> = placement.nodes.iter().filter(is_lost).collect();
+        if !replace::is_allowed(&self.job.spec, &self.next, placement, &lost) {
+            return Answer::Restart;
+        }
+        // Nothing is written before it is known whose fault it is, so the wait for that counts from what the kubelet says.
+        let decided = members
+            .iter()
+            .filter(|m| ending.members.contains(&m.member));
+        let ended = decided.filter_map(|m| m.finished_at).min();
+        let since = ended.map_or(self.now, |ended| ended.min(self.now));
+        let ending = Ending {
+            since: Time(since),
+            ..ending.clone()
+        };
+        let finding = match self.weigh(members, &ending) {
+            Judged::Later => return Answer::Wait,
+            Judged::Now(None) => return Answer::Restart,
+            Judged::Now(Some(finding)) => finding,
+        };
+        let consequence = retry::consequence(ending.reason, Some(finding.verdict));
+        if consequence != Consequence::ChargesInfrastructure {
+            return Answer::Restart;
+        }
+        let entry = |node: &MemberNode| {
+            let is_found = finding.members.contains(&node.member);
+            ReplacedMember {
+                attempt: placement.attempt,
+                member: node.member,
+                rank: node.rank(),
+                node: node.node.clone(),
+                at: Time(self.now),
+                why: ending.reason,
+                exit_code: ending.exit_code,
+                message: ending.message.clone(),
+                verdict: is_found.then_some(finding.verdict),
+                verdict_reason: is_found.then_some(finding.reason),
+                started_at: None,
+            }
+        };
+        Answer::Replace(lost.into_iter().map(entry).collect())
+    }
+
+    /// From now on these are no members of the attempt any more. However many they are, that costs one retry, as an attempt would.
+    fn give_up(&mut self, lost: Vec<ReplacedMember>) {
+        self.next.replaced.extend(lost);
+        replace::forget_old(&mut self.next, &self.seen.books);
+        let (failures, _) = retry::charge(
+            &self.job.spec,
+            self.next.failures.unwrap_or_default(),
+            Consequence::ChargesInfrastructure,
+        );
+        self.next.failures = Some(failures);
+    }
+
+    /// Notes of which lost members the ranks run again.
+    fn note_that_they_run_again(&mut self, placement: &Placement, members: &[Member]) {
+        let runs = |lost: &ReplacedMember| {
+            let node = replace::successor(placement, lost)?;
+            let member = members.iter().find(|m| m.member == node.member)?;
+            let started = member.started_at.unwrap_or(self.now);
+            member.has_started().then_some((lost.member, started))
+        };
+        let run: Vec<(u32, Timestamp)> = self.next.being_replaced().filter_map(runs).collect();
+        for (member, started) in run {
+            let is_it = |lost: &&mut ReplacedMember| {
+                lost.attempt == placement.attempt && lost.member == member
+            };
+            if let Some(lost) = self.next.replaced.iter_mut().find(is_it) {
+                lost.started_at = Some(Time(started));
+            }
+        }
+    }
+
+    /// Whether the member takes the place of a lost one, whose rank does not run again yet.
+    fn is_replacement(&self, placed: &MemberNode) -> bool {
+        let mut ranks = self.next.being_replaced().map(|lost| lost.rank);
+        placed.replacement.is_some() && ranks.any(|rank| rank == placed.rank())
+    }
+
+    /// Whether the name that the member gets is free: whom it replaces has ended and is no longer found by it.
+    fn has_its_name(&self, attempt: u32, placed: &MemberNode) -> bool {
+        placed.replacement.as_ref().is_none_or(|taken| {
+            let mut pods = self.seen.pods.iter();
+            let before = pods.find(|p| p.attempt == attempt && p.member == taken.member);
+            before.is_none_or(|before| before.is_at_rest() && !before.is_found)
+        })
     }
 
     /// Whether all ended well a moment ago and the bill for it is on its way.
@@ -534,7 +640,8 @@ impl Turn<'_> {
                 |m: &Member| matches!(&m.state, State::Ended(other) if other.reason == end.reason);
             return ending(end.clone(), &alike);
         }
-        if members.iter().all(has_ended) {
+        let is_whole = self.next.being_replaced().next().is_none();
+        if is_whole && members.iter().all(has_ended) {
             let end = End {
                 exit_code: Some(0),
                 ..End::of(AttemptEndReason::Succeeded)
@@ -550,7 +657,13 @@ impl Turn<'_> {
                 .saying("a pod of the job was deleted by somebody else");
             return ending(end, &being_deleted);
         }
-        let vanished = |m: &Member| m.state == State::Missing;
+        let awaited: Vec<u32> = placement
+            .nodes
+            .iter()
+            .filter(|placed| self.is_replacement(placed))
+            .map(|placed| placed.member)
+            .collect();
+        let vanished = |m: &Member| m.state == State::Missing && !awaited.contains(&m.member);
         if conditions::has_run(&self.next) && members.iter().any(vanished) {
             let end = End::of(AttemptEndReason::PodDeleted)
                 .saying("a pod of the job vanished while it ran");
@@ -560,11 +673,16 @@ impl Turn<'_> {
             return ending(end, &|m| m.member == member);
         }
         let at_work = |m: &Member| m.has_started() || has_ended(m);
-        if members.iter().all(at_work) {
-            return self
-                .run_time_is_over(members)
-                .then(|| ending(End::of(AttemptEndReason::RunTimeout), &nobody))
-                .flatten();
+        let all_work = members.iter().all(at_work);
+        if (all_work || !is_whole) && self.run_time_is_over(members) {
+            return ending(End::of(AttemptEndReason::RunTimeout), &nobody);
+        }
+        if !is_whole {
+            let end = self.why_not_replaced(members)?;
+            return ending(end, &|m| !at_work(m));
+        }
+        if all_work {
+            return None;
         }
         if members.iter().any(|m| matches!(m.state, State::Held(_))) {
             return None;
@@ -579,6 +697,27 @@ impl Turn<'_> {
         }
         self.wake_at(deadline);
         None
+    }
+
+    /// The end of an attempt, if a lost rank does not run again in time.
+    fn why_not_replaced(&mut self, members: &[Member]) -> Option<End> {
+        let first = self.next.being_replaced().min_by_key(|lost| lost.at.0)?;
+        let (rank, since) = (first.rank, first.at.0);
+        let deadline = after(since, self.job.spec.start_timeout());
+        if deadline.is_none_or(|deadline| deadline > self.now) {
+            self.wake_at(deadline);
+            return None;
+        }
+        let has_a_place = members.iter().any(|m| !m.has_started());
+        let why = if has_a_place {
+            why_not_started(members).message.unwrap_or_default()
+        } else {
+            "no node could take it; see the condition Scheduled".to_owned()
+        };
+        let words =
+            format!("rank {rank} was lost and did not run again within timeouts.start: {why}");
+        let words = words.trim_end_matches(": ");
+        Some(End::of(AttemptEndReason::NotReplaced).saying(words))
     }
 
     /// Why an attempt that could go on must not.
@@ -628,7 +767,10 @@ impl Turn<'_> {
                 ended: m.finished_at,
             })
             .collect();
-        match weigh(ending, &ran, &self.seen.places, self.now) {
+        // Of those that were given up before nothing more is asked.
+        let is_there = |place: &&Place| members.iter().any(|m| m.member == place.member);
+        let places: Vec<Place> = self.seen.places.iter().filter(is_there).cloned().collect();
+        match weigh(ending, &ran, &places, self.now) {
             Weighed::Nothing => Judged::Now(None),
             Weighed::Found(finding) => Judged::Now(Some(finding)),
             Weighed::Wait(until) => {
@@ -672,22 +814,30 @@ impl Turn<'_> {
     }
 
     fn go_on(&mut self, placement: &Placement, members: &[Member]) -> Phase {
+        let is_whole = self.next.being_replaced().next().is_none();
         let decided = placement.decided_at.0;
         let (told_at, ours_told_at) = (after(decided, PASSES), after(decided, OURS_PASSES));
         let missing: Vec<_> = members
             .iter()
             .zip(&placement.nodes)
-            .filter(|(m, _)| m.state == State::Missing)
+            .filter(|(m, n)| m.state == State::Missing && self.has_its_name(placement.attempt, n))
             .map(|(_, n)| self.new_member(placement.attempt, n))
             .collect();
         if !missing.is_empty() {
             if let WhoPays::Refused(reason, message) = &self.seen.payer {
-                return Phase::Starting(*reason, message.clone());
+                return if is_whole {
+                    Phase::Starting(*reason, message.clone())
+                } else {
+                    Phase::Running
+                };
             }
             self.writes.push(Write::CreatePods {
                 attempt: placement.attempt,
                 members: missing,
             });
+            if !is_whole {
+                return Phase::Running;
+            }
             self.passes_by(ours_told_at);
             return Phase::Starting(ComputeJobReason::Starting, String::new());
         }
@@ -698,13 +848,14 @@ impl Turn<'_> {
             .collect();
         if !gated.is_empty() {
             self.writes.push(Write::LiftGates(gated));
+            if !is_whole {
+                return Phase::Running;
+            }
             self.passes_by(ours_told_at);
             return Phase::Starting(ComputeJobReason::Starting, String::new());
         }
-        if members
-            .iter()
-            .all(|m| m.has_started() || matches!(m.state, State::Ended(_)))
-        {
+        let at_work = |m: &Member| m.has_started() || matches!(m.state, State::Ended(_));
+        if !is_whole || members.iter().all(at_work) {
             return Phase::Running;
         }
         if self.passes_by(told_at) {
@@ -734,6 +885,8 @@ impl Turn<'_> {
         NewMember {
             attempt,
             member: placed.member,
+            rank: placed.rank(),
+            restarts: placed.restarts(),
             node: placed.node.clone(),
             payment,
         }
@@ -769,9 +922,15 @@ impl Turn<'_> {
         let consequence = retry::consequence(ending.reason, finding.as_ref().map(|f| f.verdict));
         let suspects = suspects(placement, ending, finding.as_ref(), consequence);
         let gpu_millis: u64 = members.iter().map(|m| self.gpu_millis(m, ending)).sum();
-        let mut nodes: Vec<_> = placement.nodes.iter().map(|n| n.node.clone()).collect();
+        let replaced = self.next.replaced.iter();
+        let mut nodes: Vec<_> = replaced
+            .filter(|lost| lost.attempt == placement.attempt)
+            .map(|lost| lost.node.clone())
+            .chain(placement.nodes.iter().map(|n| n.node.clone()))
+            .collect();
         nodes.sort();
         nodes.dedup();
+        nodes.truncate(MOST_NODES);
         let attempt = Attempt {
             attempt: placement.attempt,
             nodes,
@@ -804,7 +963,8 @@ impl Turn<'_> {
         );
         self.next.failures = Some(failures);
         if ending.reason == AttemptEndReason::Succeeded {
-            let first = members.iter().find(|m| m.member == 0);
+            let mut placed = members.iter().zip(&placement.nodes);
+            let first = placed.find(|(_, n)| n.rank() == 0).map(|(m, _)| m);
             self.next.result = first
                 .and_then(|m| m.digest.clone())
                 .map(|digest| JobResult { digest });
@@ -846,12 +1006,21 @@ impl Turn<'_> {
             .as_ref()
             .and_then(ComputeJobStatus::active_placement)
             .map(|p| p.attempt);
+        // Nor is what this pass gives up.
+        let before = self.job.status.as_ref();
+        let is_given_up =
+            |p: &Member| before.is_some_and(|s| s.replaced(p.attempt, p.member).is_some());
+        let is_of_another =
+            |p: &Member| Some(p.attempt) != active && Some(p.attempt) != recorded_now;
         let leftovers = || {
-            self.seen
-                .pods
-                .iter()
-                .filter(move |p| Some(p.attempt) != active && Some(p.attempt) != recorded_now)
+            let pods = self.seen.pods.iter();
+            pods.filter(|p| is_of_another(p) || is_given_up(p))
         };
+        // A name is taken over only from one that is given up: other attempts have other names.
+        let withdraw: Vec<_> = leftovers()
+            .filter(|p| p.is_found && is_given_up(p))
+            .map(|p| p.pod.clone())
+            .collect();
         let stop: Vec<_> = leftovers()
             .filter(|p| p.is_to_be_deleted())
             .map(|p| p.pod.clone())
@@ -868,7 +1037,7 @@ impl Turn<'_> {
         let release: Vec<_> = resting()
             .filter(|p| {
                 books.is_closed(p.attempt, p.member)
-                    || (!books.has(p.attempt, p.member) && placed(p).is_none())
+                    || (is_of_another(p) && !books.has(p.attempt, p.member) && placed(p).is_none())
             })
             .map(|p| p.pod.clone())
             .collect();
@@ -878,6 +1047,9 @@ impl Turn<'_> {
             .collect();
         if !unrecorded.is_empty() {
             self.writes.push(Write::CreateRecords(unrecorded));
+        }
+        if !withdraw.is_empty() {
+            self.writes.push(Write::Withdraw(withdraw));
         }
         if !stop.is_empty() {
             self.writes.push(Write::DeletePods(stop));

@@ -137,6 +137,8 @@ fn new_member(member: u32) -> NewMember {
     NewMember {
         attempt: 1,
         member,
+        rank: member,
+        restarts: 0,
         node: format!("node-{member}"),
         payment: None,
     }
@@ -1373,3 +1375,6 @@ fn the_other_members_of_a_gang_are_stopped_when_one_of_their_nodes_is_lost() {
         plan.writes
     );
 }
+
+#[path = "replacing_tests.rs"]
+mod replacing;

@@ -3,7 +3,7 @@
 use gridstake_crds::{
     compute_job::{AttemptEndReason, VerdictReason},
     measurement::WRONG_RESULT_EXIT_CODE,
-    names::{FINALIZER_METERING, GATE_PLACEMENT, LABEL_ATTEMPT, LABEL_MEMBER},
+    names::{FINALIZER_METERING, GATE_PLACEMENT, LABEL_ATTEMPT, LABEL_GANG, LABEL_MEMBER},
 };
 use k8s_openapi::{
     api::core::v1::{
@@ -96,7 +96,7 @@ impl End {
 /// A member and its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The member (rank), counted from 0.
+    /// The member, counted from 0.
     pub member: u32,
     /// The attempt that the pod belongs to.
     pub attempt: u32,
@@ -108,6 +108,8 @@ pub struct Member {
     pub terminating: bool,
     /// Whether the pod still carries our finalizer.
     pub held: bool,
+    /// Whether its peers find it by name.
+    pub is_found: bool,
     /// When its first container started.
     pub started_at: Option<Timestamp>,
     /// When its last container ended, if all have.
@@ -129,6 +131,7 @@ impl Member {
             state: State::Missing,
             terminating: false,
             held: false,
+            is_found: false,
             started_at: None,
             finished_at: None,
             digest: None,
@@ -151,6 +154,7 @@ impl Member {
             state: state(pod, &status, node),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             held: pod.finalizers().iter().any(|f| f == FINALIZER_METERING),
+            is_found: pod.labels().contains_key(LABEL_GANG),
             started_at: containers.iter().filter_map(started_at).min(),
             finished_at: (ended.len() == containers.len())
                 .then(|| {

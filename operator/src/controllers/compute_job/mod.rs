@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`observe`] | reads: pods, a dry run of the first pod, whether any node could take the job; with [`rehearsals`], [`recent_fleet`], by which a burst of jobs asks once, [`untold`], [`foreign_gates`] |
-//! | [`decide`] | pure: what is to be done; with [`template`], [`member`], [`start`], [`words`], [`retry`], [`usage`], [`verification`], [`conditions`] |
+//! | [`decide`] | pure: what is to be done; with [`template`], [`member`], [`start`], [`words`], [`retry`], [`replace`], [`usage`], [`verification`], [`conditions`] |
 //! | [`act`] | writes records, pods and finalizers, once ([`recent_starts`]); [`build`] says what a pod looks like, [`rendezvous`] how members find one another, [`kueue`] in which queue of Kueue it is (pure) |
 //! | [`status`] | writes the status and tells the news |
 //!
@@ -21,6 +21,7 @@ pub mod recent_fleet;
 pub mod recent_starts;
 pub mod rehearsals;
 pub mod rendezvous;
+pub mod replace;
 pub mod retry;
 pub mod start;
 pub mod status;

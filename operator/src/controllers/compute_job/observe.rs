@@ -224,10 +224,7 @@ async fn validation(ctx: &Context, job: &ComputeJob) -> Validation {
     if subject.as_ref().is_some_and(has_passed) {
         return Validation::Sound;
     }
-    let member = build::Member {
-        attempt: REHEARSAL,
-        member: 0,
-    };
+    let member = build::Member::first(REHEARSAL, 0);
     let pod = match build::pod(job, member, None, JOB_PRIORITY_CLASS) {
         Ok(pod) => pod,
         Err(error) => {

@@ -1,12 +1,13 @@
 //! How the members of a gang find one another: a headless Service, and each other's names in it. Pure.
 //!
-//! A member's name is that of its pod, so that what is left of a former attempt answers to another one.
+//! A member's name is that of attempt and rank: what is left of a former attempt answers to another one, and a member that takes the
+//! place of a lost one to the name that its peers know. Of the two, the one that was given up is no longer found (`LABEL_GANG`).
 
 use std::collections::BTreeMap;
 
 use gridstake_crds::{
     ComputeJob,
-    names::{LABEL_JOB_UID, LABEL_MANAGED_BY, MANAGED_BY, gang_service, pod_name},
+    names::{LABEL_GANG, LABEL_JOB_UID, LABEL_MANAGED_BY, MANAGED_BY, gang_service, pod_name},
 };
 use k8s_openapi::{
     api::core::v1::{PodSpec, Service, ServiceSpec},
@@ -37,7 +38,10 @@ pub fn service(job: &ComputeJob) -> Service {
         },
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".into()),
-            selector: Some(BTreeMap::from([(LABEL_JOB_UID.to_owned(), uid)])),
+            selector: Some(BTreeMap::from([
+                (LABEL_JOB_UID.to_owned(), uid),
+                (LABEL_GANG.to_owned(), job.name_any()),
+            ])),
             // Members look for one another before any of them is ready.
             publish_not_ready_addresses: Some(true),
             ..ServiceSpec::default()
@@ -53,17 +57,17 @@ pub fn peers(job: &ComputeJob, attempt: u32) -> Vec<String> {
     let (name, namespace) = (job.name_any(), job.namespace().unwrap_or_default());
     let service = gang_service(&name);
     (0..job.spec.members)
-        .map(|member| {
-            let host = pod_name(&name, attempt, member);
+        .map(|rank| {
+            let host = pod_name(&name, attempt, rank);
             format!("{host}.{service}.{namespace}.svc")
         })
         .collect()
 }
 
-/// Gives the pod of `member` its name in the Service.
-pub fn join(spec: &mut PodSpec, job: &ComputeJob, attempt: u32, member: u32) {
+/// Gives the pod of the member of this `rank` its name in the Service.
+pub fn join(spec: &mut PodSpec, job: &ComputeJob, attempt: u32, rank: u32) {
     let name = job.name_any();
-    spec.hostname = Some(pod_name(&name, attempt, member));
+    spec.hostname = Some(pod_name(&name, attempt, rank));
     spec.subdomain = Some(gang_service(&name));
 }
 
@@ -111,7 +115,11 @@ mod tests {
         let spec = service.spec.unwrap();
         assert_eq!(spec.cluster_ip.as_deref(), Some("None"));
         assert_eq!(spec.publish_not_ready_addresses, Some(true));
-        assert_eq!(spec.selector.unwrap()[LABEL_JOB_UID], "u");
+        let selector = spec.selector.unwrap();
+        assert_eq!(
+            (&*selector[LABEL_JOB_UID], &*selector[LABEL_GANG]),
+            ("u", "train")
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Which end costs which budget, and how long the next attempt is held back. Pure.
 
+use std::collections::BTreeMap;
+
 use gridstake_crds::compute_job::{
     AttemptEndReason, ComputeJobSpec, ComputeJobStatus, Failures, JobEndReason, Verdict,
 };
@@ -38,7 +40,8 @@ pub const fn consequence(reason: AttemptEndReason, verdict: Option<Verdict>) -> 
     match (reason, verdict) {
         (R::Succeeded, _) => Consequence::Ends(JobEndReason::Succeeded),
         (R::RunTimeout, _) => Consequence::Ends(JobEndReason::RunTimeout),
-        (R::PlacementLost, _) => Consequence::PlacesAgain,
+        // That the member was lost has been charged when it was given up.
+        (R::PlacementLost | R::NotReplaced, _) => Consequence::PlacesAgain,
         (R::Suspended | R::EscrowExhausted | R::Reclaimed | R::Preempted | R::Deleted, _) => {
             Consequence::Nothing
         }
@@ -128,18 +131,24 @@ pub const fn casts_suspicion(reason: AttemptEndReason) -> bool {
 /// is suspect for [`CRASH_LOOP_PAUSE`]: a broken GPU eats no more pods of one job than that.
 #[must_use]
 pub fn suspects(status: &ComputeJobStatus, now: Timestamp) -> Vec<(String, Timestamp)> {
-    let mut nodes: Vec<&String> = status.attempts.iter().flat_map(|a| &a.suspects).collect();
-    nodes.sort();
-    nodes.dedup();
-    nodes
+    let of_attempts = status.attempts.iter().flat_map(|attempt| {
+        let suspects = attempt.suspects.iter();
+        suspects.map(|node| (node, attempt.ended_at.0))
+    });
+    // What was lost for the sake of another member says nothing about its node.
+    let of_members = status
+        .replaced
+        .iter()
+        .filter(|lost| lost.verdict.is_some())
+        .map(|lost| (&lost.node, lost.at.0));
+    let mut by_node: BTreeMap<&String, Vec<Timestamp>> = BTreeMap::new();
+    for (node, at) in of_attempts.chain(of_members) {
+        by_node.entry(node).or_default().push(at);
+    }
+    by_node
         .into_iter()
-        .filter_map(|node| {
-            let failures: Vec<_> = status
-                .attempts
-                .iter()
-                .filter(|a| a.suspects.contains(node))
-                .collect();
-            let last = failures.iter().map(|a| a.ended_at.0).max()?;
+        .filter_map(|(node, failures)| {
+            let last = failures.iter().max()?;
             let until = last
                 .checked_add(if failures.len() >= CRASH_LOOP {
                     CRASH_LOOP_PAUSE

@@ -15,6 +15,7 @@ use super::{
     act::{ActError, Outcome},
     conditions::ALL_RUN,
     decide::Plan,
+    replace,
 };
 use crate::{
     context::Context,
@@ -30,6 +31,7 @@ const OWNER: StatusOwner = StatusOwner {
         "observedGeneration",
         "ending",
         "attempts",
+        "replaced",
         "failures",
         "usage",
         "settlement",
@@ -69,6 +71,11 @@ const BAD_NEWS: [ComputeJobCondition; 4] = [
 
 /// The event of a job that will be stopped within a fifth of a settlement interval for want of money.
 const ESCROW_LOW: &str = "EscrowLow";
+
+/// The event of a gang of which a member was lost and is replaced.
+const MEMBER_LOST: &str = "MemberLost";
+/// The event of a gang of which a lost rank runs again.
+const MEMBER_REPLACED: &str = "MemberReplaced";
 
 /// What became of the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +193,7 @@ async fn tell(
             )
             .await;
     }
+    tell_of_replaced(ctx, job, before, after).await;
     for attempt in after
         .attempts
         .iter()
@@ -242,10 +250,47 @@ async fn tell(
     }
 }
 
+/// Tells which members were lost while the others run, and which ranks run again.
+async fn tell_of_replaced(
+    ctx: &Context,
+    job: &ComputeJob,
+    before: &ComputeJobStatus,
+    after: &ComputeJobStatus,
+) {
+    for lost in &after.replaced {
+        let known = before.replaced(lost.attempt, lost.member);
+        let (who, rank) = (lost.member, lost.rank);
+        if known.is_none() {
+            let words = lost.message.as_deref().unwrap_or_default();
+            let note = format!(
+                "member {who} of attempt {} on {} was lost ({}): rank {rank} is started elsewhere, and the others run; {words}",
+                lost.attempt, lost.node, lost.why
+            );
+            let note = note.trim_end_matches("; ");
+            ctx.events
+                .publish(job, EventType::Warning, MEMBER_LOST, "Replace", note)
+                .await;
+        }
+        let runs = lost.started_at.is_some() && known.is_none_or(|k| k.started_at.is_none());
+        if runs {
+            let next = after.placement.as_ref();
+            let next = next.and_then(|placement| replace::successor(placement, lost));
+            let next = next.map_or_else(String::new, |next| {
+                format!(" on {} as member {}", next.node, next.member)
+            });
+            let note = format!("rank {rank} of attempt {} runs again{next}", lost.attempt);
+            ctx.events
+                .publish(job, EventType::Normal, MEMBER_REPLACED, "Replace", &note)
+                .await;
+        }
+    }
+}
+
 /// Whether a job that runs is to be stopped soon for want of money.
 fn is_warning(fact: &Fact) -> bool {
     fact.condition == ComputeJobCondition::Running.as_str()
         && fact.status == condition::Status::True
+        && fact.reason == ComputeJobReason::Running.as_str()
         && fact.message != ALL_RUN
 }
 

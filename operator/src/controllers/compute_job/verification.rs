@@ -124,7 +124,7 @@ impl Run {
             progress,
             node: nodes
                 .into_iter()
-                .find(|node| node.member == 0)
+                .find(|node| node.rank() == 0)
                 .map(|node| node.node.clone()),
             owners: owners.into_iter().collect(),
             is_accused,

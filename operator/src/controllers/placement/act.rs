@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gridstake_crds::{
     ComputeJob,
-    compute_job::{Placement, QueuePlace},
+    compute_job::{ComputeJobStatus, MemberNode, Placement, QueuePlace},
     condition::{self, Fact},
     names::MANAGER_PLACEMENT,
 };
@@ -102,6 +102,23 @@ pub async fn write(
     }
 }
 
+/// Where an attempt is placed, or the members of it that are new in comparison with `before`.
+fn where_to(placement: &Placement, before: Option<&ComputeJobStatus>) -> String {
+    let attempt = placement.attempt;
+    let before = before.and_then(ComputeJobStatus::active_placement);
+    let Some(before) = before.filter(|before| before.attempt == attempt) else {
+        let mut nodes: Vec<_> = placement.nodes.iter().map(|n| n.node.as_str()).collect();
+        nodes.dedup();
+        return format!("attempt {attempt} on {}", nodes.join(", "));
+    };
+    let is_new = |node: &&MemberNode| before.nodes.iter().all(|b| b.member != node.member);
+    let new = placement.nodes.iter().filter(is_new);
+    let words: Vec<String> = new
+        .map(|n| format!("rank {} as member {} on {}", n.rank(), n.member, n.node))
+        .collect();
+    format!("attempt {attempt}: {}", words.join(", "))
+}
+
 /// Events must not hold up the queue, so they are sent from a task of their own.
 fn tell(ctx: &Context, job: &ComputeJob, placement: Option<Placement>, fact: Fact) {
     let (events, job) = (ctx.events.clone(), job.clone());
@@ -111,9 +128,7 @@ fn tell(ctx: &Context, job: &ComputeJob, placement: Option<Placement>, fact: Fac
         precedence.yield_to_it().await;
         match placement {
             Some(placement) => {
-                let mut nodes: Vec<_> = placement.nodes.iter().map(|n| n.node.as_str()).collect();
-                nodes.dedup();
-                let note = format!("attempt {} on {}", placement.attempt, nodes.join(", "));
+                let note = where_to(&placement, job.status.as_ref());
                 events
                     .publish(&job, EventType::Normal, "Placed", "Place", &note)
                     .await;

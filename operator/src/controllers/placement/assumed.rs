@@ -19,25 +19,31 @@ pub struct Assumed(BTreeMap<String, Written>);
 #[derive(Clone, Debug)]
 struct Written {
     attempt: u32,
+    /// The highest number of a member: one that replaces a lost one has a higher number than those before it.
+    newest: u32,
     reservations: Vec<Reservation>,
     ends_by: Option<Millis>,
-    holding: Holding,
+    /// `None`: what it holds is counted already, for others of its members.
+    holding: Option<Holding>,
 }
 
 impl Assumed {
-    /// Remembers that an attempt of the job `uid` was placed, which has ended by `ends_by` for sure and counts as
-    /// `holding`.
+    /// Remembers that members of an attempt of the job `uid`, the first of them numbered `first`, were placed, which has ended by
+    /// `ends_by` for sure and counts as `holding`.
     pub fn insert(
         &mut self,
         uid: String,
         request: &Request,
         placement: &Placement,
+        first: u32,
         ends_by: Option<Millis>,
-        holding: Holding,
+        holding: Option<Holding>,
     ) {
+        let reservations: Vec<_> = placement.reservations(request, first).collect();
         let written = Written {
             attempt: request.attempt,
-            reservations: placement.reservations(request).collect(),
+            newest: reservations.last().map_or(first, |last| last.member.member),
+            reservations,
             ends_by,
             holding,
         };
@@ -51,21 +57,21 @@ impl Assumed {
 
     /// Forgets what `jobs`, the cache, show by now, and jobs that are gone.
     pub fn forget_seen<'a>(&mut self, jobs: impl IntoIterator<Item = &'a ComputeJob>) {
-        let shown: BTreeMap<&str, u32> = jobs
+        let shown: BTreeMap<&str, (u32, u32)> = jobs
             .into_iter()
             .filter_map(|job| {
-                let attempt = job
-                    .status
-                    .as_ref()
-                    .and_then(|s| s.placement.as_ref())
-                    .map_or(0, |p| p.attempt);
-                Some((job.metadata.uid.as_deref()?, attempt))
+                let placement = job.status.as_ref().and_then(|s| s.placement.as_ref());
+                let newest = placement.map_or((0, 0), |placement| {
+                    let members = placement.nodes.iter().map(|node| node.member);
+                    (placement.attempt, members.max().unwrap_or(0))
+                });
+                Some((job.metadata.uid.as_deref()?, newest))
             })
             .collect();
         self.0.retain(|uid, written| {
             shown
                 .get(uid.as_str())
-                .is_some_and(|shown| *shown < written.attempt)
+                .is_some_and(|shown| *shown < (written.attempt, written.newest))
         });
     }
 
@@ -101,6 +107,8 @@ impl Assumed {
 
     /// How all of them count against their payers' shares.
     pub fn holdings(&self) -> impl Iterator<Item = &Holding> {
-        self.0.values().map(|written| &written.holding)
+        self.0
+            .values()
+            .filter_map(|written| written.holding.as_ref())
     }
 }

@@ -14,7 +14,10 @@ use gridstake_crds::{
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt as _;
 
-use super::position::{EXACT, Urgency};
+use super::{
+    position::{EXACT, Urgency},
+    replacement::{self, Lost},
+};
 use crate::{
     controllers::{
         compute_job::retry,
@@ -33,6 +36,8 @@ pub enum Standing {
     Unseen,
     /// It has its place, or needs none any more.
     Settled,
+    /// It runs, and some of its ranks, whose members were lost, wait for other nodes.
+    Replacing(Lost),
     /// It may not wait for a place; why.
     Barred(ComputeJobReason),
     /// It waits for a moment after a failure.
@@ -49,6 +54,9 @@ pub fn standing(job: &ComputeJob, is_admitted: bool, now: Timestamp) -> Standing
     let is_told = status.observed_generation.is_some();
     if !is_told && !is_admitted && status.placement.is_none() {
         return Standing::Unseen;
+    }
+    if let Some(lost) = replacement::lost(job) {
+        return Standing::Replacing(lost);
     }
     if job.metadata.deletion_timestamp.is_some()
         || status.has_ended()
@@ -211,26 +219,36 @@ pub fn to_api(
     provider_of: impl Fn(&str) -> Option<Payee>,
     now: Timestamp,
 ) -> ApiPlacement {
-    let price_of = |name: &str| {
-        let nodes = snapshot.nodes().iter().map(NodeCapacity::facts);
-        let price = nodes.into_iter().find(|facts| facts.name == name)?.price;
-        (price.nano() > 0).then_some(price)
-    };
-    let member = |(number, node): (u32, &String)| {
-        let payee = provider_of(node);
-        MemberNode {
-            member: number,
-            node: node.clone(),
-            per_gpu_second: price_of(node),
-            provider_id: payee.as_ref().map(|payee| payee.provider),
-            chain: payee.map(|payee| payee.chain),
-        }
-    };
+    let member = |(number, node): (u32, &String)| member_node(number, node, snapshot, &provider_of);
     ApiPlacement {
         attempt,
         nodes: (0..).zip(&placement.nodes).map(member).collect(),
         decided_at: Time(now),
         decision: placement.decision.to_api(),
+    }
+}
+
+/// A member on `node`, with the node's price on `snapshot`, its provider and that provider's chain.
+#[must_use]
+pub fn member_node(
+    number: u32,
+    node: &str,
+    snapshot: &Snapshot,
+    provider_of: impl Fn(&str) -> Option<Payee>,
+) -> MemberNode {
+    let mut nodes = snapshot.nodes().iter().map(NodeCapacity::facts);
+    let price = nodes
+        .find(|facts| facts.name == node)
+        .map(|facts| facts.price);
+    let payee = provider_of(node);
+    MemberNode {
+        member: number,
+        rank: None,
+        node: node.to_owned(),
+        per_gpu_second: price.filter(|price| price.nano() > 0),
+        provider_id: payee.as_ref().map(|payee| payee.provider),
+        chain: payee.map(|payee| payee.chain),
+        replacement: None,
     }
 }
 
@@ -263,6 +281,12 @@ pub fn placed() -> Fact {
     scheduled(true, ComputeJobReason::Placed, "")
 }
 
+/// The same of one of which some members wait for a place.
+#[must_use]
+pub fn placed_but_for(words: &str) -> Fact {
+    scheduled(true, ComputeJobReason::Placed, words)
+}
+
 /// What `Ready` says of a job that has been placed before anything else was said of it.
 #[must_use]
 pub fn starts() -> Fact {
@@ -292,7 +316,7 @@ pub fn fact(standing: &Standing) -> Option<Fact> {
             Some(waits(ComputeJobReason::Suspended, "spec.suspend is set"))
         }
         Standing::Barred(reason) => Some(waits(*reason, "waits for Admitted")),
-        Standing::Waiting | Standing::Unseen | Standing::Settled => None,
+        Standing::Waiting | Standing::Unseen | Standing::Settled | Standing::Replacing(_) => None,
     }
 }
 

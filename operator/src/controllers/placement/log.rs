@@ -1,5 +1,7 @@
 //! The head of the decision log: each decision names the hash of the one before it. Pure.
 
+use std::iter;
+
 use alloy_primitives::B256;
 use gridstake_crds::{ComputeJob, compute_job::Decision as ApiDecision};
 
@@ -17,9 +19,16 @@ impl DecisionLog {
     ///
     /// A decision whose job has been deleted since is not seen; what the chain of hashes shows then is a new beginning.
     pub fn recover<'a>(jobs: impl IntoIterator<Item = &'a ComputeJob>) -> Self {
-        let decisions = jobs
+        let placements = jobs
             .into_iter()
-            .filter_map(|job| Some(&job.status.as_ref()?.placement.as_ref()?.decision));
+            .filter_map(|job| job.status.as_ref()?.placement.as_ref());
+        let decisions = placements.flat_map(|placement| {
+            let later = placement
+                .nodes
+                .iter()
+                .filter_map(|n| n.replacement.as_ref());
+            iter::once(&placement.decision).chain(later.map(|taken| &taken.decision))
+        });
         let last = decisions.max_by_key(|decision: &&ApiDecision| decision.snapshot);
         let hash = last.and_then(|decision| decision.hash.parse().ok());
         Self {

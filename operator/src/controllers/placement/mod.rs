@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`fleet`] | observes: the fleet, priorities, namespaces, payers, from the caches |
 //! | [`decide`] | pure: which job waits, what it asks for, what it is told; with [`assumed`] and [`log`] |
+//! | [`replacement`] | pure: nodes for the lost ranks of gangs that run |
 //! | [`shapes`] | pure: jobs that ask for the same are answered once |
 //! | [`bounds`] | pure: by when attempts have ended for sure |
 //! | [`shares`], [`share_book`] | what payers have used of late, and the ConfigMap in which it is kept |
@@ -32,6 +33,7 @@ pub mod owner_cuts;
 mod pass;
 pub mod position;
 pub mod recorder;
+pub mod replacement;
 pub mod shapes;
 pub mod share_book;
 pub mod shares;

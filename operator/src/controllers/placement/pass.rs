@@ -25,6 +25,7 @@ use super::{
     decide::{self, Standing},
     fleet,
     position::{Round, Telling, step},
+    replacement::{self, Lost},
     shapes::{Answers, Asked, Shape},
     shares,
 };
@@ -86,6 +87,8 @@ struct Unwritten<'a> {
     job: &'a ComputeJob,
     request: Request,
     placement: Placement,
+    /// The lost members whose ranks are placed, where it is not about a whole attempt.
+    lost: Option<Lost>,
 }
 
 /// A pass.
@@ -189,6 +192,7 @@ impl<'a> Pass<'a> {
         self.placer.told.keep(|uid| self.jobs.contains_key(uid));
         self.placer.written.retain(|uid, _| known.contains(uid));
         self.look_at_those_that_may_not_wait();
+        self.serve_gangs_that_run().await?;
         let mut queue = Queue::new(std::mem::take(&mut self.entries), ranks);
         let mut waiting = Vec::new();
         while let Some(entry) = queue.next_job() {
@@ -221,7 +225,7 @@ impl<'a> Pass<'a> {
             };
             let (job, standing) = (*job, standing.clone());
             match standing {
-                Standing::Waiting => continue,
+                Standing::Waiting | Standing::Replacing(_) => continue,
                 Standing::HeldBack(until) => self.wake.push(until),
                 _ => self.look_at_admission(job_uid, job, &standing),
             }
@@ -265,6 +269,65 @@ impl<'a> Pass<'a> {
             shape,
             longest: asked.longest,
         })
+    }
+
+    /// Places the lost ranks of gangs that run, those that have waited for longest first. They come before the queue: what the others of
+    /// the gang hold does nothing without them. `None`: this replica does not lead any more.
+    async fn serve_gangs_that_run(&mut self) -> Option<()> {
+        let replacing = |(job_uid, candidate): (&JobUid, &Candidate<'_>)| match &candidate.standing
+        {
+            Standing::Replacing(lost) => Some((lost.since, *job_uid, lost.clone())),
+            _ => None,
+        };
+        let mut gangs: Vec<_> = self.jobs.iter().filter_map(replacing).collect();
+        gangs.sort_by_key(|(since, job_uid, _)| (*since, *job_uid));
+        for (_, job_uid, lost) in gangs {
+            if !self.placer.ctx.leadership.holds() {
+                return None;
+            }
+            self.serve_gang_that_runs(job_uid, lost);
+            if self.unwritten.len() >= MOST_UNWRITTEN {
+                self.write_placements().await;
+            }
+        }
+        Some(())
+    }
+
+    /// Places the lost ranks of one gang together, or tells it what they wait for.
+    fn serve_gang_that_runs(&mut self, job_uid: JobUid, lost: Lost) {
+        let Some(job) = self.jobs.get(&job_uid).map(|candidate| candidate.job) else {
+            return;
+        };
+        self.wake.extend(decide::trusts_again(job, self.now));
+        let requests = self.wanted(job_uid, job).map(|wanted| {
+            let snapshot = self.placer.index.snapshot();
+            replacement::requests(job, &lost, &wanted.request, snapshot)
+        });
+        let requests = match requests {
+            Ok(requests) => requests,
+            Err(message) => return self.tell_gang_that_runs(job_uid, &lost, &message),
+        };
+        let mut message = "it is not known where the other members are".to_owned();
+        for request in requests {
+            let seed = self.seed(&request);
+            match self.placer.index.place(&request, &seed) {
+                Ok(placement) => {
+                    // Its share is counted already, and until when it runs is not known any better.
+                    let ends_by = bounds::ends_by(job);
+                    return self.note_decision(job, request, placement, Some(lost), ends_by, None);
+                }
+                Err(rejections) => {
+                    let snapshot = self.placer.index.snapshot();
+                    message = explain::waiting_in_full(snapshot, &request, &rejections, None);
+                }
+            }
+        }
+        self.tell_gang_that_runs(job_uid, &lost, &message);
+    }
+
+    fn tell_gang_that_runs(&mut self, job_uid: JobUid, lost: &Lost, message: &str) {
+        let fact = Some(replacement::waits(lost, message));
+        self.words.insert(job_uid, Words { fact, queue: None });
     }
 
     /// Places one job, or finds that it waits.
@@ -334,39 +397,53 @@ impl<'a> Pass<'a> {
         self.placer.log.seed(block)
     }
 
-    /// Takes what a decision has given, and puts it among those that are to be written down. The next decision counts what it
-    /// took and follows it in the log.
+    /// Takes what the decision about a job in the queue has given.
     fn put(
         &mut self,
         entry: &QueueEntry,
         job: &'a ComputeJob,
         request: Request,
-        mut placement: Placement,
+        placement: Placement,
         ends_by: Option<Millis>,
+    ) {
+        if let Some(head) = &mut self.head {
+            head.hold
+                .note(&placement.nodes, &request.per_member(), ends_by);
+        }
+        let holding = Holding {
+            payer: entry.payer.clone(),
+            gpus: entry.gpus,
+            since_millis: shares::millis(self.now),
+        };
+        self.note_decision(job, request, placement, None, ends_by, Some(holding));
+    }
+
+    /// Puts a decision among those that are to be written down. The next decision counts what it took and follows it in the log.
+    fn note_decision(
+        &mut self,
+        job: &'a ComputeJob,
+        request: Request,
+        mut placement: Placement,
+        lost: Option<Lost>,
+        ends_by: Option<Millis>,
+        holding: Option<Holding>,
     ) {
         if let Some(recorder) = &mut self.placer.recorder {
             placement.decision.state = recorder.state();
             recorder.decided(&request, &placement.decision, self.now);
         }
         self.placer.index.reserve(&placement, &request);
-        if let Some(head) = &mut self.head {
-            head.hold
-                .note(&placement.nodes, &request.per_member(), ends_by);
-        }
         self.placer.log.append(&placement.decision);
-        let holding = Holding {
-            payer: entry.payer.clone(),
-            gpus: entry.gpus,
-            since_millis: shares::millis(self.now),
-        };
         let uid = job.uid().unwrap_or_default();
+        let first = lost.as_ref().map_or(0, |lost| lost.next);
         self.placer
             .assumed
-            .insert(uid, &request, &placement, ends_by, holding);
+            .insert(uid, &request, &placement, first, ends_by, holding);
         self.unwritten.push(Unwritten {
             job,
             request,
             placement,
+            lost,
         });
     }
 
@@ -387,18 +464,29 @@ impl<'a> Pass<'a> {
             .map(|decided| {
                 let provider_of = |node: &str| fleet::provider_of(&ctx, node);
                 let (attempt, placement) = (decided.request.attempt, &decided.placement);
-                let status = decide::to_api(
-                    placement,
-                    attempt,
-                    self.placer.index.snapshot(),
-                    provider_of,
-                    self.now,
-                );
+                let snapshot = self.placer.index.snapshot();
+                let status = match &decided.lost {
+                    None => Some(decide::to_api(
+                        placement,
+                        attempt,
+                        snapshot,
+                        provider_of,
+                        self.now,
+                    )),
+                    Some(lost) => replacement::to_api(
+                        decided.job,
+                        lost,
+                        placement,
+                        snapshot,
+                        provider_of,
+                        self.now,
+                    ),
+                };
                 let (ctx, fact) = (&ctx, &fact);
                 async move {
                     // A replica that does not lead any more must not place; its decision is undone.
-                    let written = if ctx.leadership.holds() {
-                        act::write(ctx, decided.job, Some(status), Some(fact), None).await
+                    let written = if ctx.leadership.holds() && status.is_some() {
+                        act::write(ctx, decided.job, status, Some(fact), None).await
                     } else {
                         Ok(Written::Outdated)
                     };
@@ -421,6 +509,7 @@ impl<'a> Pass<'a> {
                 job,
                 request,
                 placement,
+                lost: _,
             } = decided;
             if self.note(job, written) {
                 tracing::info!(job = %job.name_any(), namespace = job.namespace(), attempt = request.attempt, nodes = placement.nodes.join(" "), "placed");

@@ -35,6 +35,8 @@ fn record() -> UsageRecord {
     let new = record::NewMember {
         attempt: 1,
         member: 0,
+        rank: 0,
+        restarts: 0,
         node: "a".into(),
         payment: Some(payment),
     };

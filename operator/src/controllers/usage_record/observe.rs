@@ -180,18 +180,24 @@ enum AttemptStage {
     IsOver,
 }
 
-/// The verdict on the end of the record's attempt, where it applies to the record's member.
+/// The verdict on the end of the record's member, or of its attempt, where that applies to the member.
 fn verdict(ctx: &Context, record: &UsageRecord) -> Option<(Verdict, VerdictReason)> {
     let spec = &record.spec;
     let found = ctx
         .caches
         .compute_job(&spec.job.namespace, &spec.job.name)?;
     let job = found.0.as_ref().ok()?;
-    let attempts = &job.status.as_ref()?.attempts;
+    if job.uid().as_deref() != Some(&spec.job.uid) {
+        return None;
+    }
+    let status = job.status.as_ref()?;
+    if let Some(lost) = status.replaced(spec.attempt, spec.member) {
+        return lost.verdict.zip(lost.verdict_reason);
+    }
+    let attempts = &status.attempts;
     let attempt = attempts
         .iter()
-        .find(|attempt| attempt.attempt == spec.attempt)
-        .filter(|_| job.uid().as_deref() == Some(&spec.job.uid))?;
+        .find(|attempt| attempt.attempt == spec.attempt)?;
     attempt
         .verdict_members
         .contains(&spec.member)
@@ -225,7 +231,9 @@ fn attempt_stage(ctx: &Context, record: &UsageRecord) -> AttemptStage {
         .as_ref()
         .is_some_and(|ending| ending.attempt == spec.attempt);
     // A cache that does not show the placement yet is behind the record.
-    if placed.is_some_and(|placed| placed >= spec.attempt) && active != Some(spec.attempt) {
+    let is_given_up = status.replaced(spec.attempt, spec.member).is_some();
+    let is_past = placed.is_some_and(|placed| placed >= spec.attempt);
+    if is_given_up || (is_past && active != Some(spec.attempt)) {
         AttemptStage::IsOver
     } else if ends {
         AttemptStage::Ends

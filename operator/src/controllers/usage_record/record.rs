@@ -17,6 +17,10 @@ pub struct NewMember {
     pub attempt: u32,
     /// The member, counted from 0.
     pub member: u32,
+    /// Its rank.
+    pub rank: u32,
+    /// How many members of the attempt have had the rank before it.
+    pub restarts: u32,
     /// Its node.
     pub node: String,
     /// Who pays whom; `None`: nothing is owed.

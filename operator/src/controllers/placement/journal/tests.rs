@@ -250,7 +250,7 @@ fn history() -> Vec<Vec<u8>> {
             nodes: fleet.values().cloned().collect(),
             reservations: placed
                 .iter()
-                .flat_map(|placed| placed.placement.reservations(&placed.request))
+                .flat_map(|placed| placed.placement.reservations(&placed.request, 0))
                 .collect(),
             sequence: step as u64,
             ..SnapshotInputs::default()
