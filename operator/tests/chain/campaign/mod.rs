@@ -156,7 +156,7 @@ fn campaign(first: u64, runs: u64, enough: u64) -> Tally {
 }
 
 /// What every campaign of some size must have met with.
-const MUST_REACH: [&str; 22] = [
+const MUST_REACH: [&str; 25] = [
     "reorganised",
     "replaced",
     "signed again",
@@ -165,6 +165,9 @@ const MUST_REACH: [&str; 22] = [
     "inventory stated",
     "restored",
     "taken over from the chain",
+    "may be lost",
+    "sealed anew",
+    "found out",
     "needs decision",
     "InsufficientEscrow",
     "UnknownProvider",
