@@ -50,6 +50,14 @@ pub async fn read(mut answer: Response, most: usize) -> Result<Vec<u8>, BodyErro
     Ok(body)
 }
 
+/// Whether an answer was larger than what is read of one.
+pub fn is_too_large(error: &TransportError) -> bool {
+    match error {
+        TransportError::Transport(TransportErrorKind::Custom(error)) => error.is::<TooLarge>(),
+        _ => false,
+    }
+}
+
 /// Asks one endpoint.
 #[derive(Clone, Debug)]
 pub struct BoundedHttp {
@@ -108,5 +116,64 @@ impl Service<RequestPacket> for BoundedHttp {
 
     fn call(&mut self, request: RequestPacket) -> Self::Future {
         Box::pin(self.clone().ask(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use alloy::{
+        providers::{Provider as _, ProviderBuilder},
+        rpc::client::RpcClient,
+    };
+    use axum::{Router, body::Body};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// An endpoint that answers everything with `body`.
+    async fn endpoint(body: impl Fn() -> Body + Clone + Send + Sync + 'static) -> Url {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = Router::new().fallback(move || {
+            let body = body();
+            async move { body }
+        });
+        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        format!("http://{address}").parse().unwrap()
+    }
+
+    async fn ask(url: Url, most: usize) -> Result<u64, TransportError> {
+        let http = Client::builder()
+            .tls_certs_only([])
+            .no_proxy()
+            .build()
+            .unwrap();
+        let transport = BoundedHttp::new(http, url, most);
+        let provider = ProviderBuilder::new()
+            .disable_recommended_fillers()
+            .connect_client(RpcClient::new(transport, false));
+        provider.get_chain_id().await
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_up_to_its_bound_and_no_further() {
+        let text = r#"{"jsonrpc":"2.0","id":0,"result":"0x2105"}"#;
+        let url = endpoint(move || Body::from(text)).await;
+        assert_eq!(ask(url.clone(), text.len()).await.unwrap(), 8453);
+        let error = ask(url, text.len() - 1).await.unwrap_err();
+        assert!(is_too_large(&error), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_an_end_is_left() {
+        let url = endpoint(|| {
+            let parts = std::iter::repeat_with(|| Ok::<_, Infallible>(vec![b'0'; 1000]));
+            Body::from_stream(futures::stream::iter(parts))
+        })
+        .await;
+        let error = ask(url, 1 << 20).await.unwrap_err();
+        assert!(is_too_large(&error), "{error}");
     }
 }

@@ -12,10 +12,10 @@ use tower_service::Service;
 
 /// The largest answer that is read, in bytes.
 ///
-/// The largest that is needed is the events of 2,000 blocks, which is how far one search for a batch goes: a batch of 1,000 records
-/// in as many groups takes 66 kB of them, so there may be 480 of those, a full one in every fourth block. Nodes themselves answer
-/// with 25 MB (geth) or less.
-pub const MOST_BYTES: usize = 32 << 20;
+/// An answer is held twice while it is read, and several endpoints may answer at once: with more, a few of those that lie would
+/// take all of the operator's memory (256 MiB). The largest that is needed are the events of a batch, 66 kB for 1,000 records in as
+/// many groups: who reads those of many blocks asks for fewer where they are too large.
+pub const MOST_BYTES: usize = 16 << 20;
 
 /// An answer is larger than what is read of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

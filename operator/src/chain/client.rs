@@ -54,6 +54,12 @@ impl ClientError {
         self.failure.category()
     }
 
+    /// Whether the answer was larger than what is read: less may be asked for at once.
+    #[must_use]
+    pub const fn is_too_large(&self) -> bool {
+        matches!(self.failure, RpcFailure::TooLarge { .. })
+    }
+
     /// What the contract returned, if it reverted.
     #[must_use]
     pub const fn revert(&self) -> Option<&Bytes> {

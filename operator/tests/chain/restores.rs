@@ -21,6 +21,7 @@ use serde_json::json;
 
 use crate::{
     anvil::ADMIN,
+    lying_rpc::{Lie, LyingRpc},
     world::{LANE, Replica, World, sealed, settle},
 };
 
@@ -68,6 +69,28 @@ async fn what_only_the_chain_holds_is_taken_over_and_nothing_is_paid_twice() {
     world.seal(600..604, 1000);
     settle(&world, &mut replica).await;
     assert_eq!((world.head().await, world.credit().await), (4, 16 * SECOND));
+}
+
+#[tokio::test]
+async fn what_the_chain_holds_is_looked_for_in_fewer_blocks_at_once_where_the_answer_is_too_large()
+{
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let backup = world.api.save();
+    world.seal(256..260, 1000);
+    settle(&world, &mut replica).await;
+    world.anvil.mine(100).await;
+
+    world.api.restore(&backup);
+    let proxy = LyingRpc::before(&world.anvil).await;
+    let mut replica = world.replica_with(&world.reached_by(&[&proxy.url])).await;
+    proxy.lie(Lie::Endless, Some("eth_getLogs"), 7);
+    for _ in 0..3 {
+        replica.step().await;
+    }
+    assert_eq!(proxy.told(), 7);
+    assert_eq!(world.batch(1).spec.record_count, 4);
+    assert_eq!(replica.lane.doubts().unwrap().count(), 4);
 }
 
 #[tokio::test]
