@@ -82,6 +82,10 @@ pub const ANNOTATION_EVIDENCE: &str = "gridstake.dev/evidence";
 /// GPU that no job holds was utilised as much again.
 pub const ANNOTATION_LOCAL_USE: &str = "gridstake.dev/local-use";
 
+/// Annotation on the operator's leader Lease: the last span of which what was written to the API server may be lost, as two
+/// times with a slash between them; docs/settlement.md.
+pub const ANNOTATION_LAPSE: &str = "gridstake.dev/lapse";
+
 /// The name of the ConfigMap that says what payers have used of late.
 pub const FAIR_SHARE: &str = "fair-share";
 

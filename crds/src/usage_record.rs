@@ -557,8 +557,8 @@ closed_enum! {
         /// The slice has ended. It is sealed once the lane's log has been compared with the chain: until then it is not
         /// known which numbers are free.
         LogNotCompared,
-        /// The slice has ended, and may have been paid already: the API server was restored from a backup, and the chain
-        /// has paid numbers that no record has. The message says what to do.
+        /// The slice has ended, and may have been paid already or be paid yet: the API server was, or may have been, restored
+        /// from a backup. The message says by what, and what to do.
         InDoubt,
         /// The bill is final and waits for a batch.
         Sealed,

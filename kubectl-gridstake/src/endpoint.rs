@@ -5,9 +5,11 @@ use std::time::Duration;
 use alloy::{
     primitives::Bytes,
     providers::{DynProvider, Provider as _, ProviderBuilder},
-    rpc::json_rpc::ErrorPayload,
+    rpc::{client::RpcClient, json_rpc::ErrorPayload},
     transports::{RpcError, TransportError, TransportErrorKind},
 };
+
+use crate::bounded_http::{BoundedHttp, MOST_BYTES};
 
 /// How much of an endpoint's own words is repeated, in bytes.
 const WORDS: usize = 300;
@@ -25,7 +27,10 @@ pub fn connect(url: &reqwest::Url, patience: Duration) -> Result<DynProvider, re
     let http = builder.build()?;
     let provider = ProviderBuilder::new()
         .disable_recommended_fillers()
-        .connect_reqwest(http, url.clone());
+        .connect_client(RpcClient::new(
+            BoundedHttp::new(http, url.clone(), MOST_BYTES),
+            false,
+        ));
     Ok(provider.erased())
 }
 

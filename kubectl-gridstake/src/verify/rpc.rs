@@ -19,14 +19,19 @@ use gridstake_contracts::{Settlement, StakeVault};
 use serde::Deserialize;
 
 use super::answers::{Answers, Input, SettledBatch, Slash, Stated};
-use crate::endpoint;
+use crate::{bounded_http, endpoint};
 
 /// After which time a request is given up.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Blocks of one request for events, at first; fewer where the endpoint refuses so many.
+/// Blocks of one request for events, at first; fewer where the endpoint refuses so many, or answers with too much.
 const RANGE: u64 = 50_000;
 /// Inputs that are read at once.
 const READS: usize = 8;
+
+/// Whether fewer blocks may help: the endpoint refused, or its answer was larger than what is read.
+fn asks_for_less(error: &TransportError) -> bool {
+    matches!(error, TransportError::ErrorResp(_)) || bounded_http::is_too_large(error)
+}
 
 /// Why the chain could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -253,7 +258,7 @@ impl Endpoint {
             })
     }
 
-    /// Events in ranges of blocks, which become smaller where the endpoint refuses.
+    /// Events in ranges of blocks, which become smaller where the endpoint refuses or answers with too much.
     async fn logs(&self, filter: Filter, from: u64, to: u64) -> Result<Vec<Log>, RpcError> {
         let (mut from, mut range) = (from, RANGE);
         let mut found = Vec::new();
@@ -265,7 +270,7 @@ impl Endpoint {
                     found.extend(logs);
                     from = last.saturating_add(1);
                 }
-                Err(TransportError::ErrorResp(_)) if range > 1 => range = range.div_ceil(4),
+                Err(error) if range > 1 && asks_for_less(&error) => range = range.div_ceil(4),
                 Err(error) => return Err(failed("read events")(error)),
             }
         }

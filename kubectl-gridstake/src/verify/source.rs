@@ -5,6 +5,8 @@ use std::{collections::HashMap, io, path::PathBuf, str::FromStr};
 use alloy::primitives::B256;
 use gridstake_ledger::archive;
 
+use crate::bounded_http::{self, BodyError};
+
 /// Why the archive could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -29,6 +31,12 @@ pub enum SourceError {
         /// The file.
         path: String,
     },
+    /// It is larger than any that was ever written.
+    #[error("--archive: fetch {path}: the answer is larger than {MOST_BYTES} bytes")]
+    TooLarge {
+        /// The file.
+        path: String,
+    },
     /// The server does not give it.
     #[error("--archive: fetch {path}")]
     Http {
@@ -39,6 +47,10 @@ pub enum SourceError {
         source: reqwest::Error,
     },
 }
+
+/// The largest file that is fetched, in bytes: several times a full batch of 1,000 slices with all that their agents may have
+/// signed.
+const MOST_BYTES: usize = 256 << 20;
 
 /// An archive that is read.
 #[derive(Debug)]
@@ -112,7 +124,13 @@ impl Source {
                     return Ok(None);
                 }
                 let answer = answer.error_for_status().map_err(failed)?;
-                Ok(Some(answer.bytes().await.map_err(failed)?.to_vec()))
+                match bounded_http::read(answer, MOST_BYTES).await {
+                    Ok(file) => Ok(Some(file)),
+                    Err(BodyError::Http(source)) => Err(failed(source)),
+                    Err(BodyError::TooLarge(_)) => Err(SourceError::TooLarge {
+                        path: path.to_owned(),
+                    }),
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Asks a chain: one endpoint at a time, each request bounded in time, reads pinned to a block's hash.
+//! Asks a chain: one endpoint at a time, each request bounded in time and each answer in size, reads pinned to a block's hash.
 //!
 //! A failed request is asked once of each endpoint, in turn, and is then given up; who asked repeats the whole pass
 //! later. What one endpoint says is never mixed into what another says: a read names the block's hash, and an endpoint
@@ -20,13 +20,21 @@ use alloy::{
     network::TransactionBuilder as _,
     primitives::{Address, B256, Bytes, TxHash, keccak256},
     providers::{DynProvider, Provider as _, ProviderBuilder},
-    rpc::types::{Filter, Log, TransactionReceipt, TransactionRequest},
+    rpc::{
+        client::RpcClient,
+        types::{Filter, Log, TransactionReceipt, TransactionRequest},
+    },
     sol_types::SolCall,
 };
 use futures::future::join_all;
 use reqwest::Url;
 
-use super::{metrics::ChainMetrics, rpc_error::RpcFailure, view::Block};
+use super::{
+    bounded_http::{BoundedHttp, MOST_BYTES},
+    metrics::ChainMetrics,
+    rpc_error::RpcFailure,
+    view::Block,
+};
 
 /// Why a chain could not be asked, or what it refused.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +52,12 @@ impl ClientError {
     #[must_use]
     pub const fn category(&self) -> &'static str {
         self.failure.category()
+    }
+
+    /// Whether the answer was larger than what is read: less may be asked for at once.
+    #[must_use]
+    pub const fn is_too_large(&self) -> bool {
+        matches!(self.failure, RpcFailure::TooLarge { .. })
     }
 
     /// What the contract returned, if it reverted.
@@ -91,7 +105,7 @@ impl ChainClient {
             .map(|url| {
                 ProviderBuilder::new()
                     .disable_recommended_fillers()
-                    .connect_reqwest(http.clone(), url.clone())
+                    .connect_client(endpoint(http.clone(), url.clone()))
                     .erased()
             })
             .collect();
@@ -374,6 +388,11 @@ impl ChainClient {
             failure: last,
         })
     }
+}
+
+fn endpoint(http: reqwest::Client, url: Url) -> RpcClient {
+    // Whether it is near matters to alloy's own polling only, which nobody uses.
+    RpcClient::new(BoundedHttp::new(http, url, MOST_BYTES), false)
 }
 
 /// Whether the endpoint says that it serves the chain `chain_id`.

@@ -243,7 +243,13 @@ impl Follower {
         } else {
             filter.from_block(first.number).to_block(tip.number)
         };
-        let logs = self.client.logs(filter).await?;
+        let logs = match self.client.logs(filter).await {
+            Ok(logs) => logs,
+            Err(error) if error.is_too_large() => {
+                return self.read_everything(&tip, interest, now).await;
+            }
+            Err(error) => return Err(error),
+        };
         let ours = |hash: Option<B256>| {
             hash.is_some_and(|hash| blocks.iter().any(|block| block.hash == hash))
         };

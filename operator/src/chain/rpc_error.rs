@@ -6,6 +6,8 @@ use alloy::{
     transports::{RpcError, TransportError, TransportErrorKind},
 };
 
+use super::bounded_http::TooLarge;
+
 /// How much of an endpoint's own words is repeated.
 const WORDS: usize = 300;
 
@@ -44,6 +46,12 @@ pub enum RpcFailure {
     /// What the endpoint says of a thing cannot be: it contradicts what is known.
     #[error("what the endpoint says of {0} contradicts what is known")]
     Contradicts(&'static str),
+    /// The answer is larger than what is read of one.
+    #[error("the answer is larger than {most} bytes")]
+    TooLarge {
+        /// How much is read, in bytes.
+        most: usize,
+    },
     /// The answer makes no sense.
     #[error("the answer cannot be read: {0}")]
     Unreadable(String),
@@ -65,6 +73,7 @@ impl RpcFailure {
             Self::Missing(_) => "missing",
             Self::OtherChain(_) => "other_chain",
             Self::Contradicts(_) => "contradicts",
+            Self::TooLarge { .. } => "too_large",
             Self::Unreadable(_) => "unreadable",
             Self::Other(_) => "other",
         }
@@ -112,6 +121,9 @@ fn transport(kind: &TransportErrorKind) -> RpcFailure {
             RpcFailure::Http(error.status)
         }
         TransportErrorKind::Custom(error) | TransportErrorKind::NonRetryable(error) => {
+            if let Some(TooLarge { most }) = error.downcast_ref() {
+                return RpcFailure::TooLarge { most: *most };
+            }
             match error.downcast_ref::<reqwest::Error>() {
                 Some(error) if error.is_timeout() => RpcFailure::Timeout,
                 Some(error) if error.is_connect() => RpcFailure::Connect,
@@ -157,6 +169,14 @@ mod tests {
             matches!(&refused, RpcFailure::Refused { message, .. } if message == "header not found")
         );
         assert!(!refused.is_final());
+    }
+
+    #[test]
+    fn an_answer_that_is_too_large_is_told_from_one_that_makes_no_sense() {
+        let failure = RpcFailure::from(TransportErrorKind::custom(TooLarge { most: 5 }));
+        assert_eq!(failure, RpcFailure::TooLarge { most: 5 });
+        assert_eq!(failure.category(), "too_large");
+        assert!(!failure.is_final());
     }
 
     #[test]

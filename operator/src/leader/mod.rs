@@ -1,24 +1,27 @@
 //! Leader election by a `Lease` and compare-and-swap.
 
 mod bid;
+pub mod lapse;
 #[cfg(test)]
 mod tests;
 
 use std::time::{Duration, Instant};
 
+use gridstake_crds::names::ANNOTATION_LAPSE;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
     jiff::Timestamp,
 };
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     api::{ObjectMeta, PostParams},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use bid::{Bid, Sighting, Terms, bid};
+pub use lapse::Lapse;
 
 use crate::{
     error::{chain, is_conflict, is_not_found},
@@ -28,28 +31,48 @@ use crate::{
 /// The name of the leader's lease.
 pub const LEASE: &str = "gridstake-operator";
 
-/// Whether this replica leads, and until when without a renewal.
+/// Whether this replica leads, and until when without a renewal; and what may be missing of what leaders wrote.
 #[derive(Clone, Debug)]
-pub struct Leadership(watch::Receiver<Option<Instant>>);
+pub struct Leadership {
+    until: watch::Receiver<Option<Instant>>,
+    lapse: watch::Receiver<Option<Lapse>>,
+}
 
 impl Leadership {
-    /// A leadership that nobody contests, for `--leader-elect=false`.
+    /// A leadership that nobody contests, for `--leader-elect=false`. Without a lease no lapse is found.
     #[must_use]
     pub fn uncontested() -> Self {
+        Self::uncontested_after(None)
+    }
+
+    /// A leadership that nobody contests, and that began with this lapse.
+    #[must_use]
+    pub fn uncontested_after(lapse: Option<Lapse>) -> Self {
         let far = Instant::now() + Duration::from_hours(24 * 365 * 100);
-        Self(watch::channel(Some(far)).1)
+        Self {
+            until: watch::channel(Some(far)).1,
+            lapse: watch::channel(lapse).1,
+        }
+    }
+
+    /// The newest span of which what was written to the API server may be lost. Known before this replica leads.
+    #[must_use]
+    pub fn lapse(&self) -> Option<Lapse> {
+        *self.lapse.borrow()
     }
 
     /// Whether this replica leads at this instant. Ask before a write that two leaders must not both make.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.0.borrow().is_some_and(|until| Instant::now() < until)
+        self.until
+            .borrow()
+            .is_some_and(|until| Instant::now() < until)
     }
 
     /// Waits until this replica leads.
     pub async fn acquired(&self) {
         // An error means that the elector has ended: this replica will never lead.
-        if self.0.clone().wait_for(Option::is_some).await.is_err() {
+        if self.until.clone().wait_for(Option::is_some).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -85,7 +108,10 @@ pub struct Elector {
     metrics: Metrics,
     seen: Option<Sighting>,
     holder: Option<String>,
+    /// The last renewal that was seen while it was fresh.
+    known: Option<Timestamp>,
     leads_until: watch::Sender<Option<Instant>>,
+    lapse: watch::Sender<Option<Lapse>>,
 }
 
 impl Elector {
@@ -99,14 +125,19 @@ impl Elector {
             metrics,
             seen: None,
             holder: None,
+            known: None,
             leads_until: watch::channel(None).0,
+            lapse: watch::channel(None).0,
         }
     }
 
     /// The handle by which others learn whether this replica leads.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
-        Leadership(self.leads_until.subscribe())
+        Leadership {
+            until: self.leads_until.subscribe(),
+            lapse: self.lapse.subscribe(),
+        }
     }
 
     /// Takes part until the lease is lost or `stop` is cancelled; then releases it.
@@ -197,17 +228,21 @@ impl Elector {
             Instant::now(),
         );
         let sent = Instant::now();
+        let wanted = self.lease(Timestamp::now());
         let written = match choice {
             Bid::Wait => return Ok(()),
-            Bid::Create => self.api.create(&PostParams::default(), &self.lease()).await,
+            Bid::Create => self.api.create(&PostParams::default(), &wanted).await,
             Bid::Renew | Bid::Take => {
                 self.api
-                    .replace(LEASE, &PostParams::default(), &self.lease())
+                    .replace(LEASE, &PostParams::default(), &wanted)
                     .await
             }
         };
         match written {
             Ok(lease) => {
+                // Before anything is done as the leader.
+                self.tell_of_lapse(Lapse::of(&wanted));
+                self.known = lapse::renewal(&lease);
                 self.see(Some(lease));
                 self.lead_until(sent + self.terms.renew_deadline);
                 Ok(())
@@ -238,7 +273,28 @@ impl Elector {
         Ok(())
     }
 
+    fn tell_of_lapse(&self, found: Option<Lapse>) {
+        let is_new = |lapse: &Lapse| *self.lapse.borrow() != Some(*lapse);
+        if let Some(lapse) = found.filter(is_new) {
+            self.lapse.send_replace(found);
+            tracing::warn!(
+                from = %lapse.from,
+                until = %lapse.until,
+                "the lease was not renewed in this span, or not as it was: what was written in it may be lost"
+            );
+        }
+    }
+
     fn see(&mut self, lease: Option<Lease>) {
+        let patience = lapse::patience(&self.terms);
+        let fresh = lease
+            .as_ref()
+            .and_then(lapse::renewal)
+            .filter(|renewed| lapse::is_fresh(*renewed, Timestamp::now(), patience));
+        // One that is older than what is known is not what it was: that is kept until the lease is written.
+        if fresh > self.known {
+            self.known = fresh;
+        }
         let before = self.seen.take();
         self.seen = lease.map(|lease| Sighting::update(before, lease, Instant::now()));
         let holder = self
@@ -260,16 +316,23 @@ impl Elector {
         self.leads_until.send_replace(Some(until));
     }
 
-    /// The lease in this candidate's name, at the resourceVersion that was seen.
-    fn lease(&self) -> Lease {
-        let now = MicroTime(Timestamp::now());
+    /// The lease in this candidate's name, at the resourceVersion that was seen. If writes may be missing it says so, in the
+    /// same write by which this candidate comes to lead, so that no leader after it can take that for a renewal.
+    fn lease(&self, now: Timestamp) -> Lease {
         let before = self.seen.as_ref().map(|seen| &seen.lease);
+        let lapse = lapse::lapse(
+            before.and_then(lapse::renewal),
+            self.known,
+            now,
+            lapse::patience(&self.terms),
+        );
+        let now = MicroTime(now);
         let spec = before
             .and_then(|lease| lease.spec.clone())
             .unwrap_or_default();
         let held = spec.holder_identity.as_deref() == Some(&self.identity);
         let transitions = spec.lease_transitions.unwrap_or(0);
-        Lease {
+        let mut lease = Lease {
             metadata: before.map_or_else(
                 || ObjectMeta {
                     name: Some(LEASE.to_owned()),
@@ -292,7 +355,12 @@ impl Elector {
                 }),
                 ..spec
             }),
+        };
+        if let Some(lapse) = lapse {
+            let said = (ANNOTATION_LAPSE.to_owned(), lapse.text());
+            lease.annotations_mut().extend([said]);
         }
+        lease
     }
 
     /// Empties the lease, so that a standby takes over at once. Best effort: else it waits out the lease's duration.

@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use gridstake_crds::names::ANNOTATION_LAPSE;
 use http::{Method, Request, Response, StatusCode};
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::{
+    api::coordination::v1::Lease,
+    jiff::{SignedDuration, Timestamp},
+};
 use kube::{Api, Client, client::Body};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -156,6 +160,57 @@ async fn a_leader_whose_write_vanished_looks_before_it_writes_again() {
     assert_eq!(again["metadata"]["resourceVersion"], "9");
     assert!(leadership.holds());
     run.abort();
+}
+
+fn renewed(holder: &str, version: &str, seconds_ago: i64) -> Value {
+    let ago = SignedDuration::from_secs(seconds_ago);
+    let at = Timestamp::now().checked_sub(ago).unwrap();
+    let mut lease = lease(holder, version);
+    lease["spec"]["renewTime"] = json!(format!("{at:.6}"));
+    lease
+}
+
+#[tokio::test]
+async fn a_leader_that_finds_the_lease_as_it_was_long_ago_says_so_in_the_write_by_which_it_leads() {
+    let (elector, mut server) = elector();
+    let leadership = elector.leadership();
+    let run = tokio::spawn(elector.run(CancellationToken::new()));
+    answer(&mut server, Method::GET, ok(renewed("", "7", 3600))).await;
+    let put = answer(&mut server, Method::PUT, ok(renewed("me", "8", 0))).await;
+    leadership.acquired().await;
+    let lapse = leadership.lapse().unwrap();
+    assert_eq!(lapse.length().as_secs(), 3600);
+    assert_eq!(
+        put["metadata"]["annotations"][ANNOTATION_LAPSE],
+        lapse.text()
+    );
+
+    // The API server is restored under it, from a backup that is younger than a change of leaders takes.
+    answer(&mut server, Method::PUT, refusal(409, "Conflict")).await;
+    answer(&mut server, Method::GET, ok(renewed("me", "5", 20))).await;
+    let put = answer(&mut server, Method::PUT, ok(renewed("me", "10", 0))).await;
+    assert!(put["metadata"]["annotations"][ANNOTATION_LAPSE].is_string());
+    // Its next write comes after that one was understood.
+    answer(&mut server, Method::PUT, ok(renewed("me", "11", 0))).await;
+    let second = leadership.lapse().unwrap();
+    assert!(second.until > lapse.until);
+    assert_eq!(second.length().as_secs(), 20);
+    run.abort();
+}
+
+#[tokio::test]
+async fn a_lease_that_is_renewed_or_was_released_just_now_tells_of_no_lapse() {
+    for (holder, seconds) in [("", 0), ("", 40), ("me", 30)] {
+        let (elector, mut server) = elector();
+        let leadership = elector.leadership();
+        let run = tokio::spawn(elector.run(CancellationToken::new()));
+        answer(&mut server, Method::GET, ok(renewed(holder, "7", seconds))).await;
+        let put = answer(&mut server, Method::PUT, ok(renewed("me", "8", 0))).await;
+        leadership.acquired().await;
+        assert_eq!(leadership.lapse(), None);
+        assert!(put["metadata"].get("annotations").is_none());
+        run.abort();
+    }
 }
 
 /// A candidate of the simulation: the rules of [`Elector`], with the clock and the network in the test's hands.

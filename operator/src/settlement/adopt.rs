@@ -118,6 +118,11 @@ impl Settler {
         let Some(lowest) = missing.last().map(|batch| batch.spec.sequence) else {
             return self.halt(halt, log).await;
         };
+        // Batches may have followed that nobody has mined. They were signed after the lowest of these.
+        let since = missing.last().and_then(|batch| batch.inclusion.timestamp);
+        let seconds = view.head.timestamp.saturating_sub(since.unwrap_or(0));
+        let now_ms = self.now_ms();
+        self.lost(now_ms, seconds).await?;
         let highest = missing.iter().map(|batch| batch.spec.last_job_no).max();
         Numbers::new(
             self.context.client.clone(),

@@ -23,6 +23,7 @@ use kube::{
 use serde_json::json;
 
 use super::{
+    lapse::Noted,
     observe::{self, ObserveError},
     records::{self, REWARD_ACCOUNT},
     run::{PassError, Settler, numbers_of},
@@ -39,6 +40,8 @@ pub struct Doubts {
     groups: BTreeMap<Group, Doubt>,
     /// Emissions by number: to which provider, and how many nano-tokens.
     emissions: BTreeMap<u64, (u32, u64)>,
+    /// Whether batches may have been lost that can still be mined.
+    pub lapse: Noted,
 }
 
 /// Payments of one group that no record has.
@@ -110,7 +113,9 @@ impl Settler {
     /// Looks whether the chain shows payments that no record has, and tells the controllers.
     pub(super) async fn look_at_doubts(&mut self, view: &ChainView) -> Result<(), PassError> {
         let is_recent = self.doubts_at.is_some_and(|at| at.elapsed() < LOOK);
-        if is_recent && !self.may_end_doubts() {
+        // A seal that a person has put back was not announced: without a look, a batch would hold what is paid.
+        let may_be_built = self.is_gathered() && self.is_in_doubt();
+        if is_recent && !may_be_built && !self.may_end_doubts() {
             return Ok(());
         }
         // What is sealed while it is looked is looked at again.
@@ -135,6 +140,7 @@ impl Settler {
         self.metrics
             .doubtful
             .set(i64::try_from(doubts.count()).unwrap_or(i64::MAX));
+        doubts.lapse = self.lapse.noted();
         self.lane.agrees(doubts);
         self.doubts_at = Some(Instant::now());
         Ok(())
@@ -179,8 +185,11 @@ impl Settler {
 
     /// Whether a record was sealed since doubts were looked at, and there are any.
     pub(super) fn may_end_doubts(&self) -> bool {
-        let is_in_doubt = |doubts: std::sync::Arc<Doubts>| !doubts.is_empty();
-        self.announced != self.doubts_announced && self.lane.doubts().is_some_and(is_in_doubt)
+        self.announced != self.doubts_announced && self.is_in_doubt()
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.lane.doubts().is_some_and(|doubts| !doubts.is_empty())
     }
 
     /// Every number of the batch belongs to a record.

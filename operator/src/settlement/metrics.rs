@@ -28,6 +28,7 @@ pub struct LaneMetrics {
     halted: IntGaugeVec,
     restored: IntCounterVec,
     doubtful: IntGaugeVec,
+    lapse: IntGaugeVec,
     gas_balance_gwei: IntGaugeVec,
     gas_used: IntCounterVec,
     fees_gwei: IntCounterVec,
@@ -54,6 +55,8 @@ pub struct SettlementMetrics {
     pub restored: IntCounter,
     /// Numbers that the chain has paid and no record has.
     pub doubtful: IntGauge,
+    /// 1 while batches that may have been lost may still be mined.
+    pub lapse: IntGauge,
     /// What the gas account has, in gwei.
     pub gas_balance_gwei: IntGauge,
     /// Gas that included batches have used.
@@ -101,6 +104,10 @@ impl LaneMetrics {
             doubtful: gauge(
                 "gridstake_settlement_doubtful_numbers",
                 "Numbers that the chain has paid and no record has; what may be theirs is not sealed.",
+            )?,
+            lapse: gauge(
+                "gridstake_settlement_lapse",
+                "1 while slices wait that began before the API server may have been restored: a batch of then may still be mined.",
             )?,
             gas_balance_gwei: gauge(
                 "gridstake_settlement_gas_balance_gwei",
@@ -184,6 +191,7 @@ impl LaneMetrics {
             halted: gauge(&self.halted),
             restored: counter(&self.restored),
             doubtful: gauge(&self.doubtful),
+            lapse: gauge(&self.lapse),
             gas_balance_gwei: gauge(&self.gas_balance_gwei),
             gas_used: counter(&self.gas_used),
             fees_gwei: counter(&self.fees_gwei),

@@ -437,6 +437,8 @@ pub struct SettledBatches<'a> {
     read: BTreeMap<u64, TxHash>,
     /// The newest block whose events have not been read; `None` when all have been.
     next: Option<u64>,
+    /// Of how many blocks events are read at once.
+    span: u64,
 }
 
 impl<'a> SettledBatches<'a> {
@@ -447,6 +449,7 @@ impl<'a> SettledBatches<'a> {
             lane,
             read: BTreeMap::new(),
             next: Some(head.number),
+            span: SEARCH,
         }
     }
 
@@ -483,14 +486,22 @@ impl<'a> SettledBatches<'a> {
 
     async fn read_to(&mut self, to: u64) -> Result<(), ObserveError> {
         let config = self.lane.chain().config();
-        let from = to.saturating_sub(SEARCH - 1);
+        let from = to.saturating_sub(self.span - 1);
         let filter = Filter::new()
             .address(config.settlement.address)
             .event_signature(Settlement::BatchSettled::SIGNATURE_HASH)
             .topic1(B256::from(U256::from(config.lane)))
             .from_block(from)
             .to_block(to);
-        for log in self.lane.client().logs(filter).await? {
+        let logs = match self.lane.client().logs(filter).await {
+            Ok(logs) => logs,
+            Err(error) if error.is_too_large() && self.span > 1 => {
+                self.span /= 2;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for log in logs {
             let event = Settlement::BatchSettled::decode_log(&log.inner).ok();
             if let (Some(event), Some(hash)) = (event, log.transaction_hash) {
                 self.read.insert(event.seq, hash);

@@ -24,6 +24,7 @@ use super::{
     Lane,
     act::{self, ActError},
     decide::{self, ChainFacts, Halt, Plan},
+    lapse::{self, LapseError},
     metrics::SettlementMetrics,
     observe::{self, Found, ObserveError},
     outcome,
@@ -69,6 +70,9 @@ pub enum PassError {
     /// A status could not be written.
     #[error("write a status of the lane")]
     Status(#[from] StatusError),
+    /// It is not known whether batches may have been lost.
+    #[error("look at what may have been lost")]
+    Lapse(#[from] LapseError),
 }
 
 impl PassError {
@@ -80,6 +84,7 @@ impl PassError {
             Self::Act(error) => error.category(),
             Self::Behind { .. } => "behind",
             Self::Status(_) => "apply_status",
+            Self::Lapse(error) => error.category(),
         }
     }
 }
@@ -147,6 +152,7 @@ pub struct Settler {
     pub(super) reporting: super::report::Reporting,
     pub(super) halted: Option<Halt>,
     pub(super) drift: super::drift::LedgerDrift,
+    pub(super) lapse: lapse::Memory,
     /// When the doubts were last looked at.
     pub(super) doubts_at: Option<Instant>,
     /// How many records had been announced then.
@@ -175,6 +181,7 @@ impl Settler {
             reporting: super::report::Reporting::default(),
             halted: None,
             drift: super::drift::LedgerDrift::default(),
+            lapse: lapse::Memory::default(),
             doubts_at: None,
             doubts_announced: 0,
         }
@@ -245,7 +252,7 @@ impl Settler {
     }
 
     /// Whether records are to be looked for now.
-    fn is_gathered(&self) -> bool {
+    pub(super) fn is_gathered(&self) -> bool {
         let window = self.lane.chain().config().window;
         let news = self.announced.saturating_sub(self.announced_before);
         let full = news >= super::build_batch::MOST_RECORDS as u64;
@@ -260,6 +267,7 @@ impl Settler {
     }
 
     async fn pass(&mut self) -> Result<(), PassError> {
+        self.note_lapse().await?;
         let view = match self.lane.chain().standing((self.context.now)()) {
             Standing::InForce(view) => view,
             Standing::Unavailable(_) => {
@@ -354,6 +362,7 @@ impl Settler {
                 self.write(batch, |status| status.blocked = None).await?;
             }
         }
+        self.look_at_lapse(&log, &plan, view).await?;
         self.look_at_doubts(view).await?;
         self.recall_statements(&log, seq).await?;
         self.look_for_drift(&open, view).await;

@@ -77,6 +77,8 @@ struct State {
     earnings: BTreeMap<Statement, u64>,
     /// The newest head of the log of uptime.
     uptime: Option<Statement>,
+    /// Whether a batch is to be made of what is stated already, if nothing else makes one.
+    repeats: bool,
     /// Every week before this one is reported in full.
     reported_before: Option<Week>,
     /// What mined batches have stated last; `None` where what was stated last is in no block any more, or not yet.
@@ -126,6 +128,12 @@ impl State {
             .filter(|declared| self.is_due(&declared.statement, declared.posted, unmined))
             .map(|declared| declared.statement);
         due.statements.extend(inventories.take(MOST));
+        let is_under_way =
+            |declared: &&Declared| unmined.0.contains_key(&subject(&declared.statement));
+        if self.repeats && due.statements.is_empty() {
+            let mut known = self.inventories.values().filter(|one| !is_under_way(one));
+            due.statements.extend(known.next().map(|one| one.statement));
+        }
         due.urgent = !due.statements.is_empty();
         let reports = self
             .earnings
@@ -178,6 +186,17 @@ impl Statements {
             news |= since.is_none();
             state.earnings.insert(report, since.unwrap_or(now_ms));
         }
+        drop(state);
+        if news {
+            self.0.news.beat();
+        }
+    }
+
+    /// Whether an inventory is to be stated once more, which says the same, should there be nothing else to make a batch of.
+    pub fn repeat_one(&self, repeats: bool) {
+        let mut state = self.state();
+        let news = repeats && !state.repeats;
+        state.repeats = repeats;
         drop(state);
         if news {
             self.0.news.beat();
@@ -328,6 +347,26 @@ mod tests {
 
     fn beats(statements: &Statements) -> u64 {
         *statements.news().borrow()
+    }
+
+    #[test]
+    fn where_nothing_is_to_be_stated_an_inventory_is_stated_once_more_if_that_is_asked_for() {
+        let statements = Statements::default();
+        statements.repeat_one(true);
+        assert!(!statements.due(&Unmined::default()).ask_for_a_batch());
+        let (one, other) = (inventory("n1", 1), inventory("n2", 2));
+        for said in [one, other] {
+            statements.declare("n1", Some(declared(one)));
+            statements.declare("n2", Some(declared(other)));
+            let _ = statements.stated(&[said]);
+        }
+        let due = statements.due(&Unmined::default());
+        assert_eq!((due.statements, due.urgent), (vec![one], true));
+        // It is on its way.
+        let due = statements.due(&under_way(&[one]));
+        assert_eq!(due.statements, [other]);
+        statements.repeat_one(false);
+        assert!(!statements.due(&Unmined::default()).ask_for_a_batch());
     }
 
     #[test]

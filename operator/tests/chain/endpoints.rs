@@ -81,6 +81,11 @@ async fn a_first_endpoint_that_turns_everything_away_holds_nothing_up() {
 }
 
 #[tokio::test]
+async fn a_first_endpoint_that_answers_without_end_holds_nothing_up() {
+    Box::pin(the_second_is_enough(Lie::Endless, "")).await;
+}
+
+#[tokio::test]
 async fn a_first_endpoint_of_another_chain_is_passed_over() {
     Box::pin(the_second_is_enough(Lie::OtherChain, "")).await;
 }

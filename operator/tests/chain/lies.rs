@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use gridstake_operator::chain::ContractMismatch;
+use gridstake_operator::chain::{
+    ContractMismatch, bounded_http::MOST_BYTES, rpc_error::RpcFailure,
+};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
 use crate::{
@@ -74,6 +77,20 @@ async fn an_answer_that_comes_too_late_pays_nothing_twice() {
 #[tokio::test]
 async fn half_an_answer_is_none() {
     each_method(&Lie::Truncated, 3, "").await;
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_is_left_when_it_is_larger_than_any_that_is_needed() {
+    let world = World::new(ESCROW).await;
+    let proxy = LyingRpc::before(&world.anvil).await;
+    let mut replica = world.replica_with(&world.reached_by(&[&proxy.url])).await;
+    proxy.lie(Lie::Endless, Some("eth_getBlockByNumber"), 2);
+    let looked = replica.follower.look(Timestamp::now).await;
+    let most = MOST_BYTES;
+    assert_eq!(looked.unwrap_err().failure, RpcFailure::TooLarge { most });
+    a_round(&world, &mut replica, 0).await;
+    assert_eq!(proxy.told(), 2);
+    world.everything_is_paid_once(ESCROW, 1000).await;
 }
 
 #[tokio::test]

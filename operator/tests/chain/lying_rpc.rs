@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -46,6 +47,8 @@ pub enum Lie {
     Forgets,
     /// It is refused with an error of JSON-RPC.
     Refused,
+    /// It is answered without an end.
+    Endless,
 }
 
 #[derive(Default)]
@@ -171,6 +174,13 @@ async fn answer(State(shared): State<Shared>, body: Bytes) -> Response {
     };
     match lie {
         Lie::Status(status, retry_after) => turned_away(status, retry_after),
+        Lie::Endless => {
+            let begin = Bytes::from_static(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"0x");
+            let more = std::iter::repeat(Bytes::from(vec![b'0'; 1 << 20]));
+            let parts = std::iter::once(begin).chain(more).map(Ok::<_, Infallible>);
+            let without_end = Body::from_stream(futures::stream::iter(parts));
+            ([("connection", "close")], without_end).into_response()
+        }
         Lie::Refused => {
             let error = json!({"code": -32000, "message": "the node is in trouble"});
             ok(json!({"jsonrpc": "2.0", "id": request["id"], "error": error}).to_string())

@@ -18,7 +18,7 @@ use gridstake_operator::{
     events::Events,
     failover,
     health::Health,
-    leader::Leadership,
+    leader::{Lapse, Leadership},
     metrics::Metrics,
     payer::Payers,
     settlement::{
@@ -475,6 +475,13 @@ impl Replica {
             lane,
             now,
         }
+    }
+
+    /// The same replica, which has found that what was written in this span may be lost.
+    pub fn after(mut self, lapse: Lapse) -> Self {
+        self.context.leadership = Leadership::uncontested_after(Some(lapse));
+        self.settler = Settler::new(self.context.clone(), self.lane.clone());
+        self
     }
 
     pub fn is_halted(&self) -> bool {

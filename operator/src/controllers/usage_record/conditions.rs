@@ -50,6 +50,11 @@ pub enum Hold {
     LogNotCompared,
     /// Its agent remembers that it was sealed, which the cluster does not, and what was signed for it may still be mined.
     MayBeMined,
+    /// The API server may have been restored from a backup, and a batch of before may still be mined that pays it.
+    MayBeLost {
+        /// When that was found, in Unix milliseconds: what began later is in no such batch.
+        until_ms: u64,
+    },
     /// Payments that no record has may be this one's.
     InDoubt {
         /// How many.
@@ -67,14 +72,14 @@ impl Hold {
     pub const fn concerns(self, from_ms: u64) -> bool {
         match self {
             Self::LogNotCompared | Self::MayBeMined => true,
-            Self::InDoubt { until_ms, .. } => from_ms < until_ms,
+            Self::InDoubt { until_ms, .. } | Self::MayBeLost { until_ms } => from_ms < until_ms,
         }
     }
 
     const fn reason(self) -> R {
         match self {
             Self::LogNotCompared => R::LogNotCompared,
-            Self::MayBeMined | Self::InDoubt { .. } => R::InDoubt,
+            Self::MayBeMined | Self::MayBeLost { .. } | Self::InDoubt { .. } => R::InDoubt,
         }
     }
 
@@ -85,6 +90,9 @@ impl Hold {
             }
             Self::MayBeMined => {
                 "its agent remembers that it was sealed, and the cluster does not: a batch that was sent before may still pay it; it is sealed anew once nothing that was signed then can be mined any more; see \"Restored from a backup\" in docs/runbook.md".to_owned()
+            }
+            Self::MayBeLost { .. } => {
+                "the API server may have been restored from a backup, and a batch that was sent before and is not in the log may still pay it; it is sealed once a batch that was built since is final, or nothing that was signed then can be mined any more; see \"Restored from a backup\" in docs/runbook.md".to_owned()
             }
             Self::InDoubt { count, differs, .. } => {
                 let differs = differs

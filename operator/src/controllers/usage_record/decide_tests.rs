@@ -854,6 +854,46 @@ fn what_is_remembered_waits_for_the_comparison_with_the_chain_and_until_nothing_
     }
 }
 
+#[test]
+fn what_began_before_a_restore_that_may_have_been_waits_and_what_began_later_or_owes_nothing_does_not()
+ {
+    let over = |hold| Observed {
+        hold,
+        ..seen(pod(
+            ended(AttemptEndReason::Succeeded),
+            Some(2000),
+            Some(7000),
+        ))
+    };
+    let since = |milli| {
+        Some(Hold::MayBeLost {
+            until_ms: BEGIN + milli,
+        })
+    };
+    let never_started = |hold| Observed {
+        attempt_ends: true,
+        attempt_is_over: true,
+        hold,
+        ..seen(None)
+    };
+    // It began at 3000: in doubt what is billed begins with the next whole second.
+    for (seen, is_sealed) in [
+        (over(None), true),
+        (over(since(2000)), true),
+        (over(since(3000)), true),
+        (over(since(3001)), false),
+        (over(since(9_000_000)), false),
+        (never_started(since(9_000_000)), true),
+    ] {
+        let plan = decide(&record(), &seen, at(80_000));
+        assert_eq!(plan.bill.is_some(), is_sealed, "{:?}", seen.hold);
+        if !is_sealed {
+            assert_eq!(reason(&plan, "Sealed"), ("False", "InDoubt"));
+            assert_eq!(plan.wake, Some(at(82_000)));
+        }
+    }
+}
+
 fn remembered_waits(sealed: &Sealed, hold: Hold, why: &str) {
     let not_compared = |pod, attempt_is_over| Observed {
         attempt_ends: attempt_is_over,

@@ -101,6 +101,20 @@ impl Numbers {
             .await
     }
 
+    /// Sees to it that `count` numbers, and the rest of their last block, are given out by nobody any more: somebody may have
+    /// had them of whom nothing is known.
+    pub async fn leap(&self, count: u64) -> Result<(), NumbersError> {
+        self.counters
+            .change(NEXT, |present| {
+                let (first, _) = advanced(self.counters.name(), present, 0)?;
+                let spent = || NumbersError::Spent(self.counters.name().to_owned());
+                let floor = first.checked_add(count).ok_or_else(spent)?;
+                let (raised, _) = advanced(self.counters.name(), present, floor)?;
+                Ok(((), Some(raised.to_string())))
+            })
+            .await
+    }
+
     /// Takes back a number that is known to have been written nowhere. Where that is not certain, such as after a
     /// timeout, it must not be given back.
     pub async fn give_back(&self, number: u64) {

@@ -133,6 +133,27 @@ async fn a_config_map_that_somebody_has_written_into_is_complained_about() {
     assert!(matches!(numbers.take(0).await, Err(NumbersError::Spent(_))));
 }
 
+#[tokio::test]
+async fn numbers_that_somebody_may_have_had_are_given_out_by_nobody() {
+    for (next, count, expected) in [
+        (None, 1, 256),
+        (Some("512"), 1000, 1536),
+        (Some("512"), 0, 512),
+    ] {
+        let server = next.map_or_else(Server::default, |next| {
+            Server::holding(&json!({"next": next}))
+        });
+        server.numbers().leap(count).await.unwrap();
+        assert_eq!(
+            server.numbers().take(0).await.unwrap(),
+            expected,
+            "{next:?}"
+        );
+    }
+    let last = Server::holding(&json!({"next": (u64::MAX - 512).to_string()})).numbers();
+    assert!(matches!(last.leap(1000).await, Err(NumbersError::Spent(_))));
+}
+
 /// What may happen to an operator that numbers records.
 #[derive(Clone, Debug)]
 enum Event {

@@ -1,6 +1,6 @@
 //! What is known about a record's member, its node's agent and the lane. Reads only.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use gridstake_crds::{
     UsageRecord,
@@ -28,9 +28,10 @@ use crate::{
         compute_job::{member::Member, observe::node_of},
         incident::hold,
     },
+    leader::Lapse,
     payer::accounts::owed_emissions,
     reputation::stability,
-    settlement::Lane,
+    settlement::{Lane, doubt::Doubts, lapse},
 };
 
 /// A stability without a blemish, in thousandths.
@@ -49,7 +50,8 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
     );
     let pod = pod(ctx, record, now);
     let lane = ctx.lanes.of(record);
-    let (hold, remembered) = lane.map_or((None, None), |lane| in_doubt(lane, record, now));
+    let lapse = ctx.leadership.lapse();
+    let (hold, remembered) = lane.map_or((None, None), |lane| in_doubt(lane, lapse, record, now));
     let stage = attempt_stage(ctx, record);
     Observed {
         attempt_ends: stage != AttemptStage::GoesOn,
@@ -101,26 +103,34 @@ fn archive(ctx: &Context, record: &UsageRecord) -> ArchiveFact {
     }
 }
 
-/// Why no number can be given out for the slice, and the seal that the agent remembers, if the chain has paid it.
-fn in_doubt(
+/// Why no number can be given out for the slice, and the seal that the agent remembers, if the chain has paid it. `lapse` is the
+/// newest one of which the leader's lease tells.
+#[must_use]
+pub fn in_doubt(
     lane: &Lane,
+    lapse: Option<Lapse>,
     record: &UsageRecord,
     now: Timestamp,
 ) -> (Option<Hold>, Option<Remembered>) {
-    let Some(doubts) = lane.doubts() else {
+    let is_noted = |doubts: &Arc<Doubts>| {
+        lapse.is_none_or(|lapse| lapse::until_ms(lapse) <= doubts.lapse.until_ms)
+    };
+    let Some(doubts) = lane.doubts().filter(is_noted) else {
         return (Some(Hold::LogNotCompared), None);
     };
+    let lost_before = doubts.lapse.holds_before();
     let number = lane.chain().config().lane;
     if !is_open(record) {
         return (None, None);
     }
     let Some(doubt) = doubts.about(record, number) else {
-        return (may_be_mined(lane, record, now), None);
+        let may_be_lost = || lost_before.map(|until_ms| Hold::MayBeLost { until_ms });
+        return (may_be_mined(lane, record, now).or_else(may_be_lost), None);
     };
     let checked = remembered::check(record, &doubts, number);
     let hold = Hold::InDoubt {
         count: doubt.numbers.len(),
-        until_ms: doubt.until_ms,
+        until_ms: doubt.until_ms.max(lost_before.unwrap_or(0)),
         differs: checked
             .as_ref()
             .and_then(|checked| checked.as_ref().err().copied()),

@@ -1,7 +1,9 @@
 //! A chain in memory that answers JSON-RPC as a node does: blocks, a pool, receipts, logs and reorganisations.
 //!
 //! Where nodes differ it does as anvil does: a transaction below the base fee is refused, and put out of the pool when the
-//! base fee rises; one of the same nonce replaces another if it pays more.
+//! base fee rises; one of the same nonce replaces another if it pays more. Whether a transaction is ready is found out when it
+//! comes and when the one before it is mined, and a reorganisation changes nothing of that: with the next block what was ready is
+//! tried, and what then has another nonce than the account is put out.
 
 use std::collections::BTreeMap;
 
@@ -32,6 +34,8 @@ struct Pooled {
     hash: B256,
     from: Address,
     transaction: TxEnvelope,
+    /// Whether nothing has to be mined before it but what is ready.
+    ready: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -89,7 +93,7 @@ impl ModelChain {
             branch: 0,
             flatters: false,
         };
-        chain.append(vec![], state);
+        chain.append(vec![], state, GENESIS);
         chain.mine(30);
         chain
     }
@@ -116,16 +120,11 @@ impl ModelChain {
             .collect()
     }
 
-    fn append(&mut self, mined: Vec<Mined>, after: State) {
-        let (number, parent, timestamp) = match self.blocks.last() {
-            Some(head) => (
-                head.number + 1,
-                head.hash,
-                head.timestamp + PERIOD + self.passed,
-            ),
-            None => (0, B256::ZERO, GENESIS),
+    fn append(&mut self, mined: Vec<Mined>, after: State, timestamp: u64) {
+        let (number, parent) = match self.blocks.last() {
+            Some(head) => (head.number + 1, head.hash),
+            None => (0, B256::ZERO),
         };
-        self.passed = 0;
         let mut content = parent.to_vec();
         content.extend(timestamp.to_be_bytes());
         content.extend(self.branch.to_be_bytes());
@@ -145,41 +144,52 @@ impl ModelChain {
 
     pub fn mine(&mut self, blocks: u64) {
         for _ in 0..blocks {
-            let waiting = std::mem::take(&mut self.pool);
-            self.pool = self.mine_these(waiting);
+            self.mine_with(|_| {});
         }
     }
 
-    /// Mines a block in which a person's transaction comes first.
+    /// Mines a block in which a person's transaction comes first, and of the pool what is ready.
     pub fn mine_with(&mut self, change: impl FnOnce(&mut State)) {
-        let waiting = std::mem::take(&mut self.pool);
-        self.pool = self.mine_after(change, waiting);
+        let (ready, waiting) = std::mem::take(&mut self.pool)
+            .into_iter()
+            .partition(|one| one.ready);
+        self.pool = waiting;
+        let timestamp = self.head().timestamp + PERIOD + std::mem::take(&mut self.passed);
+        for (from, nonce) in self.mine_these(change, ready, timestamp) {
+            self.unlock(from, nonce);
+        }
     }
 
-    /// Mines what can be mined, and returns the rest.
-    fn mine_these(&mut self, waiting: Vec<Pooled>) -> Vec<Pooled> {
-        self.mine_after(|_| {}, waiting)
+    /// What waits for the transaction of this nonce alone is ready, and what waits for that.
+    fn unlock(&mut self, from: Address, nonce: u64) {
+        let mut next = nonce + 1;
+        while let Some(one) = self
+            .pool
+            .iter_mut()
+            .find(|one| one.from == from && one.transaction.nonce() == next && !one.ready)
+        {
+            one.ready = true;
+            next += 1;
+        }
     }
 
-    fn mine_after(
+    /// Mines a block of what can be mined of `ready`, and returns the accounts and nonces of that. The rest is lost.
+    fn mine_these(
         &mut self,
         change: impl FnOnce(&mut State),
-        mut waiting: Vec<Pooled>,
-    ) -> Vec<Pooled> {
+        mut ready: Vec<Pooled>,
+        timestamp: u64,
+    ) -> Vec<(Address, u64)> {
         let mut state = self.state().clone();
         change(&mut state);
-        let timestamp = self.head().timestamp + PERIOD + self.passed;
-        waiting.retain(|one| one.transaction.max_fee_per_gas() >= self.base_fee);
+        ready.retain(|one| one.transaction.max_fee_per_gas() >= self.base_fee);
+        ready.sort_by_key(|one| one.transaction.nonce());
         let mut mined = Vec::new();
-        loop {
-            let next = waiting.iter().position(|one| {
-                state.nonces.get(&one.from).copied().unwrap_or(0) == one.transaction.nonce()
-            });
-            let Some(next) = next else {
-                break;
-            };
-            let pooled = waiting.remove(next);
+        for pooled in ready {
             let transaction = &pooled.transaction;
+            if state.nonces.get(&pooled.from).copied().unwrap_or(0) != transaction.nonce() {
+                continue;
+            }
             let wei = state.wei.entry(pooled.from).or_default();
             let most = u128::from(transaction.gas_limit()) * transaction.max_fee_per_gas();
             if *wei < most {
@@ -194,8 +204,12 @@ impl ModelChain {
                 logs,
             });
         }
-        self.append(mined, state);
-        waiting
+        let done = mined
+            .iter()
+            .map(|one: &Mined| (one.pooled.from, one.pooled.transaction.nonce()));
+        let done = done.collect();
+        self.append(mined, state, timestamp);
+        done
     }
 
     fn execute(
@@ -233,16 +247,16 @@ impl ModelChain {
             .flat_map(|block| block.mined)
             .map(|mined| mined.pooled)
             .filter(|pooled| Some(pooled.from) == again);
-        let first = transactions.collect();
-        let nonces = self.state().nonces.clone();
-        let nonce = |account: &Address| nonces.get(account).copied().unwrap_or(0);
-        // As anvil, which tries what its pool had found ready before.
-        self.pool
-            .retain(|one| one.transaction.nonce() <= nonce(&one.from));
-        self.mine_these(first);
-        for _ in 1..depth {
-            self.mine_these(vec![]);
+        let mut first: Vec<Pooled> = transactions.collect();
+        // As anvil: the pool is not told, no time passes, and the base fee falls from block to block, since they are as good as
+        // empty, until the next one has what was set.
+        let base_fee = self.base_fee;
+        for _ in 0..depth {
+            let timestamp = self.head().timestamp;
+            self.mine_these(|_| {}, std::mem::take(&mut first), timestamp);
+            self.base_fee -= self.base_fee / 8;
         }
+        self.base_fee = base_fee;
     }
 
     pub fn forget(&mut self) {
@@ -404,11 +418,20 @@ impl ModelChain {
             }
             self.pool.remove(rival);
         }
+        let before = |one: &Pooled| {
+            one.from == from && one.ready && one.transaction.nonce() + 1 == transaction.nonce()
+        };
+        let ready = transaction.nonce() == nonce || self.pool.iter().any(before);
+        let sent = transaction.nonce();
         self.pool.push(Pooled {
             hash,
             from,
             transaction,
+            ready,
         });
+        if ready {
+            self.unlock(from, sent);
+        }
         Ok(hash)
     }
 

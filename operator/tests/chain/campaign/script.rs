@@ -115,7 +115,8 @@ pub enum Act {
     Away(bool),
     /// The API server's data are saved.
     BackUp,
-    /// The API server's data are those of the last backup; seals come back from where they are remembered.
+    /// The API server's data are those of the last backup; seals come back from where they are remembered, and some are
+    /// remembered nowhere.
     Restore,
 }
 

@@ -21,15 +21,17 @@ use gridstake_ledger::{
 };
 use gridstake_operator::{
     chain::client::ChainClient,
+    controllers::usage_record::{conditions::Hold, observe::in_doubt},
     error::chain as causes,
+    leader::Lapse,
     settlement::{
         Lane,
         signer::{Key, Keys},
         statements::Declared,
     },
 };
-use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{
@@ -112,6 +114,13 @@ struct Actor {
     others: mpsc::UnboundedReceiver<OtherLeads>,
 }
 
+struct Backup {
+    saved: Saved,
+    posted: BTreeMap<String, Statement>,
+    /// The newest block's time, in seconds of Unix time.
+    taken_at: u64,
+}
+
 struct Stage {
     nature: Nature,
     api: ApiServer,
@@ -125,7 +134,13 @@ struct Stage {
     shown: BTreeMap<String, Statement>,
     /// What the status of each GpuNode says is stated.
     posted: BTreeMap<String, Statement>,
-    backup: Option<(Saved, BTreeMap<String, Statement>)>,
+    backup: Option<Backup>,
+    /// What the leader's lease says of the last restore.
+    lapse: Option<Lapse>,
+    /// The latest time that a block ever had, in seconds of Unix time.
+    latest: u64,
+    /// Slices that are open again and whose agents are gone, by the numbers under which they were sealed before the restore.
+    open: BTreeMap<u64, Kind>,
     reached: BTreeSet<&'static str>,
 }
 
@@ -219,6 +234,9 @@ impl Stage {
             shown: BTreeMap::new(),
             posted: BTreeMap::new(),
             backup: None,
+            lapse: None,
+            latest: 0,
+            open: BTreeMap::new(),
             reached: BTreeSet::new(),
         };
         set.restart(0);
@@ -234,6 +252,10 @@ impl Stage {
             let client = ChainClient::over(vec![wire.endpoint()], metrics.chain(chain.name()));
             Ok(Lane::with_client(chain, keys, client, metrics))
         });
+        let replica = match self.lapse {
+            Some(lapse) => replica.after(lapse),
+            None => replica,
+        };
         self.actors[index] = Some(Actor {
             replica,
             wire,
@@ -277,22 +299,93 @@ impl Stage {
         self.declare(1);
     }
 
-    /// Both replicas lose what they were about to do with the API server, and start anew.
-    fn restore(&mut self) {
-        let Some((backup, posted)) = &self.backup else {
+    /// The newest block's time, in seconds of Unix time.
+    async fn chain_time(&mut self) -> u64 {
+        let newest = self
+            .nature
+            .rpc("eth_getBlockByNumber", &json!(["latest", false]), 0)
+            .await
+            .unwrap();
+        let text = newest["timestamp"].as_str().unwrap();
+        let at = u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
+        self.latest = self.latest.max(at);
+        at
+    }
+
+    async fn back_up(&mut self) {
+        self.backup = Some(Backup {
+            saved: self.api.save(),
+            posted: self.posted.clone(),
+            taken_at: self.chain_time().await,
+        });
+    }
+
+    /// Both replicas lose what they were about to do with the API server, and start anew. Some agents are gone with what they
+    /// remembered.
+    async fn restore(&mut self) {
+        let now = self.chain_time().await;
+        let Some(backup) = &self.backup else {
             return;
         };
-        self.api.restore(backup);
-        self.posted.clone_from(posted);
+        self.api.restore(&backup.saved);
+        self.posted.clone_from(&backup.posted);
         self.reached.insert("restored");
+        // By the chain's clock, which alone passes here; and a reorganisation may have turned it back, as none does.
+        let passed = 2 * (self.latest - backup.taken_at.min(now));
+        let before = self.lapse.map(|lapse| lapse.until);
+        let later = before.and_then(|until| until.checked_add(SignedDuration::from_millis(1)).ok());
+        let until = later.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::now());
+        let passed = SignedDuration::from_secs(i64::try_from(passed).unwrap());
+        let from = until.checked_sub(passed).unwrap();
+        self.lapse = Some(Lapse { from, until });
         let known: BTreeSet<u64> = self.states_of_seals();
         for (number, kind) in self.sealed.clone() {
-            if !known.contains(&number) {
+            let is_sound = matches!(kind, Kind::Sound | Kind::Poor | Kind::CoolingProvider);
+            if known.contains(&number) {
+                continue;
+            }
+            if is_sound && number % 3 == 0 {
+                self.sealed.remove(&number);
+                self.open.insert(number, kind);
+            } else {
                 self.put(number, kind);
             }
         }
         self.restart(0);
         self.restart(1);
+    }
+
+    /// What the controller of UsageRecords does with slices that are open again; and a person, who finds out which of them the
+    /// chain has paid.
+    async fn seal_what_is_open(&mut self, index: usize) {
+        for (number, kind) in self.open.clone() {
+            let mut value = Self::record(number, kind);
+            value["status"].take();
+            let record: UsageRecord = serde_json::from_value(value).unwrap();
+            let Some(actor) = &self.actors[index] else {
+                return;
+            };
+            let (hold, _) = in_doubt(&actor.replica.lane, self.lapse, &record, Timestamp::now());
+            match hold.filter(|hold| hold.concerns(0)) {
+                None => {
+                    self.open.remove(&number);
+                    self.seal(kind, 1);
+                    self.reached.insert("sealed anew");
+                }
+                Some(Hold::InDoubt { .. })
+                    if self.nature.end(&[number]).await.paid.contains(&number) =>
+                {
+                    self.open.remove(&number);
+                    self.sealed.insert(number, kind);
+                    self.put(number, kind);
+                    self.reached.insert("found out");
+                }
+                Some(Hold::MayBeLost { .. }) => {
+                    self.reached.insert("may be lost");
+                }
+                Some(_) => {}
+            }
+        }
     }
 
     fn states_of_seals(&self) -> BTreeSet<u64> {
@@ -310,6 +403,10 @@ impl Stage {
     }
 
     fn put(&self, number: u64, kind: Kind) {
+        self.api.seal(&Self::record(number, kind));
+    }
+
+    fn record(number: u64, kind: Kind) -> Value {
         let (payer, provider, millis) = match kind {
             Kind::Sound | Kind::BrokenReceipt => (RICH_PAYER, PROVIDER, 1000),
             Kind::Poor | Kind::Rewarded => (POOR_PAYER, PROVIDER, 1000),
@@ -328,7 +425,7 @@ impl Stage {
             let emission = json!({"jobNo": number + 1, "amount": amount});
             record["status"]["sealed"]["emission"] = emission;
         }
-        self.api.seal(&record);
+        record
     }
 
     async fn play_to_the_end(mut self, script: &[Act]) -> Verdict {
@@ -351,7 +448,7 @@ impl Stage {
             Act::Chain(weather) => self.nature.be(*weather).await,
             Act::Away(away) => self.nature.go_away(*away),
             Act::Restart { replica } => self.restart(*replica),
-            Act::BackUp => self.backup = Some((self.api.save(), self.posted.clone())),
+            Act::BackUp => self.back_up().await,
             Act::Declare { node, gpus } => {
                 let node = format!("n{node}");
                 let shown = statement::inventory(&node, PROVIDER, gpus_of(*gpus));
@@ -359,7 +456,7 @@ impl Stage {
                 self.declare(0);
                 self.declare(1);
             }
-            Act::Restore => self.restore(),
+            Act::Restore => self.restore().await,
             Act::PassUnseeing { replica } => self.pass(*replica, &[], false).await,
             Act::Pass { replica, mishaps } => self.pass(*replica, mishaps, true).await,
         }
@@ -372,7 +469,7 @@ impl Stage {
             replica, others, ..
         } = &mut actor;
         {
-            let mut passing = std::pin::pin!(one_pass(replica, looks));
+            let mut passing = Box::pin(one_pass(replica, looks));
             loop {
                 tokio::select! {
                     biased;
@@ -394,6 +491,8 @@ impl Stage {
         if died {
             self.restart(index);
         }
+        self.chain_time().await;
+        self.seal_what_is_open(index).await;
     }
 
     fn note_what_was_reached(&mut self) {
@@ -488,8 +587,8 @@ impl Stage {
                 week_is_over = true;
                 continue;
             }
-            // What is refused is given up when all that was signed for it has expired.
-            if self.is_refused() {
+            // What is refused is given up when all that was signed for it has expired; so is what may have been lost.
+            if self.is_refused() || self.waits_for_what_was_lost() {
                 self.nature.be(Weather::Pass(100 * 3600)).await;
             }
             self.nature.be(Weather::Mine(4)).await;
@@ -526,6 +625,11 @@ impl Stage {
         self.api.batches().into_iter().any(|batch| {
             batch.status.and_then(|status| status.blocked) == Some(BlockedReason::EncodingRefused)
         })
+    }
+
+    /// Whether everything is over but slices that are open.
+    fn waits_for_what_was_lost(&self) -> bool {
+        !self.open.is_empty() && self.unfinished().len() == self.open.len()
     }
 
     fn states(&self) -> BTreeMap<u64, (RecordState, Option<SkipReason>)> {
@@ -567,6 +671,11 @@ impl Stage {
                     .then(|| format!("record {number} ({kind:?}) is {found:?}, not {expected:?}"))
             })
             .collect();
+        open.extend(
+            self.open
+                .iter()
+                .map(|(number, kind)| format!("the slice of record {number} ({kind:?}) is open")),
+        );
         for batch in self.api.batches() {
             let status = batch.status.unwrap_or_default();
             let over = matches!(
