@@ -8,8 +8,11 @@ use alloy::{
     rpc::{client::RpcClient, json_rpc::ErrorPayload},
     transports::{RpcError, TransportError, TransportErrorKind},
 };
+use gridstake_endpoint::BoundedHttp;
 
-use crate::bounded_http::{BoundedHttp, MOST_BYTES};
+/// The largest answer of a chain's endpoint that is read, in bytes: several times what the events of as many blocks as are asked for
+/// at once take. Nodes themselves answer with 25 MB (geth) or less.
+const MOST_BYTES: usize = 32 << 20;
 
 /// How much of an endpoint's own words is repeated, in bytes.
 const WORDS: usize = 300;

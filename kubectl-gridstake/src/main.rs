@@ -3,7 +3,6 @@
 //! sums GPUs, jobs and earnings; drains nodes; quotes jobs and reports weeks; sends what providers, delegators and payers have
 //! to say to the contracts.
 
-mod bounded_http;
 mod certify;
 mod cli;
 mod cluster;

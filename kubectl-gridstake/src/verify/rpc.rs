@@ -19,7 +19,7 @@ use gridstake_contracts::{Settlement, StakeVault};
 use serde::Deserialize;
 
 use super::answers::{Answers, Input, SettledBatch, Slash, Stated};
-use crate::{bounded_http, endpoint};
+use crate::endpoint;
 
 /// After which time a request is given up.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -30,7 +30,7 @@ const READS: usize = 8;
 
 /// Whether fewer blocks may help: the endpoint refused, or its answer was larger than what is read.
 fn asks_for_less(error: &TransportError) -> bool {
-    matches!(error, TransportError::ErrorResp(_)) || bounded_http::is_too_large(error)
+    matches!(error, TransportError::ErrorResp(_)) || gridstake_endpoint::is_too_large(error)
 }
 
 /// Why the chain could not be asked.

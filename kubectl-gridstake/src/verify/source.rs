@@ -5,7 +5,7 @@ use std::{collections::HashMap, io, path::PathBuf, str::FromStr};
 use alloy::primitives::B256;
 use gridstake_ledger::archive;
 
-use crate::bounded_http::{self, BodyError};
+use gridstake_endpoint::BodyError;
 
 /// Why the archive could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +124,7 @@ impl Source {
                     return Ok(None);
                 }
                 let answer = answer.error_for_status().map_err(failed)?;
-                match bounded_http::read(answer, MOST_BYTES).await {
+                match gridstake_endpoint::read(answer, MOST_BYTES).await {
                     Ok(file) => Ok(Some(file)),
                     Err(BodyError::Http(source)) => Err(failed(source)),
                     Err(BodyError::TooLarge(_)) => Err(SourceError::TooLarge {

@@ -27,14 +27,17 @@ use alloy::{
     sol_types::SolCall,
 };
 use futures::future::join_all;
+use gridstake_endpoint::BoundedHttp;
 use reqwest::Url;
 
-use super::{
-    bounded_http::{BoundedHttp, MOST_BYTES},
-    metrics::ChainMetrics,
-    rpc_error::RpcFailure,
-    view::Block,
-};
+use super::{metrics::ChainMetrics, rpc_error::RpcFailure, view::Block};
+
+/// The largest answer that is read, in bytes.
+///
+/// An answer is held twice while it is read, and several endpoints may answer at once: with more, a few of those that lie would
+/// take all of the operator's memory (256 MiB). The largest that is needed are the events of a batch, 66 kB for 1,000 records in as
+/// many groups: who reads those of many blocks asks for fewer where they are too large.
+pub const MOST_BYTES: usize = 16 << 20;
 
 /// Why a chain could not be asked, or what it refused.
 #[derive(Debug, thiserror::Error)]

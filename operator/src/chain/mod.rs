@@ -6,7 +6,6 @@
 //! Each chain has a view, a follower and an age of its own: one that is away, or is not what is configured, changes
 //! nothing about another.
 
-pub mod bounded_http;
 pub mod client;
 pub mod config;
 #[allow(missing_docs)]

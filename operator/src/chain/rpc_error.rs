@@ -5,8 +5,7 @@ use alloy::{
     rpc::json_rpc::ErrorPayload,
     transports::{RpcError, TransportError, TransportErrorKind},
 };
-
-use super::bounded_http::TooLarge;
+use gridstake_endpoint::TooLarge;
 
 /// How much of an endpoint's own words is repeated.
 const WORDS: usize = 300;

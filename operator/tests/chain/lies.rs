@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gridstake_operator::chain::{
-    ContractMismatch, bounded_http::MOST_BYTES, rpc_error::RpcFailure,
-};
+use gridstake_operator::chain::{ContractMismatch, client::MOST_BYTES, rpc_error::RpcFailure};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 

@@ -684,16 +684,25 @@ impl Turn<'_> {
         if all_work {
             return None;
         }
+        let end = self.why_not_started_in_time(placement, members)?;
+        ending(end, &|m| !at_work(m))
+    }
+
+    /// The end of an attempt whose members do not all run in time. While others hold a pod back there is no hurry, and the time counts
+    /// from when they do so no more.
+    fn why_not_started_in_time(
+        &mut self,
+        placement: &Placement,
+        members: &[Member],
+    ) -> Option<End> {
         if members.iter().any(|m| matches!(m.state, State::Held(_))) {
             return None;
         }
-        let since = placement
-            .decided_at
-            .0
-            .max(self.seen.gates_off_at.unwrap_or(placement.decided_at.0));
+        let placed = placement.decided_at.0;
+        let since = self.seen.gates_off_at.map_or(placed, |off| off.max(placed));
         let deadline = after(since, self.job.spec.start_timeout());
         if deadline.is_some_and(|d| d <= self.now) {
-            return ending(why_not_started(members), &|m| !at_work(m));
+            return Some(why_not_started(members));
         }
         self.wake_at(deadline);
         None

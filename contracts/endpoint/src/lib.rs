@@ -10,10 +10,6 @@ use alloy::{
 use reqwest::{Client, Response, Url, header::CONTENT_TYPE};
 use tower_service::Service;
 
-/// The largest answer of a chain's endpoint that is read, in bytes: several times what the events of as many blocks as are asked for
-/// at once take. Nodes themselves answer with 25 MB (geth) or less.
-pub const MOST_BYTES: usize = 32 << 20;
-
 /// An answer is larger than what is read of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is larger than {most} bytes")]
@@ -34,6 +30,9 @@ pub enum BodyError {
 }
 
 /// The body of `answer`, if it has no more than `most` bytes. No more than that, and what was on its way, is ever held.
+///
+/// # Errors
+/// It is larger, or the connection failed.
 pub async fn read(mut answer: Response, most: usize) -> Result<Vec<u8>, BodyError> {
     let too_large = TooLarge { most };
     let said = answer.content_length().unwrap_or(0);
@@ -51,6 +50,7 @@ pub async fn read(mut answer: Response, most: usize) -> Result<Vec<u8>, BodyErro
 }
 
 /// Whether an answer was larger than what is read of one.
+#[must_use]
 pub fn is_too_large(error: &TransportError) -> bool {
     match error {
         TransportError::Transport(TransportErrorKind::Custom(error)) => error.is::<TooLarge>(),
