@@ -145,6 +145,8 @@ mod tests {
     }
 
     async fn ask(url: Url, most: usize) -> Result<u64, TransportError> {
+        // Whichever test comes first installs it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = Client::builder()
             .tls_certs_only([])
             .no_proxy()
