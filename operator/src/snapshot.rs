@@ -127,10 +127,7 @@ fn facts_of(
         bonded: guarantee.backing.in_force().is_some(),
         provider: guarantee.backing.provider,
         chain: guarantee.backing.chain.as_deref().map(str::to_owned),
-        owner: guarantee
-            .backing
-            .in_force()
-            .map(|provider| provider.staker.to_string()),
+        owner: guarantee.backing.owner(),
         stake: match &guarantee.backing.bond {
             Bond::NotAsked => STAKE_WITHOUT_CHAIN,
             Bond::InForce(provider) => provider.share,

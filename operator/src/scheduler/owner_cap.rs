@@ -143,6 +143,12 @@ impl Cuts {
         Self(cuts.collect())
     }
 
+    /// Whether nobody is cut.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// How the nodes of this model and owner are cut, if they are.
     #[must_use]
     pub fn get(&self, model: &str, owner: Option<&str>) -> Option<Cut> {

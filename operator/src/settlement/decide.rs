@@ -216,8 +216,8 @@ fn state(batch: &Logged, chain: &ChainFacts) -> BatchState {
 /// the one before it: the few that are stored last through any outage.
 #[must_use]
 pub fn authorize(authorizations: &[u64], now: u64, lasting: Duration) -> Option<u64> {
+    let margin = renewal_margin(lasting).as_secs();
     let lasting = lasting.as_secs();
-    let margin = (lasting / 4).min(3600);
     let in_force = authorizations
         .iter()
         .max()
@@ -228,6 +228,12 @@ pub fn authorize(authorizations: &[u64], now: u64, lasting: Duration) -> Option<
     let doublings = u32::try_from(authorizations.len()).unwrap_or(u32::MAX);
     let lasting = lasting.saturating_mul(1_u64.checked_shl(doublings).unwrap_or(u64::MAX));
     Some(now.saturating_add(lasting))
+}
+
+/// For how long a signature is still in force at least when the next one is made, where the first one lasts for `lasting`.
+#[must_use]
+pub fn renewal_margin(lasting: Duration) -> Duration {
+    Duration::from_secs((lasting.as_secs() / 4).min(3600))
 }
 
 /// What the contract's refusal of a batch means.

@@ -175,7 +175,7 @@ impl Mark {
 /// as long as the one before it, and is made when that one is about to end ([`decide::authorize`]).
 #[must_use]
 pub fn longest_signature(authorization: Duration, span: Duration) -> Duration {
-    let margin = (authorization / 4).min(Duration::from_hours(1));
+    let margin = decide::renewal_margin(authorization);
     let (mut at, mut lasting) = (Duration::ZERO, authorization);
     for _ in 1..decide::MOST_AUTHORIZATIONS {
         let next = at.saturating_add(lasting.saturating_sub(margin));

@@ -74,10 +74,10 @@ pub fn observe(context: &Context, gpu_node: &GpuNode, now: Timestamp) -> Observe
     let terms = caches.failover();
     let mode = mode(caches, gpu_node, || local_pods(caches), now);
     let owner = Owner::find(chains, chain, guarantee.backing.provider);
-    let staker = guarantee.backing.in_force().map(|p| p.staker.to_string());
     Observed {
         owner_cut: caches.owner_cuts().get().map(|cuts| {
-            let cut = cuts.get(NodeFacts::model_of(gpu_node), staker.as_deref());
+            let owner = guarantee.backing.owner();
+            let cut = cuts.get(NodeFacts::model_of(gpu_node), owner.as_deref());
             CutSeen(cut.map(|cut| OwnerCut {
                 level: cut.level.to_string(),
                 sum: cut.sum.to_string(),

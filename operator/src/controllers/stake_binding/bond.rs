@@ -63,6 +63,14 @@ impl Default for Backing {
 }
 
 impl Backing {
+    /// Who owns the stake that is in force, as the scheduler and its log name them: the staker's address in lowercase. Without the
+    /// checksum, which costs a hash for each node in each pass.
+    #[must_use]
+    pub fn owner(&self) -> Option<String> {
+        self.in_force()
+            .map(|provider| format!("{:#x}", provider.staker))
+    }
+
     /// The provider whose stake is in force.
     #[must_use]
     pub fn in_force(&self) -> Option<&Provider> {
