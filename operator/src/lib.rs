@@ -13,7 +13,7 @@
 //! | [`reputation`] | what is known of each GPU, and how steady a node is |
 //! | [`verdict`] | at whose door a failed attempt is laid |
 //! | [`contracts_deploy`] | the subcommand that puts the contracts on a chain |
-//! | [`precedence`] | placements are written before anything else |
+//! | [`precedence`] | placements are written before anything else, and members started before what is told |
 //! | [`caches`] | what is known of the cluster, kept up to date by watches |
 //! | [`reconcile`], [`backoff`], [`status`], [`events`], [`error`] | what controllers run on |
 //! | [`lane_counters`] | what of a lane only ever rises, changed by compare-and-swap |

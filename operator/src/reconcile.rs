@@ -191,8 +191,9 @@ where
                 let (store, pass) = (store.clone(), Arc::clone(&pass));
                 let task = async move {
                     let mut object = object;
+                    let mut _turn = None;
                     if let Some(precedence) = precedence {
-                        precedence.yield_to_it().await;
+                        _turn = precedence.yield_to_starts().await;
                         // It may have changed meanwhile.
                         object = store.get(&key).unwrap_or(object);
                     }

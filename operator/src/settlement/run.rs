@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -45,6 +46,9 @@ pub(super) const WRITES: usize = 8;
 const LOOK_AROUND: Duration = Duration::from_mins(1);
 /// The longest pause between two passes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How soon a batch that is under way is looked at again although the chain says nothing new: an endpoint may have forgotten its
+/// transaction, and what waits may be worth its fee by now.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Why a pass failed. The next one begins anew.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +100,7 @@ pub async fn run(context: Context, lane: Lane, stop: CancellationToken) {
     let mut views = settler.lane.chain().views();
     let mut sealed = settler.lane.sealed();
     let mut stated = settler.lane.statements().news();
-    loop {
+    while !stop.is_cancelled() {
         let pass = async {
             if settler.context.leadership.holds() {
                 settler.one_pass().await;
@@ -106,19 +110,24 @@ pub async fn run(context: Context, lane: Lane, stop: CancellationToken) {
         if Box::pin(stop.run_until_cancelled(pass)).await.is_none() {
             break;
         }
-        tokio::select! {
-            () = stop.cancelled() => break,
-            // An error means that the sender is gone, which it never is: the lane holds it.
-            _ = views.changed() => {}
-            _ = sealed.changed() => {
-                let count = *sealed.borrow_and_update();
-                settler.records_announced(count);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                // An error means that the sender is gone, which it never is: the lane holds it.
+                _ = views.changed() => {}
+                _ = sealed.changed() => {
+                    let count = *sealed.borrow_and_update();
+                    settler.records_announced(count);
+                }
+                _ = stated.changed() => {
+                    stated.mark_unchanged();
+                    settler.statements_announced();
+                }
+                () = tokio::time::sleep(settler.pause()) => break,
             }
-            _ = stated.changed() => {
-                stated.mark_unchanged();
-                settler.statements_announced();
+            if settler.has_news() {
+                break;
             }
-            () = tokio::time::sleep(settler.pause()) => {}
         }
     }
     tracing::info!(chain = settler.lane.chain().name(), "settlement ends");
@@ -135,6 +144,8 @@ pub struct Settler {
     quiet: bool,
     /// The newest block at the last pass that went through.
     head: Option<Block>,
+    /// What the last pass that went through went by.
+    seen: Option<Seen>,
     /// Since when records have been waiting for a batch.
     waiting_since: Option<Instant>,
     /// How many records have been announced.
@@ -159,6 +170,14 @@ pub struct Settler {
     pub(super) doubts_announced: u64,
 }
 
+/// What a pass went by.
+struct Seen {
+    view: Arc<ChainView>,
+    /// Whether records were looked for, and some may wait still.
+    gathered: bool,
+    at: Instant,
+}
+
 impl Settler {
     /// A loop that remembers nothing.
     #[must_use]
@@ -170,6 +189,7 @@ impl Settler {
             recalled: None,
             quiet: false,
             head: None,
+            seen: None,
             waiting_since: None,
             announced: 0,
             announced_before: 0,
@@ -219,6 +239,7 @@ impl Settler {
         if let Err(error) = outcome {
             self.metrics.failed(error.category());
             self.head = None;
+            self.seen = None;
             let conflict = matches!(&error, PassError::Status(error) if error.is_conflict())
                 || matches!(&error, PassError::Act(error) if error.is_conflict());
             if conflict {
@@ -241,6 +262,23 @@ impl Settler {
     /// The time, in Unix milliseconds.
     pub(super) fn now_ms(&self) -> u64 {
         u64::try_from((self.context.now)().as_millisecond()).unwrap_or(0)
+    }
+
+    /// Whether another pass could do what the last one could not.
+    fn has_news(&self) -> bool {
+        let Standing::InForce(view) = self.lane.chain().standing((self.context.now)()) else {
+            return true;
+        };
+        let Some(seen) = &self.seen else {
+            return true;
+        };
+        let is_gathered = self.is_gathered();
+        let is_under_way = !self.quiet || is_gathered;
+        seen.view.head != view.head
+            || !seen.view.same_content(&view)
+            || is_gathered && !seen.gathered
+            || self.may_end_doubts()
+            || is_under_way && seen.at.elapsed() >= LOOK_AGAIN
     }
 
     /// How long to wait for news at most: until what waits has waited long enough. While the chain is away that may be over.
@@ -291,6 +329,11 @@ impl Settler {
             self.measure_gas(&view).await;
             self.head = Some(view.head);
         }
+        self.seen = Some(Seen {
+            view,
+            gathered: self.is_gathered(),
+            at: Instant::now(),
+        });
         Ok(())
     }
 

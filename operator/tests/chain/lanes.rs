@@ -516,3 +516,28 @@ async fn two_lanes_on_one_chain_with_two_gas_accounts_settle_side_by_side() {
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_waits_for_a_block_is_not_sent_with_each_look_at_the_chain() {
+    let world = World::new(ESCROW).await;
+    let rpc = LyingRpc::before(&world.anvil).await;
+    let file = world.reached_by(&[&rpc.url]);
+    let cluster = Cluster::start(&world.api, vec![entrance(&world, &file)]).await;
+    seal(&cluster, &world, 256..260, 1000);
+    let sent = || rpc.asked("eth_sendRawTransaction");
+    until("the batch is sent", || sent() > 0, nothing).await;
+    let looks = || rpc.asked("eth_getBlockByNumber");
+    let (before, many) = (looks(), 40);
+    until(
+        "the chain was often looked at",
+        || looks() >= before + many,
+        || async {
+            // What is sealed meanwhile is no reason to send it either.
+            cluster.lane(world.place).announce_sealed();
+        },
+    )
+    .await;
+    assert!(sent() * 4 <= many, "sent {} times in {many} looks", sent());
+    settle(&world).await;
+    assert_eq!(world.credit().await, 4 * SECOND);
+}

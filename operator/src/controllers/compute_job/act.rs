@@ -151,7 +151,7 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                 each(names, |name| withdraw(&pods, name)).await?;
             }
             Write::DeletePods(names) => {
-                if !is_current(&jobs, job).await? {
+                if is_newest(&jobs, job).await? == Some(false) {
                     outcome.outdated = true;
                     return Ok(outcome);
                 }
@@ -243,17 +243,17 @@ async fn create_service(ctx: &Context, job: &ComputeJob, namespace: &str) -> Res
     }
 }
 
-/// Whether the API server has no newer version of `job` than the cache, or none at all. A pod whose attempt the cache does not show
-/// yet is no leftover: pods and jobs come by watches of their own, and another replica may have started it.
-async fn is_current(jobs: &Api<ComputeJob>, job: &ComputeJob) -> Result<bool, ActError> {
+/// Whether the API server has no newer version of `job` than the cache; `None`: the job is gone. A pod whose attempt the cache
+/// does not show yet is no leftover: pods and jobs come by watches of their own, and another replica may have started it.
+async fn is_newest(jobs: &Api<ComputeJob>, job: &ComputeJob) -> Result<Option<bool>, ActError> {
     let name = job.name_any();
     let live = jobs
         .get_metadata_opt(&name)
         .await
         .map_err(failed("get ComputeJob", &name))?;
-    Ok(live.is_none_or(|live| {
-        live.uid() != job.uid() || live.resource_version() == job.resource_version()
-    }))
+    Ok(live
+        .filter(|live| live.uid() == job.uid())
+        .map(|live| live.resource_version() == job.resource_version()))
 }
 
 /// Makes sure, against the API server and not the cache, that `attempt` is still the one to be started, and that the
@@ -264,34 +264,27 @@ async fn hold(
     attempt: u32,
     outcome: &mut Outcome,
 ) -> Result<bool, ActError> {
+    let wanted = job.status.as_ref().is_some_and(|status| {
+        let active = status.active_placement();
+        active.is_some_and(|placement| placement.attempt == attempt) && status.ending.is_none()
+    });
+    if !wanted || job.metadata.deletion_timestamp.is_some() {
+        return Ok(false);
+    }
+    if job.finalizers().iter().any(|f| f == FINALIZER_JOB) {
+        return Ok(is_newest(jobs, job).await? == Some(true));
+    }
     let name = job.name_any();
-    let Some(live) = jobs
-        .get_opt(&name)
-        .await
-        .map_err(failed("get ComputeJob", &name))?
-    else {
-        return Ok(false);
-    };
-    let status = live.status.clone().unwrap_or_default();
-    let same = live.uid() == job.uid() && live.resource_version() == job.resource_version();
-    let wanted = status
-        .active_placement()
-        .is_some_and(|p| p.attempt == attempt)
-        && status.ending.is_none();
-    if !same || !wanted || live.metadata.deletion_timestamp.is_some() {
-        return Ok(false);
-    }
-    if live.finalizers().iter().any(|f| f == FINALIZER_JOB) {
-        return Ok(true);
-    }
-    let finalizers: Vec<_> = live
+    let finalizers: Vec<_> = job
         .finalizers()
         .iter()
         .map(String::as_str)
         .chain([FINALIZER_JOB])
         .collect();
-    let body =
-        json!({"metadata": {"finalizers": finalizers, "resourceVersion": live.resource_version()}});
+    // The version that was read makes this the question as well whether there is a newer one.
+    let body = json!({"metadata": {
+        "finalizers": finalizers, "resourceVersion": job.resource_version(),
+    }});
     match jobs
         .patch(&name, &PatchParams::default(), &Patch::Merge(body))
         .await

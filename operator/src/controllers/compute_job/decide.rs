@@ -154,6 +154,14 @@ impl Plan {
     pub fn is_silent(&self) -> bool {
         self.writes.is_empty() && (self.is_passing || self.status.is_none())
     }
+
+    /// Whether members are to be created, or let go to their nodes.
+    #[must_use]
+    pub fn starts_members(&self) -> bool {
+        let starts =
+            |write: &Write| matches!(write, Write::CreatePods { .. } | Write::LiftGates(_));
+        self.writes.iter().any(starts)
+    }
 }
 
 /// How long after a refusal the API server is asked again: quota may have been raised.

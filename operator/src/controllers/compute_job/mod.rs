@@ -49,8 +49,8 @@ use crate::{
 
 /// How many jobs are looked at at once; nearly all of them wait for their turn.
 const PASSES: u16 = 512;
-/// So many of them write. In a burst there are jobs that start and jobs that are new; these, of which nothing is to be written, do not
-/// wait for those.
+/// So many of them start members at a time, and so many write something else. In a burst there are jobs that start and jobs that are
+/// new; these, of which nothing is to be written, do not wait for those.
 const TURNS: usize = 8;
 /// How long one waits for its turn before it goes to the end of the line: a pass must not take longer than it may.
 const WAITS: Duration = Duration::from_secs(10);
@@ -89,7 +89,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         precedence: None,
     };
     let metrics = ctx.metrics.clone();
-    let turns = Arc::new(Semaphore::new(TURNS));
+    let turns = Arc::new(Turns::default());
     controller
         .run(metrics, stop, move |job| {
             reconcile(ctx.clone(), Arc::clone(&turns), job)
@@ -97,40 +97,67 @@ pub async fn run(ctx: Context, stop: CancellationToken) {
         .await;
 }
 
+/// Turns to write about jobs.
+struct Turns {
+    starts: Semaphore,
+    others: Semaphore,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            starts: Semaphore::new(TURNS),
+            others: Semaphore::new(TURNS),
+        }
+    }
+}
+
 /// A pass; what it writes, it writes when it is its turn, about the job as it is then.
 async fn reconcile(
     ctx: Context,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     mut job: Arc<ComputeJob>,
 ) -> Result<Pass, Error> {
-    let mut turn = if ctx.precedence.is_free() {
-        turns.try_acquire().ok()
-    } else {
-        None
-    };
-    loop {
-        let plan = {
-            let now = (ctx.now)();
-            let seen = observe::observe(&ctx, &job, now).await;
-            let plan = decide::decide(&job, &seen, now);
-            note_admission(&ctx, &job, &plan, now);
-            plan
-        };
-        if turn.is_some() || plan.is_silent() {
-            return carry_out(&ctx, &job, &plan).await;
-        }
-        drop(plan);
-        ctx.precedence.yield_to_it().await;
-        let Ok(Ok(own)) = tokio::time::timeout(WAITS, turns.acquire()).await else {
-            return Ok(Pass::waiting().again_in(LOOK_AGAIN));
-        };
-        turn = Some(own);
-        let namespace = job.namespace().unwrap_or_default();
-        let current = ctx.caches.compute_job(&namespace, &job.name_any());
-        if let Some(Ok(current)) = current.as_deref().map(|job| &job.0) {
-            job = Arc::new(current.clone());
-        }
+    let plan = plan(&ctx, &job).await;
+    if plan.is_silent() {
+        return carry_out(&ctx, &job, &plan).await;
     }
+    let starts = plan.starts_members();
+    let _start = starts.then(|| ctx.precedence.start());
+    let line = if starts { &turns.starts } else { &turns.others };
+    let may_go = ctx.precedence.is_free() && (starts || !ctx.precedence.is_starting());
+    if let Ok(_turn) = line.try_acquire()
+        && may_go
+    {
+        return carry_out(&ctx, &job, &plan).await;
+    }
+    // Plans are large, and hundreds may wait.
+    drop(plan);
+    let _beside = if starts {
+        ctx.precedence.yield_to_it().await;
+        None
+    } else {
+        ctx.precedence.yield_to_starts().await
+    };
+    let Ok(Ok(_turn)) = tokio::time::timeout(WAITS, line.acquire()).await else {
+        return Ok(Pass::waiting().again_in(LOOK_AGAIN));
+    };
+    let namespace = job.namespace().unwrap_or_default();
+    let current = ctx.caches.compute_job(&namespace, &job.name_any());
+    if let Some(Ok(current)) = current.as_deref().map(|job| &job.0) {
+        job = Arc::new(current.clone());
+    }
+    let plan = self::plan(&ctx, &job).await;
+    carry_out(&ctx, &job, &plan).await
+}
+
+/// What is to be done about the job as it is now.
+async fn plan(ctx: &Context, job: &ComputeJob) -> Plan {
+    let now = (ctx.now)();
+    let seen = observe::observe(ctx, job, now).await;
+    let plan = decide::decide(job, &seen, now);
+    note_admission(ctx, job, &plan, now);
+    plan
 }
 
 /// Notes whether the job may wait for a place without having been told so.

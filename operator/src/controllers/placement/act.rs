@@ -124,8 +124,8 @@ fn tell(ctx: &Context, job: &ComputeJob, placement: Option<Placement>, fact: Fac
     let (events, job) = (ctx.events.clone(), job.clone());
     let precedence = ctx.precedence.clone();
     tokio::spawn(async move {
-        // Of a burst, what is decided comes before what is told about it.
-        precedence.yield_to_it().await;
+        // Of a burst, what is decided and what is started come before what is told about it.
+        let _turn = precedence.yield_to_starts().await;
         match placement {
             Some(placement) => {
                 let note = where_to(&placement, job.status.as_ref());
