@@ -33,6 +33,7 @@ pub mod offer;
 pub mod operator_process;
 pub mod payer;
 pub mod pod_history;
+pub mod priority_class;
 pub mod prometheus;
 pub mod provider;
 pub mod release;

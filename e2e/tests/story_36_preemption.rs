@@ -1,33 +1,13 @@
 //! Story 36: jobs make way for one of higher priority: only as many as it needs, with their own grace, and they go on afterwards
 //! without having lost a retry.
 
-use gridstake_e2e::prelude::*;
-use k8s_openapi::api::{core::v1::Event, scheduling::v1::PriorityClass};
-use kube::{
-    Api,
-    api::{DeleteParams, ListParams, PostParams},
-};
-use serde_json::json;
+use gridstake_e2e::{prelude::*, priority_class::priority_class};
+use k8s_openapi::api::core::v1::Event;
+use kube::{Api, api::ListParams};
 
 /// What a job does that is told to stop: it says so, and needs a second of its grace.
 const UNTIL_TOLD: &str = "trap 'echo told > /dev/termination-log; sleep 1; exit 143' TERM; \
     until [ -e /tmp/released ]; do sleep 0.1; done";
-
-/// Makes a PriorityClass that goes with the story, and returns its name.
-async fn class(world: &World, tenant: &Tenant, policy: &str) -> Result<String> {
-    let name = format!("{}-{}", tenant.namespace, policy.to_lowercase());
-    let classes: Api<PriorityClass> = Api::all(world.client.clone());
-    let class = serde_json::from_value(json!({
-        "metadata": {"name": name}, "value": 1000, "preemptionPolicy": policy,
-    }))?;
-    classes.create(&PostParams::default(), &class).await?;
-    let removed = name.clone();
-    world.undo_at_the_end(format!("remove PriorityClass {name}"), async move {
-        classes.delete(&removed, &DeleteParams::default()).await?;
-        Ok(())
-    });
-    Ok(name)
-}
 
 async fn notes(tenant: &Tenant, reason: &str) -> Result<Vec<String>> {
     let events: Api<Event> = tenant.api();
@@ -42,8 +22,8 @@ async fn notes(tenant: &Tenant, reason: &str) -> Result<Vec<String>> {
 #[test]
 fn a_job_of_higher_priority_gets_the_gpus_of_one_that_goes_on_afterwards() -> Result<()> {
     story(async |world, tenant| {
-        let preempts = class(world, tenant, "PreemptLowerPriority").await?;
-        let never = class(world, tenant, "Never").await?;
+        let preempts = priority_class(world, tenant, "PreemptLowerPriority").await?;
+        let never = priority_class(world, tenant, "Never").await?;
         let mut low = Vec::new();
         for (number, host) in world.hosts.iter().enumerate() {
             let manifest = job(&format!("low-{number}"), host.gpus)

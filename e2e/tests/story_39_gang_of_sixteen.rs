@@ -16,6 +16,7 @@ use gridstake_e2e::{
     command::plugin,
     fake_fleet::{FAKE, FakeFleet},
     prelude::*,
+    priority_class::priority_class,
     simulated_gpus::Simulator,
     usage,
 };
@@ -370,6 +371,34 @@ fn the_others_run_on(
     Ok(())
 }
 
+/// The GPU of `member`, of so many `members` of the job, falls off the bus of `node`.
+async fn lose_gpu_of(
+    world: &World,
+    uid: &str,
+    member: u32,
+    members: usize,
+    node: &str,
+) -> Result<()> {
+    // An agent that does not know yet which GPU is whose cannot tell who is hit.
+    let gpu = usage::until(world, uid, "the agents have named all GPUs", |records| {
+        let gpu_of = |record: &UsageRecord| {
+            let evidence = record.status.as_ref()?.evidence.as_ref()?;
+            let gpu = evidence.devices.first().map(DeviceUse::physical)?;
+            Some((record.spec.member, gpu.to_owned()))
+        };
+        let gpus: Option<BTreeMap<u32, String>> = records.iter().map(gpu_of).collect();
+        gpus.filter(|gpus| gpus.len() == members)?.remove(&member)
+    })
+    .await?;
+    let shown = world.gpu_nodes().get(node).await?.status;
+    let devices = shown.unwrap_or_default().devices;
+    let device = devices.iter().find(|device| device.uuid == gpu);
+    let simulator = Simulator::on(world, node).await?;
+    simulator
+        .break_gpu(device.context("the GPU")?.index, "lost")
+        .await
+}
+
 #[test]
 fn of_a_gang_whose_gpu_falls_off_the_bus_one_rank_goes_on_elsewhere_and_is_told_so() -> Result<()> {
     story(async |world, tenant| {
@@ -382,29 +411,7 @@ fn of_a_gang_whose_gpu_falls_off_the_bus_one_rank_goes_on_elsewhere_and_is_told_
         let before = by_rank(&trio).await?;
         let (_, _, node) = before.get(&1).context("rank 1")?.clone();
         let uid = usage::uid(&trio).await?;
-        // An agent that does not know yet which GPU is whose cannot tell who is hit.
-        let gpu = usage::until(world, &uid, "the agents have named all GPUs", |records| {
-            let gpu_of = |record: &UsageRecord| {
-                let evidence = record.status.as_ref()?.evidence.as_ref()?;
-                let gpu = evidence.devices.first().map(DeviceUse::physical)?;
-                Some((record.spec.member, gpu.to_owned()))
-            };
-            let gpus: Option<BTreeMap<u32, String>> = records.iter().map(gpu_of).collect();
-            gpus.filter(|gpus| gpus.len() == 3)?.remove(&1)
-        })
-        .await?;
-        let devices = world
-            .gpu_nodes()
-            .get(&node)
-            .await?
-            .status
-            .unwrap_or_default()
-            .devices;
-        let device = devices.iter().find(|device| device.uuid == gpu);
-        let simulator = Simulator::on(world, &node).await?;
-        simulator
-            .break_gpu(device.context("the GPU")?.index, "lost")
-            .await?;
+        lose_gpu_of(world, &uid, 1, 3, &node).await?;
 
         let (status, lost) = until_replaced(&trio, 1, 1).await?;
         ensure!(
@@ -446,6 +453,63 @@ fn of_a_gang_whose_gpu_falls_off_the_bus_one_rank_goes_on_elsewhere_and_is_told_
             .collect::<Result<_>>()?;
         let expected = [(0, None), (1, Some(Verdict::Host)), (2, None), (3, None)];
         ensure!(verdicts == expected, "{verdicts:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_rank_that_was_lost_takes_the_gpu_of_a_job_of_lower_priority_and_the_others_run_on()
+-> Result<()> {
+    story(async |world, tenant| {
+        let first = priority_class(world, tenant, "PreemptLowerPriority").await?;
+        let pair = job("pair", 1)
+            .members(2)
+            .runs_until_released()
+            .with("/spec/priorityClassName", &first)?
+            .with("/spec/retry", "{lostMember: Replace}")?;
+        let pair = tenant.submit(&pair).await?;
+        pair.until_running().await?;
+        let gpus: u32 = world.hosts.iter().map(|host| host.gpus).sum();
+        let mut low = Vec::new();
+        for number in 2..gpus {
+            let manifest = job(&format!("low-{number}"), 1)
+                .runs_until_released()
+                .with("/spec/termination", "{graceSeconds: 5}")?;
+            low.push(tenant.submit(&manifest).await?);
+        }
+        for job in &low {
+            job.until_running().await?;
+        }
+        let before = by_rank(&pair).await?;
+        let (_, _, node) = before.get(&1).context("rank 1")?.clone();
+        let uid = usage::uid(&pair).await?;
+        lose_gpu_of(world, &uid, 1, 2, &node).await?;
+
+        let (status, lost) = until_replaced(&pair, 1, 1).await?;
+        ensure!(lost.why == AttemptEndReason::DeviceLost, "{lost:?}");
+        ensure!(status.attempts.is_empty(), "{:?}", status.attempts);
+        let after = by_rank(&pair).await?;
+        ensure!(before.get(&0) == after.get(&0), "{before:?}, {after:?}");
+        let mut stopped = Vec::new();
+        for job in &low {
+            let attempts = job.status().await?.attempts;
+            if let Some(ended) = attempts.first() {
+                ensure!(ended.end_reason == AttemptEndReason::Preempted, "{ended:?}");
+                stopped.push(job.name.clone());
+            }
+        }
+        ensure!(
+            stopped.len() == 1,
+            "{stopped:?} made way, and one is enough"
+        );
+
+        pair.release().await?;
+        pair.until_complete().await?;
+        for job in &low {
+            job.until_running().await?;
+            job.release().await?;
+            job.until_complete().await?;
+        }
         Ok(())
     })
 }

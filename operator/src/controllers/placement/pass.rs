@@ -30,6 +30,7 @@ use super::{
     shares,
 };
 use crate::{
+    caches::Caches,
     context::Context,
     controllers::reclaim::{decide::Why, preempt::Preemptor},
     error::chain,
@@ -104,6 +105,8 @@ pub(super) struct Pass<'a> {
     namespaces: BTreeMap<String, OfNamespace>,
     answers: Answers,
     head: Option<Head>,
+    /// The first gang that runs and finds no place for its lost ranks, where it may take GPUs from others.
+    gang_first: Option<Preemptor>,
     /// Jobs that come before the head and wait for what nothing can be kept for.
     before_head: BTreeSet<JobUid>,
     words: BTreeMap<JobUid, Words>,
@@ -172,6 +175,7 @@ impl<'a> Pass<'a> {
             namespaces: BTreeMap::new(),
             answers: Answers::default(),
             head: None,
+            gang_first: None,
             before_head: BTreeSet::new(),
             words: BTreeMap::new(),
             unwritten: Vec::new(),
@@ -308,6 +312,7 @@ impl<'a> Pass<'a> {
             Err(message) => return self.tell_gang_that_runs(job_uid, &lost, &message),
         };
         let mut message = "it is not known where the other members are".to_owned();
+        let least = requests.last().cloned();
         for request in requests {
             let seed = self.seed(&request);
             match self.placer.index.place(&request, &seed) {
@@ -321,6 +326,14 @@ impl<'a> Pass<'a> {
                     message = explain::waiting_in_full(snapshot, &request, &rejections, None);
                 }
             }
+        }
+        let caches = &self.placer.ctx.caches;
+        if self.gang_first.is_none() && fleet::may_preempt(caches, job) {
+            self.gang_first = least.map(|request| preemptor(caches, job, request));
+        }
+        let stopped = self.stopped_for(job);
+        if !stopped.is_empty() {
+            message = making_room(&message, stopped);
         }
         self.tell_gang_that_runs(job_uid, &lost, &message);
     }
@@ -531,24 +544,24 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Tells the loop that takes GPUs back which job is the first of those that wait and may take them from others.
+    /// Tells the loop that takes GPUs back which job is the first of those that wait and may take them from others: a gang that runs,
+    /// if there is one, since what is free is offered to it first.
     fn tell_who_is_first(&mut self, order: &[QueueEntry]) {
+        let first = self.gang_first.take();
+        let first = first.or_else(|| self.first_in_queue(order));
+        self.placer.ctx.caches.waiting_first().set(first);
+    }
+
+    fn first_in_queue(&mut self, order: &[QueueEntry]) -> Option<Preemptor> {
         let caches = &self.placer.ctx.caches;
         let may_preempt = |entry: &&QueueEntry| {
             let candidate = self.jobs.get(&entry.job_uid);
             candidate.is_some_and(|candidate| fleet::may_preempt(caches, candidate.job))
         };
-        let entry = order.iter().take(MOST_LOOKED_AT).find(may_preempt);
-        let preemptor = entry.and_then(|entry| {
-            let job = self.jobs.get(&entry.job_uid)?.job;
-            let wanted = self.wanted(entry.job_uid, job).ok()?;
-            Some(Preemptor {
-                request: wanted.request,
-                priority: entry.priority,
-                job: full_name(job),
-            })
-        });
-        self.placer.ctx.caches.waiting_first().set(preemptor);
+        let entry = order.iter().take(MOST_LOOKED_AT).find(may_preempt)?;
+        let job = self.jobs.get(&entry.job_uid)?.job;
+        let wanted = self.wanted(entry.job_uid, job).ok()?;
+        Some(preemptor(&self.placer.ctx.caches, job, wanted.request))
     }
 
     /// The jobs that are being stopped to make room for `job`, by name.
@@ -633,7 +646,7 @@ impl<'a> Pass<'a> {
         }
         let kept_nodes = head.filter(|_| is_head).map(|head| head.hold.members.len());
         let seed = self.seed(&request);
-        let stopped = self.stopped_for(job).join(", ");
+        let stopped = self.stopped_for(job).to_vec();
         let index = &mut self.placer.index;
         let mut say = || match index.place(&request, &seed) {
             Ok(_) => "it fits now and is placed shortly".to_owned(),
@@ -647,8 +660,7 @@ impl<'a> Pass<'a> {
             self.answers.words(&shape, is_bound, say)
         };
         if !stopped.is_empty() {
-            message =
-                format!("{message}; room is being made: ComputeJob {stopped} is being stopped");
+            message = making_room(&message, &stopped);
         }
         let starts_by = head
             .filter(|_| is_head)
@@ -742,6 +754,21 @@ fn preempted(job: &ComputeJob) -> Option<String> {
     let ending = job.status.as_ref()?.ending.as_ref()?;
     let is_preempted = ending.reason == AttemptEndReason::Preempted;
     ending.message.clone().filter(|_| is_preempted)
+}
+
+/// `job` as the one that asks for `request` and may take GPUs from others.
+fn preemptor(caches: &Caches, job: &ComputeJob, request: Request) -> Preemptor {
+    Preemptor {
+        request,
+        priority: fleet::priority_of(caches, job),
+        job: full_name(job),
+    }
+}
+
+/// Why a job waits, and that jobs of these names are being stopped for it.
+fn making_room(message: &str, stopped: &[String]) -> String {
+    let stopped = stopped.join(", ");
+    format!("{message}; room is being made: ComputeJob {stopped} is being stopped")
 }
 
 /// Namespace and name.

@@ -26,7 +26,7 @@ use crate::{
             local_use::LocalPods,
             observe::{local_pods, mode},
         },
-        placement::fleet,
+        placement::{fleet, replacement},
     },
     scheduler::{JobUid, Snapshot, snapshot::NodeCapacity},
     snapshot::{pod_facts, reservations},
@@ -230,15 +230,19 @@ impl RoomForOne {
     }
 }
 
-/// Whether the job of this uid waits for a place.
+/// Whether the job of this uid waits for a place, or for one for some of its ranks.
 #[must_use]
 pub fn waits(ctx: &Context, job: JobUid) -> bool {
     let jobs = ctx.caches.compute_jobs.state();
     let uid = job.to_string();
     parsed(&jobs)
         .filter(|job| job.metadata.uid.as_deref() == Some(uid.as_str()))
-        .filter_map(|job| job.status.as_ref())
-        .any(|status| status.active_placement().is_none() && !status.has_ended())
+        .any(|job| {
+            let waits = |status: &ComputeJobStatus| {
+                status.active_placement().is_none() && !status.has_ended()
+            };
+            job.status.as_ref().is_some_and(waits) || replacement::lost(job).is_some()
+        })
 }
 
 /// Whether the end of `attempt` is decided, or has come.
