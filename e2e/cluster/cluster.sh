@@ -260,8 +260,8 @@ hold() { # NAME: stops one of the control plane's programs, which is not started
   local process
   touch "$dir/run/$1.held"
   for process in $(control_plane "$1"); do kill -TERM "$process" 2>/dev/null || true; done
-  # An API server that waits for its clients is not waited for without end.
-  wait_for 30 is_gone "$1" || for process in $(control_plane "$1"); do kill -KILL "$process" 2>/dev/null || true; done
+  # An API server waits for a minute for those who watch to go.
+  wait_for 5 is_gone "$1" 2>/dev/null || for process in $(control_plane "$1"); do kill -KILL "$process" 2>/dev/null || true; done
   wait_for 10 is_gone "$1"
 }
 
@@ -269,13 +269,15 @@ let_go() { rm -f "$dir/run/$1.held"; } # NAME
 
 # As upstream says for Kubernetes: who watches holds revisions that the snapshot does not have. They must neither come again with
 # another content nor lie in the future, so the numbers go on far above them, and what is below counts as compacted: everybody lists anew.
+# By the clock, so that it holds for a second restore as well.
 restore_etcd() { # FILE
-  local file=$1
+  local file=$1 bump
+  bump=$(($(date +%s) * 1000))
   [ -s "$file" ] || fail "no snapshot $file"
   hold kube-apiserver
   hold etcd
   rm -rf "$dir/etcd.restored"
-  if ! "$bin/etcdutl" snapshot restore "$file" --data-dir "$dir/etcd.restored" --bump-revision 1000000000 --mark-compacted \
+  if ! "$bin/etcdutl" snapshot restore "$file" --data-dir "$dir/etcd.restored" --bump-revision "$bump" --mark-compacted \
     >>"$dir/logs/etcd-restore.log" 2>&1; then
     let_go etcd
     let_go kube-apiserver

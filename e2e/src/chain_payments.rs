@@ -55,7 +55,7 @@ impl Chain {
             let content = batch::decode(&call.data)?;
             let outcome = batch::outcome(event.summary, &event.amounts)
                 .context("read what the event says of amounts")?;
-            let paid: BTreeMap<_, _> = content.groups.iter().zip(&outcome.groups).collect();
+            let paid: BTreeMap<_, _> = content.groups.iter().zip(outcome.groups).collect();
             for entry in &content.entries {
                 let amount = paid.get(&batch::Group::from(entry)).copied().flatten();
                 if amount.is_some() {
