@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use alloy::primitives::hex;
 use gridstake_crds::{
     SettlementBatch, UsageRecord, condition,
-    names::{ANNOTATION_LAPSE, LABEL_RESTORED, lane_numbers},
+    names::{LABEL_RESTORED, lane_numbers},
     settlement_batch::BatchState,
     usage_record::{RecordState, Sealed, UsageRecordCondition, UsageRecordReason},
 };
@@ -23,7 +23,7 @@ use gridstake_e2e::{
     provider::tokens,
     settlement_batch, usage,
 };
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::Value;
 
@@ -272,15 +272,13 @@ async fn until_archived(world: &World, uid: &str) -> Result<()> {
     .await
 }
 
-/// Waits until the lane's ConfigMap and the leader's Lease tell of a lapse.
+/// Waits until the lane's ConfigMap tells of a lapse that is not over.
 async fn until_the_lapse_is_noted(world: &World, chain: &Chain) -> Result<()> {
-    let leases: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
     look_until("the lapse is noted", || async {
         let noted = lapse(world, chain).await?;
-        let lease = leases.get(operator_process::LEADER_LEASE).await?;
-        let told = lease.annotations().get(ANNOTATION_LAPSE).cloned();
-        Ok(Look::whether(noted.is_some() && told.is_some(), || {
-            format!("the ConfigMap says {noted:?}, the Lease {told:?}")
+        let open = noted.as_ref().is_some_and(|mark| mark["isOver"] == false);
+        Ok(Look::whether(open, || {
+            format!("the ConfigMap says {noted:?}")
         }))
     })
     .await
