@@ -162,9 +162,11 @@ fn after_etcd_is_restored_from_a_backup_each_slice_is_paid_once_and_nothing_stay
         jobs.push(usage::uid(&later).await?);
         later.until_settled().await?;
 
-        // A pod that was gone is back, and so is its work; nothing more is owed for that.
+        // What has run through all of it ends, and each slice of every job was paid once.
+        for name in ["runs", "beside"] {
+            running[name].release().await?;
+        }
         for one in running.values() {
-            one.release().await?;
             one.until_complete().await?;
             one.until_settled().await?;
         }
