@@ -394,6 +394,8 @@ impl Forwarder {
             ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            // While the API server is away there is nothing to hear; what is wrong at the beginning is.
+            .stderr(port.map_or_else(Stdio::inherit, |_| Stdio::null()))
             .kill_on_drop(true)
             .spawn()
             .context("start kubectl port-forward")?;

@@ -110,9 +110,9 @@ pub fn assert_each_is_paid_once(
 
 type Terms = BTreeMap<u64, (u32, u64)>;
 
-/// What is in `these` and not, or otherwise, in `those`.
-fn difference(these: &Terms, those: &Terms) -> Vec<(u64, (u32, u64))> {
-    let differs = |(number, terms): &(&u64, &(u32, u64))| those.get(number) != Some(terms);
+/// What is in `these` and not, or otherwise, in `others`.
+fn difference(these: &Terms, others: &Terms) -> Vec<(u64, (u32, u64))> {
+    let differs = |(number, terms): &(&u64, &(u32, u64))| others.get(number) != Some(terms);
     these
         .iter()
         .filter(differs)

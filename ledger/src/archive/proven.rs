@@ -55,7 +55,7 @@ mod tests {
         // Cut off, and with a line more.
         let text = String::from_utf8(file.clone()).unwrap();
         let last = text.trim_end().rfind('\n').unwrap() + 1;
-        assert_eq!(proven(text[..last].as_bytes(), chain.chain_hash), None);
+        assert_eq!(proven(&file[..last], chain.chain_hash), None);
         let longer = format!("{text}{}", &text[last..]);
         assert_eq!(proven(longer.as_bytes(), chain.chain_hash), None);
         // What the leaf or the payload says.

@@ -408,6 +408,7 @@ async fn a_batch_that_was_archived_before_the_backup_was_restored_stays_archived
         ("False", "NotArchived"),
         "{message}"
     );
+    let replica = world.replica().await;
     replica.archivist(&folder, KEEP).one_pass().await;
     let (status, reason, _) = archived(&world, 1);
     assert_eq!((status.as_str(), reason.as_str()), ("True", "Archived"));
