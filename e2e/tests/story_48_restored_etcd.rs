@@ -40,6 +40,14 @@ struct Before {
     inventories: Vec<Settlement::Stated>,
 }
 
+/// The jobs that were there when the backup was taken.
+struct Cast {
+    /// Those that ran then: `runs`, `ends` and `waits` on one node, `beside` on another one.
+    running: BTreeMap<&'static str, Job>,
+    /// The uids of all of them, also of those that had ended.
+    uids: Vec<String>,
+}
+
 #[test]
 fn after_etcd_is_restored_from_a_backup_each_slice_is_paid_once_and_nothing_stays_stuck()
 -> Result<()> {
@@ -57,14 +65,74 @@ fn after_etcd_is_restored_from_a_backup_each_slice_is_paid_once_and_nothing_stay
         let there = others.first().context("there is only one node")?;
         settlement_batch::until_quiet(world, chain).await?;
 
-        // Paid for good.
-        let paid = tenant
-            .submit(&job("paid", 1).on_node(&here.name).works_for(1))
+        let mut cast = Cast::enter(world, tenant, chain).await?;
+        let waits = usage::uid(&cast.running["waits"]).await?;
+        let snapshot = Snapshot::take(world).await?;
+        let forgotten = cast.go_on(world, tenant, chain, &there.name).await?;
+        cast.end_without_a_block(world, chain).await?;
+        let before = Before::read(world, chain).await?;
+
+        snapshot.restore(world).await?;
+        until_the_lapse_is_noted(world, chain).await?;
+        // As long as the transaction of before is not mined, its slice waits, whatever its agent says.
+        until_in_doubt(world, &waits).await?;
+        chain.mine_every_second().await?;
+        for name in ["ends", "waits"] {
+            usage::until_final(world, &usage::uid(&cast.running[name]).await?).await?;
+        }
+        until_the_log_is_the_chains(world, chain, &before).await?;
+        until_the_lapse_is_over(world, chain).await?;
+        before
+            .assert_an_inventory_was_stated_again(world, chain)
             .await?;
+
+        // What comes now is paid, and what has run through all of it ends.
+        for host in [here, there] {
+            let later = job(&format!("later-{}", host.name), host.gpus / 2).on_node(&host.name);
+            let later = tenant.submit(&later.works_for(1)).await?;
+            later.until_complete().await?;
+            cast.uids.push(usage::uid(&later).await?);
+            later.until_settled().await?;
+        }
+        for name in ["runs", "beside"] {
+            cast.running[name].release().await?;
+        }
+        for one in cast.running.values() {
+            one.until_complete().await?;
+            one.until_settled().await?;
+        }
+        until_nothing_is_in_doubt(world, chain).await?;
+
+        // Each slice of every job was paid once, also of the one that nobody remembers.
+        let mut records = Vec::new();
+        for uid in &cast.uids {
+            records.extend(usage::until_final(world, uid).await?);
+        }
+        before.assert_bills_are_the_same(&records)?;
+        records.extend(forgotten);
+        usage::assert_numbers_are_distinct(&records)?;
+        let payments = chain.payments().await?;
+        chain_payments::assert_each_is_paid_once(&payments, payer.id, &records)?;
+        let due = usage::due(&records)?;
+        market
+            .assert_paid(&due, &payer, u64::try_from(deposit.nano())?)
+            .await?;
+        assert_numbers_go_on_above(world, chain, &payments).await?;
+        until_the_lane_is_verified(world, chain).await
+    })
+}
+
+impl Cast {
+    /// Lets a job be paid for good, others run, and the batch of one be on its way. No block is mined any more.
+    async fn enter(world: &World, tenant: &Tenant, chain: &Chain) -> Result<Self> {
+        let (here, others) = world.one_and_the_others()?;
+        let there = others.first().context("there is only one node")?;
+        let short = |name: &str| job(name, 1).on_node(&here.name).works_for(1);
+        let paid = tenant.submit(&short("paid")).await?;
         paid.until_complete().await?;
-        let mut jobs = vec![usage::uid(&paid).await?];
+        let mut uids = vec![usage::uid(&paid).await?];
         paid.until_settled().await?;
-        // Those that run when the backup is taken: three on the one node and one on the other.
+
         let mut running = BTreeMap::new();
         for (name, node) in [
             ("runs", here),
@@ -79,114 +147,68 @@ fn after_etcd_is_restored_from_a_backup_each_slice_is_paid_once_and_nothing_stay
             one.until_running().await?;
             let uid = usage::uid(one).await?;
             usage::until_seen(world, &uid, 1).await?;
-            jobs.push(uid);
+            uids.push(uid);
         }
-        // One whose batch is on its way.
+
         let batch = settlement_batch::next(chain).await?;
         chain.mine_only_on_demand(world).await?;
-        let sent = tenant
-            .submit(&job("sent", 1).on_node(&here.name).works_for(1))
-            .await?;
+        let sent = tenant.submit(&short("sent")).await?;
         sent.until_complete().await?;
-        jobs.push(usage::uid(&sent).await?);
+        uids.push(usage::uid(&sent).await?);
         settlement_batch::until_it_is(world, &batch, BatchState::InFlight).await?;
-        let snapshot = Snapshot::take(world).await?;
+        Ok(Self { running, uids })
+    }
 
-        // What is forgotten: a whole job, the end of one, slices of others.
+    /// Lets things happen that are forgotten: a whole job on `node`, whose records are returned, the end of one, and slices of
+    /// those that go on are paid for good.
+    async fn go_on(
+        &self,
+        world: &World,
+        tenant: &Tenant,
+        chain: &Chain,
+        node: &str,
+    ) -> Result<Vec<UsageRecord>> {
         chain.mine_every_second().await?;
         let forgotten = tenant
-            .submit(&job("forgotten", 1).on_node(&there.name).works_for(2))
+            .submit(&job("forgotten", 1).on_node(node).works_for(2))
             .await?;
         forgotten.until_complete().await?;
-        let forgotten_uid = usage::uid(&forgotten).await?;
-        running["ends"].release().await?;
-        running["ends"].until_complete().await?;
+        let uid = usage::uid(&forgotten).await?;
+        self.running["ends"].release().await?;
+        self.running["ends"].until_complete().await?;
         for name in ["runs", "beside"] {
-            let paid = running[name].status().await?.settlement;
-            let paid = paid.map_or(0, |s| s.finalized);
-            running[name]
-                .until("another slice of it is paid for good", |status| {
-                    (status.settlement.as_ref()?.finalized > paid).then_some(())
-                })
-                .await?;
+            let one = &self.running[name];
+            let paid = one.status().await?.settlement.map_or(0, |s| s.finalized);
+            one.until("another slice of it is paid for good", |status| {
+                (status.settlement.as_ref()?.finalized > paid).then_some(())
+            })
+            .await?;
         }
-        running["ends"].until_settled().await?;
+        self.running["ends"].until_settled().await?;
         forgotten.until_settled().await?;
-        until_archived(world, &forgotten_uid).await?;
+        until_archived(world, &uid).await?;
+        usage::of_job(world, &uid).await
+    }
 
-        // What nobody has mined when it is forgotten.
+    /// Lets a job end whose batch is sent and in no block.
+    async fn end_without_a_block(&self, world: &World, chain: &Chain) -> Result<()> {
         settlement_batch::until_quiet(world, chain).await?;
-        let lost = settlement_batch::next(chain).await?;
+        let batch = settlement_batch::next(chain).await?;
         chain.mine_only_on_demand(world).await?;
-        running["waits"].release().await?;
-        running["waits"].until_complete().await?;
-        let waits_uid = usage::uid(&running["waits"]).await?;
-        usage::until(world, &waits_uid, "it is in a batch", |records| {
-            let last = usage::settlement(records.last()?).ok()?;
-            (last.state == RecordState::Batched).then_some(())
+        let waits = &self.running["waits"];
+        waits.release().await?;
+        waits.until_complete().await?;
+        let uid = usage::uid(waits).await?;
+        usage::until(world, &uid, "it is in a batch", |records| {
+            let settlement = usage::settlement(records.last()?).ok()?;
+            (settlement.state == RecordState::Batched).then_some(())
         })
         .await?;
-        let status = settlement_batch::until_it_is(world, &lost, BatchState::InFlight).await?;
+        let status = settlement_batch::until_it_is(world, &batch, BatchState::InFlight).await?;
         chain
             .until_it_has(settlement_batch::newest_transaction(&status)?)
-            .await?;
-        let forgotten = usage::of_job(world, &forgotten_uid).await?;
-        let before = Before::read(world, chain).await?;
-
-        snapshot.restore(world).await?;
-        until_the_lapse_is_noted(world, chain).await?;
-        // As long as the transaction of before is not mined, its slice waits, whatever its agent says.
-        until_in_doubt(world, &waits_uid).await?;
-        chain.mine_every_second().await?;
-
-        // The log is the chain's again, and each bill of a record that is known is what it was.
-        for name in ["ends", "waits"] {
-            let uid = usage::uid(&running[name]).await?;
-            usage::until_final(world, &uid).await?;
-        }
-        until_the_log_is_the_chains(world, chain, &before).await?;
-        until_the_lapse_is_over(world, chain).await?;
-        before
-            .assert_an_inventory_was_stated_again(world, chain)
-            .await?;
-
-        // What comes now is paid.
-        let later = tenant
-            .submit(
-                &job("later", there.gpus - 1)
-                    .on_node(&there.name)
-                    .works_for(1),
-            )
-            .await?;
-        later.until_complete().await?;
-        jobs.push(usage::uid(&later).await?);
-        later.until_settled().await?;
-
-        // What has run through all of it ends, and each slice of every job was paid once.
-        for name in ["runs", "beside"] {
-            running[name].release().await?;
-        }
-        for one in running.values() {
-            one.until_complete().await?;
-            one.until_settled().await?;
-        }
-        until_nothing_is_in_doubt(world, chain).await?;
-        let mut records = Vec::new();
-        for job in &jobs {
-            records.extend(usage::until_final(world, job).await?);
-        }
-        before.assert_bills_are_the_same(&records)?;
-        records.extend(forgotten);
-        usage::assert_numbers_are_distinct(&records)?;
-        let payments = chain.payments().await?;
-        chain_payments::assert_each_is_paid_once(&payments, payer.id, &records)?;
-        let due = usage::due(&records)?;
-        market
-            .assert_paid(&due, &payer, u64::try_from(deposit.nano())?)
-            .await?;
-        assert_numbers_go_on_above(world, chain, &payments).await?;
-        until_the_lane_is_verified(world, chain).await
-    })
+            .await
+    }
 }
 
 impl Before {
