@@ -14,6 +14,9 @@
 #                                          it back
 #   cluster.sh api-server DIR off|kill|on  let the API server hang (it takes connections and never answers), kill it (it is
 #                                          started again), or let it go on
+#   cluster.sh etcd       DIR backup FILE  take a snapshot of etcd, from the running one
+#   cluster.sh etcd       DIR restore FILE  stop the API server and etcd, make etcd's data anew from a snapshot, and start both
+#                                          again. What was written since is gone; nothing else is stopped
 #
 # Environment of `up`:
 #   KUBE_BIN  folder with kube-all and its links (default: .build/bin of this checkout)
@@ -92,7 +95,7 @@ remove() {
   for pid in $(cgroup_pids "$id"); do kill -9 "$pid" 2>/dev/null || true; done
   wait_for 20 has_no_processes
   wait_for 20 cgroup_remove "$id"
-  rm -rf "$dir"/{etcd,nodes,pki,run,archive}
+  rm -rf "$dir"/{etcd,etcd.restored,nodes,pki,run,archive}
 }
 
 claim_directory() {
@@ -229,6 +232,13 @@ cable() { # NODE off|mute|deaf|on
   esac
 }
 
+control_plane() { # NAME: prints the process numbers of one of its programs
+  local process
+  for process in $(cgroup_pids "$id/control-plane"); do
+    if [ "$(cat "/proc/$process/comm" 2>/dev/null)" = "$1" ]; then echo "$process"; fi
+  done
+}
+
 api_server() { # off|kill|on
   local signal process found=
   case ${1:-} in
@@ -237,17 +247,61 @@ api_server() { # off|kill|on
     on) signal=CONT ;;
     *) fail "usage: cluster.sh api-server DIR off|kill|on" ;;
   esac
-  for process in $(cgroup_pids "$id/control-plane"); do
-    if [ "$(cat "/proc/$process/comm" 2>/dev/null)" = kube-apiserver ]; then
-      kill "-$signal" "$process"
-      found=yes
-    fi
+  for process in $(control_plane kube-apiserver); do
+    kill "-$signal" "$process"
+    found=yes
   done
   [ -n "$found" ] || fail "no API server of $dir is running"
 }
 
+is_gone() { [ -z "$(control_plane "$1")" ]; }
+
+hold() { # NAME: stops one of the control plane's programs, which is not started again until it is let go
+  local process
+  touch "$dir/run/$1.held"
+  for process in $(control_plane "$1"); do kill -TERM "$process" 2>/dev/null || true; done
+  # An API server waits for a minute for those who watch to go.
+  wait_for 5 is_gone "$1" 2>/dev/null || for process in $(control_plane "$1"); do kill -KILL "$process" 2>/dev/null || true; done
+  wait_for 10 is_gone "$1"
+}
+
+let_go() { rm -f "$dir/run/$1.held"; } # NAME
+
+# As upstream says for Kubernetes: who watches holds revisions that the snapshot does not have. They must neither come again with
+# another content nor lie in the future, so the numbers go on far above them, and what is below counts as compacted: everybody lists anew.
+# By the clock, so that it holds for a second restore as well.
+restore_etcd() { # FILE
+  local file=$1 bump
+  bump=$(($(date +%s) * 1000))
+  [ -s "$file" ] || fail "no snapshot $file"
+  hold kube-apiserver
+  hold etcd
+  rm -rf "$dir/etcd.restored"
+  if ! "$bin/etcdutl" snapshot restore "$file" --data-dir "$dir/etcd.restored" --bump-revision "$bump" --mark-compacted \
+    >>"$dir/logs/etcd-restore.log" 2>&1; then
+    let_go etcd
+    let_go kube-apiserver
+    fail "the snapshot is not restored: $(tail -n 1 "$dir/logs/etcd-restore.log")"
+  fi
+  rm -rf "$dir/etcd"
+  mv "$dir/etcd.restored" "$dir/etcd"
+  let_go etcd
+  wait_for 60 exec_ etcdctl endpoint health
+  let_go kube-apiserver
+  wait_for 120 exec_ kubectl get --raw /readyz
+}
+
+etcd() { # backup|restore FILE
+  [ -x "$bin/etcdutl" ] || fail "no etcdutl in $bin; run e2e/setup.sh"
+  case ${1:-}/${2:+file} in
+    backup/file) exec_ etcdctl snapshot save "$(readlink -m "$2")" >>"$dir/logs/etcd-backup.log" 2>&1 ;;
+    restore/file) restore_etcd "$(readlink -m "$2")" ;;
+    *) fail "usage: cluster.sh etcd DIR backup|restore FILE" ;;
+  esac
+}
+
 case $command in
-  up | down | status | kubeconfig | restart | power | cable) "$command" "$@" ;;
+  up | down | status | kubeconfig | restart | power | cable | etcd) "$command" "$@" ;;
   exec) exec_ "$@" ;;
   api-server) api_server "$@" ;;
   node) on_node "$@" ;;

@@ -1,6 +1,6 @@
 // Command kube-all is one multi-call binary that holds every upstream program
-// of a test cluster: etcd, the Kubernetes control plane, kubelet, kube-proxy
-// and kubectl. Linked together they share their packages, so that one build of
+// of a test cluster: etcd and its tools, the Kubernetes control plane, kubelet,
+// kube-proxy and kubectl. Linked together they share their packages, so that one build of
 // a few minutes gives all of them.
 //
 // Which program runs is decided by the name it is called under (argv[0],
@@ -18,6 +18,8 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"go.etcd.io/etcd/etcdctl/v3/ctlv3"
+	"go.etcd.io/etcd/etcdutl/v3/etcdutl"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/logs/json/register"
@@ -38,6 +40,8 @@ type program func() int
 // programs are the upstream programs by name.
 var programs = map[string]program{
 	"etcd":                    runEtcd,
+	"etcdctl":                 runEtcdctl,
+	"etcdutl":                 runEtcdutl,
 	"kube-apiserver":          command(apiserver.NewAPIServerCommand),
 	"kube-controller-manager": command(controllers.NewControllerManagerCommand),
 	"kube-scheduler":          command(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
@@ -56,6 +60,31 @@ func command(build func() *cobra.Command) program {
 func runEtcd() int {
 	etcdmain.Main(os.Args)
 	return 0
+}
+
+// runEtcdctl runs the client of etcd, which takes backups.
+func runEtcdctl() int {
+	if ctlv3.Start() != nil {
+		return 1
+	}
+	return 0
+}
+
+// runEtcdutl runs what upstream's etcdutl does with snapshots: it restores
+// backups. Upstream keeps the command around it to itself.
+func runEtcdutl() int {
+	root := &cobra.Command{Use: "etcdutl"}
+	root.PersistentFlags().StringVarP(&etcdutl.OutputFormat, "write-out", "w", "simple", "the output format")
+	root.AddCommand(etcdutl.NewSnapshotCommand())
+	if root.Execute() != nil {
+		return 1
+	}
+	return 0
+}
+
+func init() {
+	// etcdctl sets it for every program.
+	cobra.EnablePrefixMatching = false
 }
 
 func main() {

@@ -16,6 +16,9 @@
 #                                  put it back
 #   world.sh api-server off|kill|on  let the API server hang, kill it (it is started again), or let it go on
 #   world.sh restart NODE NAME     kill containerd or kubelet of a node with SIGKILL; it is started again
+#   world.sh etcd backup FILE      take a snapshot of etcd (native only)
+#   world.sh etcd restore FILE     let the API server be as it was when that was taken: it and etcd are stopped, and started with
+#                                  the snapshot's data. Nodes, controllers and Gridstake run on (native only)
 #
 # Environment:
 #   E2E_CLUSTER   native    a cluster of its own on this machine, without Docker; needs root (see cluster.sh)
@@ -207,6 +210,13 @@ restart() { # NODE NAME
   esac
 }
 
+etcd() { # backup|restore FILE
+  case $cluster in
+    native) "$here/cluster.sh" etcd "$dir" "$@" ;;
+    *) fail "etcd can be restored in a native cluster alone" ;;
+  esac
+}
+
 on_node() { # NODE CMD...
   (($# > 1)) || fail "usage: world.sh on-node NODE CMD..."
   local node=$1
@@ -227,10 +237,10 @@ cluster=$(choose)
 case $verb in
   which) which_world ;;
   folder) echo "$dir" ;;
-  up | down | status | run | power | cable | restart) "$verb" "$@" ;;
+  up | down | status | run | power | cable | restart | etcd) "$verb" "$@" ;;
   api-server) api_server "$@" ;;
   env) environment ;;
   images) load_images "$@" ;;
   on-node) on_node "$@" ;;
-  *) fail "no verb '$verb'; there are which, folder, up, down, status, env, run, images, on-node, power, cable, restart and api-server" ;;
+  *) fail "no verb '$verb'; there are which, folder, up, down, status, env, run, images, on-node, power, cable, restart, api-server and etcd" ;;
 esac

@@ -1,6 +1,6 @@
 //! The chain of the world: an anvil in the cluster, reached through a forwarded port.
 
-use std::{process::Stdio, sync::Arc};
+use std::{process::Stdio, sync::Arc, time::Duration};
 
 use alloy::{
     eips::BlockNumberOrTag,
@@ -16,8 +16,9 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -32,6 +33,8 @@ use crate::{
 const DEPLOYED: &str = "gridstake-chains-deployed";
 /// The namespace of the chain, from `e2e/chain/anvil.yaml`.
 pub(crate) const NAMESPACE: &str = "chain";
+/// The pause after which a port is forwarded again that was not.
+const FORWARD_AGAIN: Duration = Duration::from_millis(500);
 /// The environment variable of the operator that says that a chain is configured.
 const CHAINS_FILE: &str = "GRIDSTAKE_CHAINS_FILE";
 /// The first of anvil's well-known accounts: it deployed the contracts, holds the tokens and every office, such as the
@@ -59,7 +62,7 @@ pub struct Chain {
     /// The chain's Secret-free configuration, as the operator reads it.
     pub config: Value,
     /// Ends with the last clone.
-    _forwarder: Arc<Child>,
+    _forwarding: Arc<Forwarding>,
 }
 
 impl Chain {
@@ -104,7 +107,7 @@ impl Chain {
                 .and_then(Value::as_u64)
                 .with_context(|| format!("find {pointer} in chains.yaml"))
         };
-        let (forwarder, port) = forward().await?;
+        let (forwarding, port) = Forwarding::begin().await?;
         // reqwest asks for it, although no TLS is spoken here.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = format!("http://127.0.0.1:{port}");
@@ -121,7 +124,7 @@ impl Chain {
             vault: text("/vault/address")?.parse()?,
             token: text("/token")?.parse()?,
             config: config.clone(),
-            _forwarder: Arc::new(forwarder),
+            _forwarding: Arc::new(forwarding),
         };
         chain
             .call("anvil_autoImpersonateAccount", json!([true]))
@@ -340,35 +343,85 @@ impl Chain {
     }
 }
 
-/// Forwards a local port to the chain; returns the process that does it, and the port.
-async fn forward() -> Result<(Child, u16)> {
-    let mut forwarder = Command::new("kubectl")
-        .args([
-            "port-forward",
-            "--namespace",
-            NAMESPACE,
-            "deployment/anvil",
-            ":8545",
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("start kubectl port-forward")?;
-    let output = forwarder.stdout.take().context("read kubectl's output")?;
-    let mut lines = BufReader::new(output).lines();
-    let line = timeout(patience(), lines.next_line())
-        .await
-        .context("wait for kubectl port-forward")??
-        .context("kubectl port-forward ended")?;
-    let port = line
-        .strip_prefix("Forwarding from 127.0.0.1:")
-        .and_then(|rest| rest.split_once(' '))
-        .and_then(|(port, _)| port.parse().ok())
-        .with_context(|| format!("kubectl port-forward says {line:?}"))?;
-    // It says a line for each connection.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Ok((forwarder, port))
+/// A local port that is forwarded to the chain until this is dropped. After the API server was away, over which it goes, it is
+/// forwarded again.
+struct Forwarding(JoinHandle<()>);
+
+impl Forwarding {
+    /// Begins to forward a port; returns which.
+    async fn begin() -> Result<(Self, u16)> {
+        let mut forwarder = Forwarder::start(None).await?;
+        let port = forwarder.port;
+        let goes_on = tokio::spawn(async move {
+            loop {
+                forwarder.until_it_ends().await;
+                forwarder = loop {
+                    match Forwarder::start(Some(port)).await {
+                        Ok(again) => break again,
+                        Err(_) => tokio::time::sleep(FORWARD_AGAIN).await,
+                    }
+                };
+            }
+        });
+        Ok((Self(goes_on), port))
+    }
+}
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A process that forwards a local port to the chain. It ends with this, or when its connection to the API server does.
+struct Forwarder {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    port: u16,
+}
+
+impl Forwarder {
+    /// Forwards `port`, or one that is free.
+    async fn start(port: Option<u16>) -> Result<Self> {
+        let ports = format!("{}:8545", port.map(|p| p.to_string()).unwrap_or_default());
+        let mut process = Command::new("kubectl")
+            .args([
+                "port-forward",
+                "--namespace",
+                NAMESPACE,
+                "deployment/anvil",
+                &ports,
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            // While the API server is away there is nothing to hear; what is wrong at the beginning is.
+            .stderr(port.map_or_else(Stdio::inherit, |_| Stdio::null()))
+            .kill_on_drop(true)
+            .spawn()
+            .context("start kubectl port-forward")?;
+        let output = process.stdout.take().context("read kubectl's output")?;
+        let mut lines = BufReader::new(output).lines();
+        let line = timeout(patience(), lines.next_line())
+            .await
+            .context("wait for kubectl port-forward")??
+            .context("kubectl port-forward ended")?;
+        let port = line
+            .strip_prefix("Forwarding from 127.0.0.1:")
+            .and_then(|rest| rest.split_once(' '))
+            .and_then(|(port, _)| port.parse().ok())
+            .with_context(|| format!("kubectl port-forward says {line:?}"))?;
+        Ok(Self {
+            process,
+            lines,
+            port,
+        })
+    }
+
+    async fn until_it_ends(&mut self) {
+        // It says a line for each connection.
+        while let Ok(Some(_)) = self.lines.next_line().await {}
+        let _ = self.process.wait().await;
+    }
 }
 
 fn request(from: Address, to: Address, call: &impl SolCall) -> TransactionRequest {

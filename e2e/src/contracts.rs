@@ -21,6 +21,7 @@ sol! {
         event BatchSettled(uint32 indexed lane, uint64 indexed seq, bytes32 chainHash, bytes32 usageRoot, uint256 summary, bytes amounts);
         event GroupSkipped(uint32 indexed lane, uint64 indexed seq, uint32 provider, uint32 payer, Why why);
         event JobsSkipped(uint32 indexed lane, uint64 indexed seq, uint32 wordNo, uint224 bits, Why why);
+        event Stated(uint32 indexed lane, uint8 indexed kind, bytes32 indexed subject, uint64 seq, uint32 number, bytes32 content);
         event PayerRegistered(uint32 indexed lane, uint32 indexed payer, address indexed owner);
 
         error NotOwner();
@@ -32,6 +33,7 @@ sol! {
         error ClaimOpen(uint64 due);
         error UnsupportedToken();
 
+        function settle(uint32 lane, uint64 seq, bytes32 prev, bytes32 usageRoot, uint64 validUntil, bytes32 r, bytes32 vs, bytes data) external;
         function head(uint32 lane) external view returns (uint64 seq, bytes32 chainHash);
         function isPaid(uint32 lane, uint64 jobNo) external view returns (bool);
         function openLane(uint32 lane, address signer, address rewardsOwner) external;

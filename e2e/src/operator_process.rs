@@ -9,6 +9,7 @@ use kube::{
 use serde_json::json;
 
 use crate::{
+    command::kubectl,
     container, tenant,
     wait::{Look, look_until, watch_until},
     world::{OPERATOR, World},
@@ -36,6 +37,16 @@ pub async fn leader(world: &World) -> Result<Pod> {
         }))
     })
     .await
+}
+
+/// What a replica says of itself under `/metrics`.
+pub async fn metrics(replica: &Pod) -> Result<String> {
+    let namespace = replica.namespace().context("the replica's namespace")?;
+    let path = format!(
+        "/api/v1/namespaces/{namespace}/pods/{}:8080/proxy/metrics",
+        replica.name_any()
+    );
+    kubectl(["get", "--raw", &path]).await
 }
 
 /// Kills the process in a replica's container with SIGKILL, and waits until it has been started again.

@@ -18,21 +18,27 @@ pub fn batches(world: &World) -> Api<SettlementBatch> {
     Api::all(world.client.clone())
 }
 
-/// How many batches of the chain's lane the log holds.
+/// How many batches of the chain's lane the log holds, without those whose number another one has taken.
 pub async fn count(world: &World, chain: &Chain) -> Result<usize> {
-    let all = batches(world).list(&ListParams::default()).await?;
-    Ok(all.iter().filter(|b| b.spec.lane == chain.lane).count())
+    Ok(in_force(world, chain).await?.len())
 }
 
 /// The batches of the chain's lane that are not final, by name and state.
 pub async fn open(world: &World, chain: &Chain) -> Result<Vec<(String, Option<BatchState>)>> {
+    let mut open = in_force(world, chain).await?;
+    open.retain(|(_, state)| *state != Some(BatchState::Final));
+    Ok(open)
+}
+
+/// The batches of the chain's lane that another one has not taken the place of, by name and state.
+async fn in_force(world: &World, chain: &Chain) -> Result<Vec<(String, Option<BatchState>)>> {
     let all = batches(world).list(&ListParams::default()).await?;
-    let open = all
+    let in_force = all
         .into_iter()
         .filter(|b| b.spec.lane == chain.lane)
         .map(|b| (b.name_any(), b.status.as_ref().and_then(|s| s.state)))
-        .filter(|(_, state)| *state != Some(BatchState::Final));
-    Ok(open.collect())
+        .filter(|(_, state)| *state != Some(BatchState::Superseded));
+    Ok(in_force.collect())
 }
 
 /// Waits until all that was owed before is paid for good: it would go into a batch with what is owed next.

@@ -24,11 +24,12 @@ wait_for() { # SECONDS CMD...: until CMD succeeds
   done
 }
 
-supervise() { # NAME LOG_FILE CMD...: starts CMD in the background, and again whenever it ends
-  local name=$1 log=$2
+supervise() { # NAME LOG_FILE CMD...: starts CMD in the background, and again whenever it ends, but not while it is held
+  local name=$1 log=$2 held=${dir:?}/run/$1.held
   shift 2
   (
     while :; do
+      until [ ! -e "$held" ]; do sleep 0.1; done
       status=0
       "$@" || status=$?
       echo "$name ended with status $status and is started again" >&2

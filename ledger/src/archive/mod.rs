@@ -19,6 +19,7 @@
 pub mod decisions;
 mod decode;
 mod encode;
+mod proven;
 mod signed;
 pub mod uptime;
 
@@ -26,6 +27,7 @@ use alloy_primitives::{Address, B256, Signature, keccak256};
 
 pub use decode::{Check, EntryPlace, Head, Malformed, Place, Reader, UsePlace, lines};
 pub use encode::{encode, entry_prefix, head_prefix};
+pub use proven::proven;
 pub use signed::certificate_statement;
 
 use crate::{

@@ -55,16 +55,18 @@ pub fn entries(batch: &SettlementBatch) -> Result<Vec<Entry>, BuildError> {
 }
 
 /// The file of `batch`, whose entries are for `records`; `nodes` are those of which the records are, as far as they are
-/// there, and `vault` is the contract that their certificates were signed for.
+/// there, and `vault` is the contract that their certificates were signed for. A batch that was taken over from the chain does not
+/// say on which head of the log of decisions it rests: it is the one of `heads` that fits.
 pub fn archived(
     batch: &SettlementBatch,
     records: &[UsageRecord],
     nodes: &[GpuNode],
     vault: Address,
+    heads: &[B256],
 ) -> Result<ArchivedBatch, BuildError> {
     let hash = |field, text: &str| text.parse().map_err(|_| BuildError::Broken { field });
     let spec = &batch.spec;
-    let head = BatchHead {
+    let mut head = BatchHead {
         chain_id: spec.chain_id,
         contract: spec.contract.parse().map_err(|_| BuildError::Broken {
             field: "spec.contract",
@@ -96,9 +98,9 @@ pub fn archived(
         });
     }
     let leaves: Vec<B256> = archived.iter().map(|entry| entry.leaf).collect();
-    if merkle::usage_root(&leaves, head.decision_head) != head.usage_root {
-        return Err(BuildError::Root);
-    }
+    let fits = |known: &B256| merkle::usage_root(&leaves, *known) == head.usage_root;
+    let mut known = std::iter::once(head.decision_head).chain(heads.iter().copied());
+    head.decision_head = known.find(fits).ok_or(BuildError::Root)?;
     Ok(ArchivedBatch {
         certificates: certificates(records, nodes, vault),
         head,
@@ -284,4 +286,75 @@ fn certificates(records: &[UsageRecord], nodes: &[GpuNode], vault: Address) -> V
         );
     }
     found.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use gridstake_crds::SettlementBatchSpec;
+    use serde_json::json;
+
+    use super::*;
+    use crate::controllers::usage_record::receipt;
+
+    fn record() -> UsageRecord {
+        let mut record: UsageRecord = serde_json::from_value(json!({
+            "apiVersion": "gridstake.dev/v1alpha1",
+            "kind": "UsageRecord",
+            "metadata": {"name": "u-1-0-0"},
+            "spec": {
+                "job": {"namespace": "a", "name": "j", "uid": "u"},
+                "attempt": 1, "member": 0, "slice": 0, "podName": "j-1-0", "nodeName": "n1", "gpuCount": 1,
+                "payment": {"chain": "anvil", "lane": 7, "payer": 3, "provider": 9, "perGpuSecond": "0.00072"},
+            },
+            "status": {"conditions": [], "sealed": {
+                "jobNo": 256, "startMs": 1000, "endMs": 2500, "gpuMillis": 1500, "price": "0.00072",
+                "cause": "IntervalElapsed", "receiptHash": "",
+            }},
+        }))
+        .unwrap();
+        let mut sealed = record.status.as_ref().unwrap().sealed.clone().unwrap();
+        sealed.receipt_hash = receipt::hash(&record, &sealed).unwrap();
+        record.status.as_mut().unwrap().sealed = Some(sealed);
+        record
+    }
+
+    /// The batch that pays `record` on top of the head `rests_on`, and says that it rests on `says`.
+    fn batch_of(record: &UsageRecord, rests_on: B256, says: B256) -> SettlementBatch {
+        let sealed = record.status.as_ref().unwrap().sealed.as_ref().unwrap();
+        let leaf: B256 = sealed.receipt_hash.parse().unwrap();
+        let entry = Entry {
+            job_no: 256,
+            payer: 3,
+            provider: 9,
+            price: 720_000_000_000,
+            units: 1500,
+        };
+        let spec: SettlementBatchSpec = serde_json::from_value(json!({
+            "chain": "anvil", "chainId": 31337, "contract": Address::ZERO.to_string(), "lane": 7, "sequence": 1,
+            "previous": B256::ZERO.to_string(),
+            "usageRoot": merkle::usage_root(&[leaf], rests_on).to_string(),
+            "decisionHead": says.to_string(),
+            "data": k8s_openapi::ByteString(batch::encode(&[entry], &[]).unwrap()),
+            "dataHash": "", "chainHash": "", "recordCount": 1, "groupCount": 1, "firstJobNo": 256, "lastJobNo": 256,
+            "total": "0.00108",
+        }))
+        .unwrap();
+        SettlementBatch::new("lane-7-1", spec)
+    }
+
+    #[test]
+    fn a_batch_that_was_taken_over_rests_on_the_head_that_makes_up_its_root() {
+        let record = record();
+        let [ours, other] = [3, 4].map(B256::repeat_byte);
+        let archived = |says, heads: &[B256]| {
+            let batch = batch_of(&record, ours, says);
+            let records = std::slice::from_ref(&record);
+            archived(&batch, records, &[], Address::ZERO, heads)
+                .map(|archived| archived.head.decision_head)
+        };
+        assert_eq!(archived(ours, &[]), Ok(ours));
+        assert_eq!(archived(B256::ZERO, &[other, ours, other]), Ok(ours));
+        assert_eq!(archived(B256::ZERO, &[other]), Err(BuildError::Root));
+        assert_eq!(archived(B256::ZERO, &[]), Err(BuildError::Root));
+    }
 }

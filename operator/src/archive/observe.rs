@@ -3,15 +3,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use alloy::primitives::B256;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use gridstake_crds::{GpuNode, SettlementBatch, UsageRecord, settlement_batch::BatchState};
+use gridstake_ledger::archive::{
+    self, ArchivedBatch,
+    decisions::{self, Event},
+};
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 
-use super::keep::FinalBatch;
+use super::{
+    keep::FinalBatch,
+    store::{Store, StoreError},
+};
 use crate::{
     Context,
     caches::parsed,
     chain::ChainConfig,
+    controllers::placement::log,
     settlement::{Lane, run::numbers_of},
 };
 
@@ -19,6 +28,8 @@ use crate::{
 const PAGE: u32 = 500;
 /// Records that are read at once.
 const READS: usize = 8;
+/// In so many parts of the log of decisions, the newest ones, the head is looked for on which a batch rests.
+const PARTS: usize = 512;
 
 /// Why something could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -144,4 +155,56 @@ pub fn nodes(context: &Context, records: &[UsageRecord]) -> Vec<GpuNode> {
         .filter_map(|name| context.caches.gpu_node(name))
         .filter_map(|node| node.0.as_ref().ok().cloned())
         .collect()
+}
+
+/// The file of `batch` that is in the archive already, and its address, if the chain's hash proves it.
+pub async fn written_before(
+    store: &Store,
+    batch: &SettlementBatch,
+) -> Result<Option<(B256, ArchivedBatch)>, StoreError> {
+    let spec = &batch.spec;
+    let (Ok(contract), Ok(chain_hash)) = (spec.contract.parse(), spec.chain_hash.parse()) else {
+        return Ok(None);
+    };
+    let index = archive::index_path(spec.chain_id, contract, spec.lane, spec.sequence);
+    let Some(address) = pointed_at(store, &index).await? else {
+        return Ok(None);
+    };
+    let file = store.read(&archive::object_path(address)).await?;
+    Ok(file
+        .filter(|file| archive::address(file) == address)
+        .and_then(|file| archive::proven(&file, chain_hash))
+        .map(|archived| (address, archived)))
+}
+
+async fn pointed_at(store: &Store, index: &str) -> Result<Option<B256>, StoreError> {
+    let entry = store.read(index).await?;
+    Ok(entry.and_then(|entry| archive::read_index_entry(&entry)))
+}
+
+/// The heads that the log of decisions had, as far as jobs and the newest parts in the archive show them.
+pub async fn decision_heads(context: &Context, store: &Store) -> Result<Vec<B256>, StoreError> {
+    let jobs = context.caches.compute_jobs.state();
+    let mut heads: Vec<B256> = parsed(&jobs)
+        .flat_map(log::decisions)
+        .filter_map(|decision| decision.hash.parse().ok())
+        .collect();
+    let system = context.caches.namespace("kube-system");
+    let Some(cluster) = system.and_then(|namespace| namespace.metadata.uid.clone()) else {
+        return Ok(heads);
+    };
+    let mut next = pointed_at(store, &decisions::newest_path(&cluster)).await?;
+    for _ in 0..PARTS {
+        let Some(address) = next else { break };
+        let file = store.read(&archive::object_path(address)).await?;
+        let Some(Ok(part)) = file.as_deref().map(decisions::decode) else {
+            break;
+        };
+        heads.extend(part.events.iter().filter_map(|(_, event)| match event {
+            Event::Decision(decided) => Some(decided.hash),
+            _ => None,
+        }));
+        next = part.head.before;
+    }
+    Ok(heads)
 }

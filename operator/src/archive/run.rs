@@ -256,6 +256,11 @@ impl Archivist {
             Ok(made) => made,
             Err(error) => {
                 if let ArchiveError::Build { source, .. } = &error {
+                    // After the API server was restored from a backup records may be gone that were archived before.
+                    let store = self.archive.store();
+                    if let Some((address, _)) = observe::written_before(store, &batch).await? {
+                        return self.was_archived(&batch, address).await;
+                    }
                     self.say(&batch, &Archival::Incomplete(source.to_string()))
                         .await?;
                 }
@@ -283,6 +288,35 @@ impl Archivist {
         Ok(())
     }
 
+    /// Writes down that the archive holds the file of a batch since before.
+    async fn was_archived(
+        &self,
+        batch: &SettlementBatch,
+        address: B256,
+    ) -> Result<(), ArchiveError> {
+        let name = batch.name_any();
+        for record in &self.records(batch).await? {
+            self.stamp(record, &name, address).await?;
+        }
+        self.say(batch, &Archival::Archived(address)).await?;
+        tracing::info!(batch = name, file = %address, "a batch is archived since before");
+        Ok(())
+    }
+
+    /// The records of a batch, as far as they are there.
+    async fn records(&self, batch: &SettlementBatch) -> Result<Vec<UsageRecord>, ArchiveError> {
+        let numbers: BTreeSet<u64> = build::entries(batch)
+            .map_err(|source| ArchiveError::Build {
+                name: batch.name_any(),
+                source,
+            })?
+            .iter()
+            .map(|entry| entry.job_no)
+            .collect();
+        let config = self.lane.chain().config();
+        Ok(observe::records(&self.context, config, &numbers).await?)
+    }
+
     /// The records of a batch, its place in the index, and its file.
     async fn file(
         &self,
@@ -292,16 +326,15 @@ impl Archivist {
             name: batch.name_any(),
             source,
         };
-        let numbers: BTreeSet<u64> = build::entries(batch)
-            .map_err(incomplete)?
-            .iter()
-            .map(|entry| entry.job_no)
-            .collect();
-        let config = self.lane.chain().config();
-        let records = observe::records(&self.context, config, &numbers).await?;
+        let records = self.records(batch).await?;
         let nodes = observe::nodes(&self.context, &records);
-        let vault = config.vault.address;
-        let archived = build::archived(batch, &records, &nodes, vault).map_err(incomplete)?;
+        let vault = self.lane.chain().config().vault.address;
+        let mut archived = build::archived(batch, &records, &nodes, vault, &[]);
+        if archived == Err(BuildError::Root) && batch.labels().contains_key(names::LABEL_RESTORED) {
+            let heads = observe::decision_heads(&self.context, self.archive.store()).await?;
+            archived = build::archived(batch, &records, &nodes, vault, &heads);
+        }
+        let archived = archived.map_err(incomplete)?;
         let head = &archived.head;
         let index = archive::index_path(head.chain_id, head.contract, head.lane, head.sequence);
         Ok((records, index, archive::encode(&archived)))

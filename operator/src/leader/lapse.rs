@@ -4,6 +4,10 @@
 //! back, or that nobody has renewed for longer than a change of leaders takes, shows since when writes may be missing. A
 //! replica that saw the last renewal when it was made, and finds it unchanged, knows that none are: then the API server or the
 //! operator was away, and nothing else.
+//!
+//! A leader that was killed meanwhile and started again takes the lease at once, since its name is in it, and knows of nothing. So
+//! each renewal says which one it follows: a replica that has seen a later one than that knows that this is lost, and says so in the
+//! lease of the other one.
 
 use std::time::Duration;
 
@@ -15,6 +19,10 @@ use k8s_openapi::{
 use kube::ResourceExt as _;
 
 use super::Terms;
+
+/// In the lease: which renewal its last write followed, and which it made; as `<renewal>/<renewal>`. What an operator of a former
+/// version has renewed since does not bear the second one, and says nothing.
+pub const ANNOTATION_FOLLOWS: &str = "gridstake.dev/follows";
 
 /// A span of which what was written to the API server may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +63,40 @@ pub fn renewal(lease: &Lease) -> Option<Timestamp> {
     Some(lease.spec.as_ref()?.renew_time.as_ref()?.0)
 }
 
+/// What the lease says of a renewal `now` that follows the one that it shows.
+#[must_use]
+pub fn follows(before: Option<&Lease>, now: Timestamp) -> Option<(String, String)> {
+    let before = renewal(before?)?;
+    Some((
+        ANNOTATION_FOLLOWS.to_owned(),
+        format!("{before:.6}/{now:.6}"),
+    ))
+}
+
+/// The renewal that the lease's last one followed, if it says so.
+fn followed(lease: &Lease) -> Option<Timestamp> {
+    let (before, now) = lease
+        .annotations()
+        .get(ANNOTATION_FOLLOWS)?
+        .split_once('/')?;
+    let is_its_own = now.parse().ok() == renewal(lease);
+    before.parse().ok().filter(|_| is_its_own)
+}
+
+/// The lapse that a replica sees in the lease of another one at `now`. It has seen the renewal `known`, and the lease is older than
+/// that or goes on from an older one: whoever holds it may have just started, and cannot know. `None` if the lease tells of it.
+#[must_use]
+pub fn missed(lease: &Lease, known: Option<Timestamp>, now: Timestamp) -> Option<Lapse> {
+    let (known, renewed) = (known?, renewal(lease)?);
+    let from = if renewed < known {
+        renewed
+    } else {
+        followed(lease).filter(|before| *before < known && known < renewed)?
+    };
+    let is_told = Lapse::of(lease).is_some_and(|told| told.until > known);
+    (!is_told).then_some(Lapse { from, until: now })
+}
+
 /// For how long nobody renews the lease at most when one leader takes over from another, with room for slow writes.
 #[must_use]
 pub fn patience(terms: &Terms) -> Duration {
@@ -86,6 +128,10 @@ pub fn lapse(
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::{
+        api::coordination::v1::LeaseSpec, apimachinery::pkg::apis::meta::v1::MicroTime,
+    };
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_mins(1);
@@ -127,6 +173,54 @@ mod tests {
         ] {
             let got = lapse(renewed.map(at), known.map(at), at(1000), PATIENCE);
             assert_eq!(got, expected, "{renewed:?} {known:?}");
+        }
+    }
+
+    /// A lease that was renewed at `renewed` on top of the renewal `before`, and bears what was said at `said`.
+    fn lease(before: i64, renewed: i64, said: i64) -> Lease {
+        let mut lease = Lease::default();
+        let shown = |seconds| Lease {
+            spec: Some(LeaseSpec {
+                renew_time: Some(MicroTime(at(seconds))),
+                ..LeaseSpec::default()
+            }),
+            ..Lease::default()
+        };
+        lease.spec = shown(renewed).spec;
+        lease
+            .annotations_mut()
+            .extend(follows(Some(&shown(before)), at(said)));
+        lease
+    }
+
+    #[test]
+    fn who_has_seen_a_renewal_that_the_lease_does_not_go_on_from_knows_that_it_is_lost() {
+        let lapse = |from| {
+            Some(Lapse {
+                from: at(from),
+                until: at(1000),
+            })
+        };
+        let missed = |lease: &Lease, known: Option<i64>| missed(lease, known.map(at), at(1000));
+        // Renewal after renewal, all of them seen or not.
+        for known in [None, Some(980), Some(985), Some(990)] {
+            assert_eq!(missed(&lease(985, 990, 990), known), None, "{known:?}");
+        }
+        // It is as it was, and somebody has gone on from there who has just started.
+        assert_eq!(missed(&lease(895, 900, 900), Some(950)), lapse(900));
+        assert_eq!(missed(&lease(900, 990, 990), Some(950)), lapse(900));
+        // The last renewal is of an operator that does not say what it follows.
+        assert_eq!(missed(&lease(900, 990, 940), Some(950)), None);
+        // It tells of it, or of an earlier one.
+        for (until, expected) in [(960, None), (940, lapse(900))] {
+            let mut told = lease(900, 990, 990);
+            let known = Lapse {
+                from: at(900),
+                until: at(until),
+            };
+            told.annotations_mut()
+                .extend([(ANNOTATION_LAPSE.to_owned(), known.text())]);
+            assert_eq!(missed(&told, Some(950)), expected);
         }
     }
 

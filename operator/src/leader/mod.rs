@@ -100,6 +100,11 @@ enum BidError {
     Timeout(Duration),
 }
 
+/// The time as the API server keeps it.
+fn micros(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+}
+
 /// One replica's part in the election.
 pub struct Elector {
     api: Api<Lease>,
@@ -110,6 +115,8 @@ pub struct Elector {
     holder: Option<String>,
     /// The last renewal that was seen while it was fresh.
     known: Option<Timestamp>,
+    /// A lapse that was seen in the lease of another, and that it does not tell of yet.
+    unsaid: Option<Lapse>,
     leads_until: watch::Sender<Option<Instant>>,
     lapse: watch::Sender<Option<Lapse>>,
 }
@@ -126,6 +133,7 @@ impl Elector {
             seen: None,
             holder: None,
             known: None,
+            unsaid: None,
             leads_until: watch::channel(None).0,
             lapse: watch::channel(None).0,
         }
@@ -228,9 +236,9 @@ impl Elector {
             Instant::now(),
         );
         let sent = Instant::now();
-        let wanted = self.lease(Timestamp::now());
+        let wanted = self.lease(micros(Timestamp::now()));
         let written = match choice {
-            Bid::Wait => return Ok(()),
+            Bid::Wait => return self.say_what_is_unsaid().await,
             Bid::Create => self.api.create(&PostParams::default(), &wanted).await,
             Bid::Renew | Bid::Take => {
                 self.api
@@ -243,6 +251,7 @@ impl Elector {
                 // Before anything is done as the leader.
                 self.tell_of_lapse(Lapse::of(&wanted));
                 self.known = lapse::renewal(&lease);
+                self.unsaid = None;
                 self.see(Some(lease));
                 self.lead_until(sent + self.terms.renew_deadline);
                 Ok(())
@@ -253,6 +262,38 @@ impl Elector {
             {
                 self.look().await
             }
+            Err(source) => Err(BidError::Api {
+                verb: "write",
+                source: Box::new(source),
+            }),
+        }
+    }
+
+    /// Writes into the lease of another replica that renewals are lost which this one has seen. Its next write is refused then, and
+    /// it reads that.
+    async fn say_what_is_unsaid(&mut self) -> Result<(), BidError> {
+        let (Some(lapse), Some(seen)) = (self.unsaid, &self.seen) else {
+            return Ok(());
+        };
+        let mut lease = seen.lease.clone();
+        let said = (ANNOTATION_LAPSE.to_owned(), lapse.text());
+        lease.annotations_mut().extend([said]);
+        let written = self
+            .api
+            .replace(LEASE, &PostParams::default(), &lease)
+            .await;
+        match written {
+            Ok(lease) => {
+                tracing::warn!(
+                    from = %lapse.from,
+                    until = %lapse.until,
+                    "the lease does not go on from what this replica has seen: it says so to the leader"
+                );
+                self.unsaid = None;
+                self.see(Some(lease));
+                Ok(())
+            }
+            Err(error) if is_conflict(&error) || is_not_found(&error) => self.look().await,
             Err(source) => Err(BidError::Api {
                 verb: "write",
                 source: Box::new(source),
@@ -287,6 +328,13 @@ impl Elector {
 
     fn see(&mut self, lease: Option<Lease>) {
         let patience = lapse::patience(&self.terms);
+        if !self.leads() {
+            let now = Timestamp::now();
+            let missed = lease
+                .as_ref()
+                .and_then(|lease| lapse::missed(lease, self.known, now));
+            self.unsaid = missed.or(self.unsaid);
+        }
         let fresh = lease
             .as_ref()
             .and_then(lapse::renewal)
@@ -326,6 +374,7 @@ impl Elector {
             now,
             lapse::patience(&self.terms),
         );
+        let follows = lapse::follows(before, now);
         let now = MicroTime(now);
         let spec = before
             .and_then(|lease| lease.spec.clone())
@@ -356,10 +405,9 @@ impl Elector {
                 ..spec
             }),
         };
-        if let Some(lapse) = lapse {
-            let said = (ANNOTATION_LAPSE.to_owned(), lapse.text());
-            lease.annotations_mut().extend([said]);
-        }
+        let said = lapse.map(|lapse| (ANNOTATION_LAPSE.to_owned(), lapse.text()));
+        let said = said.into_iter().chain(follows);
+        lease.annotations_mut().extend(said);
         lease
     }
 
@@ -370,10 +418,13 @@ impl Elector {
         }
         self.resign();
         let Some(seen) = self.seen.take() else { return };
+        let now = micros(Timestamp::now());
+        let follows = lapse::follows(Some(&seen.lease), now);
         let mut lease = seen.lease;
+        lease.annotations_mut().extend(follows);
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = None;
-        spec.renew_time = Some(MicroTime(Timestamp::now()));
+        spec.renew_time = Some(MicroTime(now));
         let parameters = PostParams::default();
         let write = self.api.replace(LEASE, &parameters, &lease);
         match tokio::time::timeout(self.terms.retry_period, write).await {

@@ -208,9 +208,34 @@ async fn a_lease_that_is_renewed_or_was_released_just_now_tells_of_no_lapse() {
         let put = answer(&mut server, Method::PUT, ok(renewed("me", "8", 0))).await;
         leadership.acquired().await;
         assert_eq!(leadership.lapse(), None);
-        assert!(put["metadata"].get("annotations").is_none());
+        assert!(put["metadata"]["annotations"][ANNOTATION_LAPSE].is_null());
         run.abort();
     }
+}
+
+#[tokio::test]
+async fn a_standby_says_in_the_lease_that_what_it_has_seen_of_it_is_lost() {
+    let (elector, mut server) = elector();
+    let leadership = elector.leadership();
+    let run = tokio::spawn(elector.run(CancellationToken::new()));
+    answer(&mut server, Method::GET, ok(renewed("you", "7", 3))).await;
+    // The API server is restored, and the leader, which was started again, has not seen that.
+    answer(&mut server, Method::GET, ok(renewed("you", "8", 30))).await;
+    let put = answer(&mut server, Method::PUT, refusal(409, "Conflict")).await;
+    assert_eq!(put["spec"]["holderIdentity"], "you");
+    assert_eq!(put["metadata"]["resourceVersion"], "8");
+    // It has renewed its lease in the meantime.
+    answer(&mut server, Method::GET, ok(renewed("you", "9", 0))).await;
+    answer(&mut server, Method::GET, ok(renewed("you", "10", 0))).await;
+    let put = answer(&mut server, Method::PUT, ok(renewed("you", "11", 0))).await;
+    assert!(put["metadata"]["annotations"][ANNOTATION_LAPSE].is_string());
+    assert_eq!(put["metadata"]["resourceVersion"], "10");
+    assert_eq!(put["spec"]["holderIdentity"], "you");
+    // Once is enough.
+    answer(&mut server, Method::GET, ok(renewed("you", "12", 0))).await;
+    answer(&mut server, Method::GET, ok(renewed("you", "13", 0))).await;
+    assert!(!leadership.holds());
+    run.abort();
 }
 
 /// A candidate of the simulation: the rules of [`Elector`], with the clock and the network in the test's hands.

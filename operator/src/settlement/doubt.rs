@@ -2,7 +2,8 @@
 //! chain shows numbers that no record has.
 //!
 //! A slice that was sealed after the backup was taken is open again, and would get a second number. So what could be it
-//! is not sealed until somebody knows: the agent that remembers the seal, or a person.
+//! is not sealed until somebody knows: the agent that remembers the seal, [the archive](super::explained) that names the record of
+//! a payment, or a person.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -130,7 +131,13 @@ impl Settler {
                 self.stamp_late(batch, &all, view).await?;
                 let taken = batch.creation_timestamp().map(|at| at.0.as_millisecond());
                 let until_ms = u64::try_from(taken.unwrap_or(i64::MAX)).unwrap_or(0);
-                let own = Doubts::of(&observe::content(batch)?.entries, until_ms, &known);
+                let entries = observe::content(batch)?.entries;
+                let mut own = Doubts::of(&entries, until_ms, &known);
+                if !own.is_empty() {
+                    let mut known = self.paid_for_jobs_that_are_gone(batch, &all).await?;
+                    known.extend(all.iter().flat_map(numbers_of));
+                    own = Doubts::of(&entries, until_ms, &known);
+                }
                 if own.is_empty() {
                     self.resolve(batch).await?;
                 }
@@ -192,7 +199,7 @@ impl Settler {
         self.lane.doubts().is_some_and(|doubts| !doubts.is_empty())
     }
 
-    /// Every number of the batch belongs to a record.
+    /// It is known of every number of the batch what it paid.
     async fn resolve(&self, batch: &SettlementBatch) -> Result<(), ObserveError> {
         let name = batch.name_any();
         let patch = json!({"metadata": {"labels": {LABEL_RESTORED: "resolved"}}});

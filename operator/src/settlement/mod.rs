@@ -13,6 +13,7 @@
 //! | [`act`], [`outbox`], [`transaction`], [`signer`] | signs, stores, sends |
 //! | [`adopt`] | takes into the log what only the chain holds, after the API server was restored |
 //! | [`doubt`] | which slices may have been paid without the cluster knowing, after that |
+//! | [`explained`] | what the archive tells of that |
 //! | [`lapse`] | which slices may be in a batch that was signed and lost, after that |
 //! | [`drift`] | whether records and contract say the same of what is paid |
 //! | [`statements`] | what the lane states beside payments |
@@ -26,6 +27,7 @@ pub mod build_batch;
 pub mod decide;
 pub mod doubt;
 pub mod drift;
+pub mod explained;
 pub mod gather;
 pub mod lanes;
 pub mod lapse;

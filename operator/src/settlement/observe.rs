@@ -28,7 +28,7 @@ use super::{
 use crate::chain::{Block, client::ClientError, contracts::Settlement};
 
 /// Objects in one answer of the API server.
-const PAGE: u32 = 500;
+pub(super) const PAGE: u32 = 500;
 /// Blocks that one search for a batch's event covers.
 const SEARCH: u64 = 2000;
 /// Such searches in one pass.
@@ -240,6 +240,16 @@ pub async fn sealed_records(
     .await?;
     records.retain(|record| lane.chain().config().owes(record));
     Ok(records)
+}
+
+/// The records that are not sealed, or sealed without a number, of all lanes.
+pub async fn open_records(
+    client: &Client,
+    namespace: &str,
+) -> Result<Vec<UsageRecord>, ObserveError> {
+    let params = ListParams::default().fields("status.sealed.jobNo=");
+    let records = Api::namespaced(client.clone(), namespace);
+    list::<UsageRecord>(records, "UsageRecords", params).await
 }
 
 /// The batches of the lane that were taken over from the chain and whose numbers are not all known, by a quorum read.

@@ -164,6 +164,7 @@ pub struct Settler {
     pub(super) halted: Option<Halt>,
     pub(super) drift: super::drift::LedgerDrift,
     pub(super) lapse: lapse::Memory,
+    pub(super) explained: super::explained::Memory,
     /// When the doubts were last looked at.
     pub(super) doubts_at: Option<Instant>,
     /// How many records had been announced then.
@@ -202,6 +203,7 @@ impl Settler {
             halted: None,
             drift: super::drift::LedgerDrift::default(),
             lapse: lapse::Memory::default(),
+            explained: super::explained::Memory::default(),
             doubts_at: None,
             doubts_announced: 0,
         }

@@ -271,7 +271,9 @@ impl Store {
 }
 
 fn is_collection(path: &str) -> bool {
-    path.ends_with("/settlementbatches") || path.ends_with("/usagerecords")
+    ["/settlementbatches", "/usagerecords", "/computejobs"]
+        .iter()
+        .any(|kind| path.ends_with(kind))
 }
 
 fn selects(selector: &str, object: &Value) -> bool {

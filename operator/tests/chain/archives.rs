@@ -373,6 +373,50 @@ async fn an_archive_that_cannot_be_written_loses_nothing_and_is_written_once_it_
 }
 
 #[tokio::test]
+async fn a_batch_that_was_archived_before_the_backup_was_restored_stays_archived_though_its_records_are_gone()
+ {
+    let folder = folder("restored");
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let mut archivist = replica.archivist(&folder, KEEP);
+    let backup = world.api.save();
+    world.seal(256..260, 1000);
+    settle(&world, &mut replica).await;
+    archivist.one_pass().await;
+    let before = world.batch(1).status.unwrap().archive_hash;
+
+    world.api.restore(&backup);
+    let mut replica = world.replica().await;
+    let is_final = || {
+        let batches = world.api.batches();
+        let state = batches.first().and_then(|b| b.status.as_ref()?.state);
+        state == Some(BatchState::Final)
+    };
+    for _ in 0..20 {
+        replica.step().await;
+        if is_final() {
+            break;
+        }
+        world.anvil.mine(1).await;
+    }
+    // Somewhere else nobody knows what its numbers pay.
+    let elsewhere = self::folder("restored-elsewhere");
+    replica.archivist(&elsewhere, KEEP).one_pass().await;
+    let (status, reason, message) = archived(&world, 1);
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "NotArchived"),
+        "{message}"
+    );
+    let replica = world.replica().await;
+    replica.archivist(&folder, KEEP).one_pass().await;
+    let (status, reason, _) = archived(&world, 1);
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Archived"));
+    assert_eq!(world.batch(1).status.unwrap().archive_hash, before);
+    assert!(verified(on_chain(&world).await, &folder).is_ok());
+}
+
+#[tokio::test]
 async fn what_a_lost_volume_held_is_written_again_before_anything_is_removed() {
     let folder = folder("lost");
     let world = World::new(ESCROW).await;

@@ -1,5 +1,7 @@
 //! The API server is restored from a backup, and the chain knows more than the log.
 
+use std::time::Duration;
+
 use alloy::hex;
 use gridstake_crds::{
     UsageRecord,
@@ -8,6 +10,7 @@ use gridstake_crds::{
     usage_record::{RecordState, Sealed},
 };
 use gridstake_operator::{
+    archive::Terms,
     chain::Standing,
     controllers::usage_record::{
         observe::in_doubt,
@@ -307,6 +310,49 @@ fn is_sealed_now(replica: &Replica, began: Timestamp) -> bool {
     let (hold, _) = in_doubt(&replica.lane, lapse, &record, Timestamp::now());
     let began_ms = u64::try_from(began.as_millisecond()).unwrap();
     hold.is_none_or(|hold| !hold.concerns(began_ms))
+}
+
+#[tokio::test]
+async fn what_the_archive_shows_to_be_paid_for_a_job_that_is_gone_puts_nothing_in_doubt() {
+    let folder = std::env::temp_dir().join(format!("gridstake-explained-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    let keep = Terms {
+        retention: Duration::MAX,
+        removes: false,
+    };
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    let backup = world.api.save();
+    for from in [256, 260] {
+        world.seal(from..from + 4, 1000);
+        settle(&world, &mut replica).await;
+        if from == 256 {
+            replica.archivist(&folder, keep).one_pass().await;
+        }
+    }
+
+    world.api.restore(&backup);
+    // One of the jobs was there when the backup was taken, and its slice is open.
+    let mut open = sealed(257, 1, 1, 1000);
+    open["status"].take();
+    world.api.seal(&open);
+    let mut replica = world.replica().await.with_archive(&folder);
+    replica.step().await;
+    replica.step().await;
+    // It may be any of those of which nobody knows, and its own number is one of them.
+    let record: UsageRecord = serde_json::from_value(open).unwrap();
+    let doubts = replica.lane.doubts().unwrap();
+    let numbers = &doubts.about(&record, LANE).unwrap().numbers;
+    let numbers: Vec<u64> = numbers.keys().copied().collect();
+    assert_eq!(numbers, [257, 260, 261, 262, 263]);
+    // It is sealed as it was; of the other batch there is no file.
+    world.seal(257..258, 1000);
+    let mut replica = world.replica().await.with_archive(&folder);
+    replica.step().await;
+    assert_eq!(replica.lane.doubts().unwrap().count(), 4);
+    let label = |sequence| world.batch(sequence).metadata.labels.unwrap()[LABEL_RESTORED].clone();
+    assert_eq!((label(1), label(2)), ("resolved".into(), "true".into()));
+    assert_eq!((world.head().await, world.credit().await), (2, 8 * SECOND));
 }
 
 /// A slice was sealed under number 256 and sent, the API server is restored from a backup of before, and the slice's agent is

@@ -484,6 +484,19 @@ impl Replica {
         self
     }
 
+    /// The same replica, with an archive in `folder`.
+    pub fn with_archive(mut self, folder: &Path) -> Self {
+        let registry = self.context.metrics.registry();
+        let terms = Terms {
+            retention: Duration::MAX,
+            removes: false,
+        };
+        let archive = Archive::open(folder.to_str().unwrap(), terms, registry).unwrap();
+        self.context.archive = Some(archive);
+        self.settler = Settler::new(self.context.clone(), self.lane.clone());
+        self
+    }
+
     pub fn is_halted(&self) -> bool {
         self.lane.metrics().halted.get() == 1
     }

@@ -14,22 +14,25 @@ pub struct DecisionLog {
     sequence: u64,
 }
 
+/// The decisions on the last attempt that `job` shows: where all its members go, and each that replaced one.
+pub fn decisions(job: &ComputeJob) -> impl Iterator<Item = &ApiDecision> {
+    let placement = job.status.as_ref().and_then(|s| s.placement.as_ref());
+    placement.into_iter().flat_map(|placement| {
+        let later = placement
+            .nodes
+            .iter()
+            .filter_map(|n| n.replacement.as_ref());
+        iter::once(&placement.decision).chain(later.map(|taken| &taken.decision))
+    })
+}
+
 impl DecisionLog {
     /// Goes on after the last decision that the stored jobs show: the one on the newest snapshot.
     ///
     /// A decision whose job has been deleted since is not seen; what the chain of hashes shows then is a new beginning.
     pub fn recover<'a>(jobs: impl IntoIterator<Item = &'a ComputeJob>) -> Self {
-        let placements = jobs
-            .into_iter()
-            .filter_map(|job| job.status.as_ref()?.placement.as_ref());
-        let decisions = placements.flat_map(|placement| {
-            let later = placement
-                .nodes
-                .iter()
-                .filter_map(|n| n.replacement.as_ref());
-            iter::once(&placement.decision).chain(later.map(|taken| &taken.decision))
-        });
-        let last = decisions.max_by_key(|decision: &&ApiDecision| decision.snapshot);
+        let decisions = jobs.into_iter().flat_map(decisions);
+        let last = decisions.max_by_key(|decision| decision.snapshot);
         let hash = last.and_then(|decision| decision.hash.parse().ok());
         Self {
             previous: hash.unwrap_or(NO_PREVIOUS_DECISION),
