@@ -95,7 +95,7 @@ remove() {
   for pid in $(cgroup_pids "$id"); do kill -9 "$pid" 2>/dev/null || true; done
   wait_for 20 has_no_processes
   wait_for 20 cgroup_remove "$id"
-  rm -rf "$dir"/{etcd,etcd.restored,nodes,pki,run,archive}
+  rm -rf "$dir"/{etcd,nodes,pki,run,archive}
 }
 
 claim_directory() {
@@ -267,6 +267,12 @@ hold() { # NAME: stops one of the control plane's programs, which is not started
 
 let_go() { rm -f "$dir/run/$1.held"; } # NAME
 
+on_its_disk() { # CMD...: where etcd's data can be seen: they are in the control plane's memory, and nowhere else
+  local process
+  process=$(cluster_process)
+  PATH=$bin:$PATH nsenter --target "$process" --mount -- "$@"
+}
+
 # As upstream says for Kubernetes: who watches holds revisions that the snapshot does not have. They must neither come again with
 # another content nor lie in the future, so the numbers go on far above them, and what is below counts as compacted: everybody lists anew.
 # By the clock, so that it holds for a second restore as well.
@@ -276,15 +282,15 @@ restore_etcd() { # FILE
   [ -s "$file" ] || fail "no snapshot $file"
   hold kube-apiserver
   hold etcd
-  rm -rf "$dir/etcd.restored"
-  if ! "$bin/etcdutl" snapshot restore "$file" --data-dir "$dir/etcd.restored" --bump-revision "$bump" --mark-compacted \
+  on_its_disk rm -rf "$dir/etcd/restored"
+  if ! on_its_disk etcdutl snapshot restore "$file" --data-dir "$dir/etcd/restored" --bump-revision "$bump" --mark-compacted \
     >>"$dir/logs/etcd-restore.log" 2>&1; then
     let_go etcd
     let_go kube-apiserver
     fail "the snapshot is not restored: $(tail -n 1 "$dir/logs/etcd-restore.log")"
   fi
-  rm -rf "$dir/etcd"
-  mv "$dir/etcd.restored" "$dir/etcd"
+  on_its_disk rm -rf "$dir/etcd/data"
+  on_its_disk mv "$dir/etcd/restored" "$dir/etcd/data"
   let_go etcd
   wait_for 60 exec_ etcdctl endpoint health
   let_go kube-apiserver

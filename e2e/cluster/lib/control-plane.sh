@@ -108,7 +108,7 @@ make_network
 start_nodes # containerd starts and loads images while the certificates are made
 # In memory: nothing is kept for longer than the cluster lives, and a disk that several clusters write to takes their time.
 mount -t tmpfs -o mode=700 etcd "$dir/etcd"
-supervise etcd "$dir/logs/etcd.log" etcd --data-dir "$dir/etcd" --unsafe-no-fsync --log-level warn
+supervise etcd "$dir/logs/etcd.log" etcd --data-dir "$dir/etcd/data" --unsafe-no-fsync --log-level warn
 make_identities
 start_control_plane
 wait_until_ready
