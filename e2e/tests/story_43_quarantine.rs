@@ -174,6 +174,7 @@ fn a_gpu_on_which_two_jobs_failed_is_given_to_nobody_until_it_was_clean_for_its_
                 && quarantined.is_some_and(|c| c.status == "False" && c.message.contains(&gpu))
                 && status
                     .offer
+                    .as_ref()
                     .is_some_and(|o| o.reason == OfferReason::Available),
             "{alone:?}, {quarantined:?}, {:?}",
             status.offer

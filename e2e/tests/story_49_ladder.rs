@@ -6,6 +6,7 @@ use gridstake_crds::{
     compute_job::{Verdict, VerdictReason},
     incident::{IncidentState, Offence, Sanction},
     names::downtime,
+    usage_record::RecordState,
 };
 use gridstake_e2e::{
     contracts::StakeVault,
@@ -65,6 +66,22 @@ async fn lose(
     Ok(record)
 }
 
+/// Waits until what the job used before `last` began is paid for good; returns it.
+async fn earlier(world: &World, last: &UsageRecord) -> Result<Vec<UsageRecord>> {
+    let what = "what it used before is paid for good";
+    usage::until(world, &last.spec.job.uid, what, |records| {
+        let earlier = records.iter().filter(|r| r.spec.slice < last.spec.slice);
+        let is_final = |record: &&UsageRecord| {
+            usage::settlement(record).is_ok_and(|s| s.state == RecordState::Final)
+        };
+        earlier
+            .clone()
+            .all(|r| is_final(&r))
+            .then(|| earlier.cloned().collect())
+    })
+    .await
+}
+
 #[test]
 fn gpu_after_gpu_lost_under_jobs_leads_from_a_repair_to_a_cut_of_the_stake() -> Result<()> {
     paid_story(async |world, tenant, market| {
@@ -107,7 +124,7 @@ fn gpu_after_gpu_lost_under_jobs_leads_from_a_repair_to_a_cut_of_the_stake() -> 
             bail!("there are four steps, not {}", steps.len());
         };
 
-        // Until the third step everything is paid, and from there on nothing.
+        // Until the third step everything is paid, and from there on not what the jobs did when their GPUs were lost.
         let mut paid = Vec::new();
         for (_, record) in [repair, warn] {
             paid.extend(usage::until_final(world, &record.spec.job.uid).await?);
@@ -116,7 +133,10 @@ fn gpu_after_gpu_lost_under_jobs_leads_from_a_repair_to_a_cut_of_the_stake() -> 
             usage::until_held_back(world, &record.name_any(), &case.name).await?;
             case.until_it_holds(usage::price(record)?).await?;
         }
-        let due = usage::due(&paid)?;
+        paid.extend(earlier(world, &hold.1).await?);
+        let mut before_the_cut = paid.clone();
+        before_the_cut.extend(earlier(world, &slash.1).await?);
+        let due = usage::due(&before_the_cut)?;
         let deposit = u64::try_from(tokens(DEPOSIT).nano())?;
         market.assert_paid(&due, &payer, deposit).await?;
 
