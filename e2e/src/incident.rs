@@ -8,7 +8,7 @@ use gridstake_crds::{
     names::MANAGED_BY,
 };
 use kube::{
-    Api, ResourceExt as _,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
@@ -52,7 +52,11 @@ pub async fn about(world: &World, namespace: &str) -> Result<Vec<String>> {
         let job = incident.spec.job.as_ref();
         job.is_some_and(|job| job.namespace == namespace)
     };
-    Ok(all.iter().filter(concerns).map(|i| i.name_any()).collect())
+    Ok(all
+        .iter()
+        .filter(concerns)
+        .map(ResourceExt::name_any)
+        .collect())
 }
 
 /// An offence, and what follows from it.

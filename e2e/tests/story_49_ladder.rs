@@ -176,8 +176,12 @@ fn gpu_after_gpu_lost_under_jobs_leads_from_a_repair_to_a_cut_of_the_stake() -> 
 
         // With the cut the matter is closed: what was owed for that job is paid. The third one's is still held back.
         paid.extend(usage::until_final(world, &slash.1.spec.job.uid).await?);
-        let due = usage::due(&paid)?;
-        market.assert_paid(&due, &payer, deposit).await?;
+        let due = usage::due(&paid)?.paid();
+        let debit = deposit - payer.balance(chain).await?;
+        ensure!(
+            debit == due,
+            "the payer is debited {debit}, and {due} are due"
+        );
         usage::until_held_back(world, &hold.1.name_any(), &hold.0.name).await?;
         Ok(())
     })

@@ -84,7 +84,7 @@ mod tests {
         .unwrap()
     }
 
-    fn record(name: &str, verdict: Option<&str>, settlement: serde_json::Value) -> UsageRecord {
+    fn record(name: &str, verdict: Option<&str>, settlement: &serde_json::Value) -> UsageRecord {
         serde_json::from_value(json!({
             "apiVersion": "gridstake.dev/v1alpha1", "kind": "UsageRecord", "metadata": {"name": name},
             "spec": {"job": {"namespace": "n", "name": "j", "uid": "u"}, "attempt": 1, "member": 0, "slice": 0,
@@ -102,16 +102,16 @@ mod tests {
     fn what_is_in_no_batch_is_held_back_also_where_the_attempt_itself_went_well() {
         let open = incident("Hold", "InForce");
         for verdict in [None, Some("Host")] {
-            let own = record("u-1-0-0", verdict, json!(null));
+            let own = record("u-1-0-0", verdict, &json!(null));
             assert!(holds_back(&open, &own), "{verdict:?}");
             assert!(!holds_back(&incident("Warn", "InForce"), &own));
             assert!(!holds_back(&incident("Hold", "Closed"), &own));
         }
-        assert!(!holds_back(&open, &record("other", None, json!(null))));
+        assert!(!holds_back(&open, &record("other", None, &json!(null))));
         let batched = json!({"state": "Paid", "batch": "lane-1-1"});
-        let paid = record("u-1-0-0", None, batched);
+        let paid = record("u-1-0-0", None, &batched);
         assert!(!holds_back(&open, &paid), "what is paid is not held back");
-        let own = record("u-1-0-0", None, json!(null));
+        let own = record("u-1-0-0", None, &json!(null));
         assert_eq!(held([&own, &paid]), TokenAmount::from_nano(2_000_000_000));
     }
 }
