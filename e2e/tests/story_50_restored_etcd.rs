@@ -1,4 +1,4 @@
-//! Story 48: etcd is restored from a backup while jobs run, a batch waits in a pool, and much was paid since that the cluster has
+//! Story 50: etcd is restored from a backup while jobs run, a batch waits in a pool, and much was paid since that the cluster has
 //! forgotten. The log is taken over from the chain, nothing is paid twice, nothing is lost, and everything goes on.
 
 use std::collections::BTreeMap;
