@@ -8,7 +8,7 @@ use gridstake_crds::{
     SettlementBatch, UsageRecord, condition,
     names::{LABEL_RESTORED, lane_numbers},
     settlement_batch::BatchState,
-    usage_record::{RecordState, Sealed, UsageRecordCondition, UsageRecordReason},
+    usage_record::{Sealed, UsageRecordCondition, UsageRecordReason},
 };
 use gridstake_e2e::{
     archive,
@@ -190,18 +190,30 @@ impl Cast {
         usage::of_job(world, &uid).await
     }
 
-    /// Lets a job end whose batch is sent and in no block.
+    /// Lets a job end whose batch is sent and in no block. Others that come before it are mined.
     async fn end_without_a_block(&self, world: &World, chain: &Chain) -> Result<()> {
         settlement_batch::until_quiet(world, chain).await?;
-        let batch = settlement_batch::next(chain).await?;
         chain.mine_only_on_demand(world).await?;
         let waits = &self.running["waits"];
         waits.release().await?;
         waits.until_complete().await?;
         let uid = usage::uid(waits).await?;
-        usage::until(world, &uid, "it is in a batch", |records| {
-            let settlement = usage::settlement(records.last()?).ok()?;
-            (settlement.state == RecordState::Batched).then_some(())
+        let batch = look_until("its last slice is in a batch", || async {
+            let open = settlement_batch::open(world, chain).await?;
+            let records = usage::of_job(world, &uid).await?;
+            let last = records.last().context("it has a slice")?;
+            let settlement = usage::settlement(last).ok();
+            let batch = settlement.and_then(|s| s.batch.clone());
+            // One batch is sent after the other, each on top of one that is in a block.
+            let in_the_way = |(_, state): &(String, Option<BatchState>)| {
+                batch.is_none() && *state == Some(BatchState::InFlight)
+            };
+            if open.iter().any(in_the_way) {
+                chain.mine().await?;
+            }
+            Ok(Look::at(batch, || {
+                format!("{:?}, batches {open:?}", last.status)
+            }))
         })
         .await?;
         let status = settlement_batch::until_it_is(world, &batch, BatchState::InFlight).await?;
