@@ -131,6 +131,28 @@ pub fn invalid_result(job_uid: &str) -> String {
     format!("invalid-result-{job_uid}")
 }
 
+/// The name of the Incident of a member that failed by its host's fault, of which the UsageRecord `record` tells.
+#[must_use]
+pub fn downtime(record: &str) -> String {
+    format!("downtime-{record}")
+}
+
+/// The name of the Incident of what an agent has stated in the UsageRecord `record` and cannot be true.
+#[must_use]
+pub fn false_statement(record: &str) -> String {
+    format!("false-statement-{record}")
+}
+
+/// The names of all Incidents that there may be about the UsageRecord `record` of the job with this uid.
+#[must_use]
+pub fn incidents_about(record: &str, job_uid: &str) -> [String; 3] {
+    [
+        downtime(record),
+        false_statement(record),
+        invalid_result(job_uid),
+    ]
+}
+
 /// The name of a slice's UsageRecord: `<job uid>-<attempt>-<member>-<slice>`.
 #[must_use]
 pub fn usage_record(job_uid: &str, attempt: u32, member: u32, slice: u32) -> String {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use gridstake_crds::{
     ComputeJob, GpuNode, Incident, StakeBinding, UsageRecord,
     gpu_node::{GpuNodeCondition, OfferMode},
-    names::{LABEL_CHECKS, LABEL_JOB, LABEL_JOB_UID},
+    names::{LABEL_CHECKS, LABEL_JOB, LABEL_JOB_UID, incidents_about},
 };
 use k8s_openapi::{
     api::{
@@ -217,21 +217,23 @@ impl Caches {
             prune::metadata,
             triggers.clone().on_stake_binding()
         );
-        let usage_records = start!(
-            "UsageRecord",
-            Api::namespaced(client.clone(), namespace),
-            all(),
-            prune::usage_record,
-            triggers
-                .clone()
-                .on_usage_record(record_index.clone(), failures.clone())
-        );
         let incidents = start!(
             "Incident",
             Api::all(client.clone()),
             all(),
             prune::metadata,
             triggers.clone().on_incident(namespace)
+        );
+        let usage_records = start!(
+            "UsageRecord",
+            Api::namespaced(client.clone(), namespace),
+            all(),
+            prune::usage_record,
+            triggers.clone().on_usage_record(
+                record_index.clone(),
+                failures.clone(),
+                incidents.clone()
+            )
         );
         let heartbeats = Heartbeats::default();
         let leases = start!(
@@ -628,6 +630,7 @@ impl Triggers {
         self,
         records: RecordIndex,
         failures: Failures,
+        incidents: Store<Guarded<Incident>>,
     ) -> impl Fn(Seen<'_, Guarded<UsageRecord>>) + Send {
         move |seen| match seen {
             Seen::Applied(record) | Seen::Deleted(record) => {
@@ -648,6 +651,12 @@ impl Triggers {
                 }
                 let job = &parsed.spec.job;
                 self.compute_jobs.one(Some(&job.namespace), &job.name);
+                // How much an Incident holds back changes with what it is about: it is opened before the bill is final.
+                for incident in incidents_about(&parsed.name_any(), &job.uid) {
+                    if incidents.get(&ObjectRef::new(&incident)).is_some() {
+                        self.incidents.one(None, &incident);
+                    }
+                }
             }
             Seen::Everything(all) => {
                 records.replace(parsed(&all.state()));
@@ -655,6 +664,7 @@ impl Triggers {
                 self.gpu_nodes.all();
                 self.usage_records.all();
                 self.compute_jobs.all();
+                self.incidents.all();
             }
         }
     }

@@ -18,6 +18,18 @@ pub fn holds(incident: &Incident) -> bool {
     incident.spec.sanction >= Sanction::Hold && !is_over
 }
 
+/// Whether `incident` keeps the payment of `record` back: it is sealed, in no batch, and one of those that the incident concerns,
+/// however its own attempt was judged.
+#[must_use]
+pub fn holds_back(incident: &Incident, record: &UsageRecord) -> bool {
+    let status = record.status.as_ref();
+    let is_sealed = status.is_some_and(|status| status.sealed.is_some());
+    let settlement = status.and_then(|status| status.settlement.as_ref());
+    let is_in_a_batch = settlement.is_some_and(|settlement| settlement.batch.is_some());
+    let concerns = || incident.spec.usage_records.contains(&record.name_any());
+    is_sealed && !is_in_a_batch && holds(incident) && concerns()
+}
+
 /// The UsageRecords whose payment is held back, and by which Incident.
 #[must_use]
 pub fn held_back(caches: &Caches) -> BTreeMap<String, String> {
@@ -51,4 +63,55 @@ pub fn held<'a>(records: impl IntoIterator<Item = &'a UsageRecord>) -> TokenAmou
         .filter_map(price)
         .fold(0_u128, u128::saturating_add);
     TokenAmount::from_nano(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn incident(sanction: &str, state: &str) -> Incident {
+        serde_json::from_value(json!({
+            "apiVersion": "gridstake.dev/v1alpha1", "kind": "Incident", "metadata": {"name": "i"},
+            "spec": {
+                "offence": "InvalidResult", "subject": {"nodeName": "a", "providerId": 7}, "usageRecords": ["u-1-0-0"],
+                "from": "2027-01-01T00:00:00Z", "to": "2027-01-01T00:00:00Z", "verdict": "Host",
+                "evidenceHash": format!("0x{}", "1".repeat(64)), "summary": "s", "sanction": sanction, "chain": "anvil",
+            },
+            "status": {"state": state},
+        }))
+        .unwrap()
+    }
+
+    fn record(name: &str, verdict: Option<&str>, settlement: &serde_json::Value) -> UsageRecord {
+        serde_json::from_value(json!({
+            "apiVersion": "gridstake.dev/v1alpha1", "kind": "UsageRecord", "metadata": {"name": name},
+            "spec": {"job": {"namespace": "n", "name": "j", "uid": "u"}, "attempt": 1, "member": 0, "slice": 0,
+                "podName": "j-1-0", "nodeName": "a", "gpuCount": 1},
+            "status": {
+                "sealed": {"startMs": 1, "endMs": 1001, "gpuMillis": 1000, "cause": "MemberEnded", "verdict": verdict,
+                    "price": "2", "receiptHash": format!("0x{}", "0".repeat(64))},
+                "settlement": settlement,
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_in_no_batch_is_held_back_also_where_the_attempt_itself_went_well() {
+        let open = incident("Hold", "InForce");
+        for verdict in [None, Some("Host")] {
+            let own = record("u-1-0-0", verdict, &json!(null));
+            assert!(holds_back(&open, &own), "{verdict:?}");
+            assert!(!holds_back(&incident("Warn", "InForce"), &own));
+            assert!(!holds_back(&incident("Hold", "Closed"), &own));
+        }
+        assert!(!holds_back(&open, &record("other", None, &json!(null))));
+        let batched = json!({"state": "Paid", "batch": "lane-1-1"});
+        let paid = record("u-1-0-0", None, &batched);
+        assert!(!holds_back(&open, &paid), "what is paid is not held back");
+        let own = record("u-1-0-0", None, &json!(null));
+        assert_eq!(held([&own, &paid]), TokenAmount::from_nano(2_000_000_000));
+    }
 }

@@ -209,7 +209,9 @@ fn case<'a>(context: &Context, run: &'a ComputeJob, verification: &'a JobVerific
 
 #[cfg(test)]
 mod tests {
-    use gridstake_crds::{compute_job::VerificationState, incident::Sanction};
+    use gridstake_crds::{
+        compute_job::VerificationState, incident::Sanction, names::incidents_about,
+    };
 
     use super::*;
 
@@ -276,6 +278,7 @@ mod tests {
     fn an_outvoted_result_is_told_with_all_results_as_evidence() {
         let incident = opened(0, TERMS).unwrap();
         assert_eq!(incident.name_any(), "invalid-result-u");
+        assert!(incidents_about("u-1-0-0", "u").contains(&incident.name_any()));
         assert_eq!(
             incident.spec.summary,
             "the result of job n/j on node a is not what 2 other owners computed"

@@ -12,7 +12,7 @@ use gridstake_crds::{
     compute_job::{Verdict, VerdictReason},
     gpu_node::DeviceFault,
     incident::{Offence, Sanction, Subject},
-    names::ANNOTATION_EVIDENCE,
+    names::{self, ANNOTATION_EVIDENCE},
     usage_record::{DeviceUse, EvidenceFault, JobReference, RefusedEvidence, SealCause},
 };
 use gridstake_ledger::archive::address;
@@ -20,7 +20,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
 };
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::{Api, ResourceExt as _, api::PostParams, runtime::reflector::ObjectRef};
 use serde::Serialize;
 
 use crate::{
@@ -241,12 +241,12 @@ fn incident(
     let (sanction, cut) = sanction(offence, past, case.bound.as_ref(), case.terms);
     let at = Time(timestamp(bill.span.to_ms)?);
     let payment = spec.payment.as_ref();
-    let what = match offence {
-        Offence::DowntimeDuringJob => "downtime",
-        _ => "false-statement",
+    let name = match offence {
+        Offence::DowntimeDuringJob => names::downtime(&record.name_any()),
+        _ => names::false_statement(&record.name_any()),
     };
     let mut incident = Incident::new(
-        &format!("{what}-{}", record.name_any()),
+        &name,
         IncidentSpec {
             offence,
             subject: Subject {
@@ -356,27 +356,34 @@ pub fn clipped(mut words: String) -> String {
 }
 
 /// Opens the Incidents that follow from `record`, what is about to be billed for it, and what its agent has stated that cannot
-/// be true. Doing it twice is the same as doing it once.
+/// be true. Doing it twice is the same as doing it once. Returns whether the cache shows all of them: before that nothing is held
+/// back by them.
 pub async fn open(
     context: &Context,
     record: &UsageRecord,
     bill: &Bill,
     refused: Option<&RefusedEvidence>,
-) -> Result<(), kube::Error> {
+) -> Result<bool, kube::Error> {
     let is_host = bill
         .verdict
         .is_some_and(|(verdict, _)| verdict == Verdict::Host);
     if !is_host && refused.is_none() {
-        return Ok(());
+        return Ok(true);
     }
     let api: Api<Incident> = Api::all(context.client.clone());
+    let mut are_seen = true;
     for incident in incidents(&case(context, record, bill, refused)) {
+        let name = ObjectRef::new(&incident.name_any());
+        if context.caches.incidents.get(&name).is_some() {
+            continue;
+        }
+        are_seen = false;
         match api.create(&PostParams::default(), &incident).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             other => other.map(|_| ())?,
         }
     }
-    Ok(())
+    Ok(are_seen)
 }
 
 fn case<'a>(
@@ -453,7 +460,7 @@ pub fn bound(context: &Context, record: &UsageRecord) -> Option<Bound> {
 
 #[cfg(test)]
 mod tests {
-    use gridstake_crds::gpu_node::DeviceFaultKind;
+    use gridstake_crds::{gpu_node::DeviceFaultKind, names::incidents_about};
     use gridstake_ledger::billing::Span;
     use proptest::prelude::*;
 
@@ -619,6 +626,11 @@ mod tests {
             Some(&foreign),
             vec![],
         );
+        let about = incidents_about("u-1-0-0", "u");
+        assert!(
+            both.iter().all(|i| about.contains(&i.name_any())),
+            "{both:?}"
+        );
         let offences: Vec<_> = both.iter().map(|i| i.spec.offence).collect();
         assert_eq!(
             offences,
@@ -633,6 +645,7 @@ mod tests {
     fn an_incident_says_what_happened_and_its_text_hashes_to_what_it_names() {
         let incident = opened(&bill(HOST, SealCause::MemberEnded), 0).unwrap();
         assert_eq!(incident.name_any(), "downtime-u-1-0-0");
+        assert!(incidents_about("u-1-0-0", "u").contains(&incident.name_any()));
         let text = &incident.annotations()[ANNOTATION_EVIDENCE];
         assert_eq!(
             incident.spec.evidence_hash,

@@ -126,13 +126,16 @@ async fn reconcile(
             written?
         }
         (None, Some(bill)) => {
-            // Before the bill is final: what is to be held back must not be paid first.
-            incident::open::open(&ctx, &record, bill, seen.evidence.refused())
+            // Before the bill is final: what is to be held back must not be paid first. Batches are built by what the caches show.
+            let are_seen = incident::open::open(&ctx, &record, bill, seen.evidence.refused())
                 .await
                 .map_err(|source| ActError::Incident {
                     name: record.name_any(),
                     source: Box::new(source),
                 })?;
+            if !are_seen {
+                return Ok(Pass::applied().again_in(LOOK_AGAIN));
+            }
             let number = act::number(&ctx, numbers, &record, bill).await?;
             let written =
                 status::write(&ctx, &record, &plan, &seen.evidence, Some(&number.sealed)).await;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gridstake_crds::{
-    UsageRecord,
+    Incident, UsageRecord,
     compute_job::{Verdict, VerdictReason},
     names::{ANNOTATION_EVIDENCE_HEADS, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_MEMBER, usage_record},
     usage_record::{Evidence, Factors},
@@ -21,7 +21,7 @@ use super::{
     remembered::{self, Remembered},
 };
 use crate::{
-    caches::parsed,
+    caches::{Guarded, parsed},
     chain::{Account, Chain, Standing},
     context::Context,
     controllers::{
@@ -82,12 +82,12 @@ fn interval(ctx: &Context, lane: Option<&Lane>) -> Duration {
 
 /// The Incident that holds the payment of a sealed record back.
 fn held_by(ctx: &Context, record: &UsageRecord) -> Option<String> {
-    record.status.as_ref()?.sealed.as_ref()?.verdict?;
-    let name = record.name_any();
-    let incidents = ctx.caches.incidents.state();
-    parsed(&incidents)
-        .find(|incident| hold::holds(incident) && incident.spec.usage_records.contains(&name))
-        .map(kube::ResourceExt::name_any)
+    let holds = |found: &Guarded<Incident>| {
+        let incident = found.0.as_ref();
+        incident.is_ok_and(|incident| hold::holds_back(incident, record))
+    };
+    let found = ctx.caches.incidents.find(holds)?;
+    Some(found.name_any())
 }
 
 /// What is known of the archive of the record's lane. Without a chain nothing is settled, and nothing archived.
