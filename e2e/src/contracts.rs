@@ -92,6 +92,8 @@ sol! {
 
         event Registered(uint32 indexed provider, address indexed staker, address operator, address beneficiary, uint64 payableAt);
 
+        event SlashExecuted(uint256 indexed id, uint32 indexed provider, uint128 fromStake, uint128 fromUnbonding);
+
         error UnknownProvider(uint32 provider);
         error NotStaker();
         error NotOperator();

@@ -51,6 +51,8 @@ struct Manners {
     silent: BTreeSet<String>,
     /// Their kubelets refuse every pod.
     refusing: BTreeSet<String>,
+    /// What the programs of pods leave in their termination messages when they end well; `None`: they do not end.
+    last_words: Option<String>,
 }
 
 /// One node, and in whose name its agent speaks.
@@ -142,6 +144,12 @@ impl FakeFleet {
     /// No kubelet refuses pods any more.
     pub fn heal(&self) {
         self.manners().refusing.clear();
+    }
+
+    /// From now on the program of every pod on these nodes ends well soon after it has started, and leaves `last_words` in its
+    /// termination message.
+    pub fn end_with(&self, last_words: &str) {
+        self.manners().last_words = Some(last_words.to_owned());
     }
 
     fn manners(&self) -> MutexGuard<'_, Manners> {
@@ -236,14 +244,19 @@ async fn play(
 ) {
     loop {
         for fake in &fakes {
-            let (is_silent, refuses) = {
+            let (is_silent, refuses, last_words) = {
                 let manners = manners.lock().unwrap_or_else(PoisonError::into_inner);
                 let is_among = |nodes: &BTreeSet<String>| nodes.contains(&fake.name);
-                (is_among(&manners.silent), is_among(&manners.refusing))
+                let words = manners.last_words.clone();
+                (
+                    is_among(&manners.silent),
+                    is_among(&manners.refusing),
+                    words,
+                )
             };
             if !is_silent {
                 let _ = beat(&client, &namespace, fake).await;
-                let _ = run_pods(&client, fake, refuses).await;
+                let _ = run_pods(&client, fake, refuses, last_words.as_deref()).await;
             }
         }
         tokio::time::sleep(EVERY).await;
@@ -284,9 +297,14 @@ async fn beat(client: &Client, namespace: &str, fake: &FakeNode) -> Result<()> {
     Ok(())
 }
 
-/// What a kubelet does with the pods of jobs: those that are bound run, unless it refuses them, and those that are to go have ended
-/// and are gone.
-async fn run_pods(client: &Client, fake: &FakeNode, refuses: bool) -> Result<()> {
+/// What a kubelet does with the pods of jobs: those that are bound run, unless it refuses them, until they end with their last words,
+/// and those that are to go have ended and are gone.
+async fn run_pods(
+    client: &Client,
+    fake: &FakeNode,
+    refuses: bool,
+    last_words: Option<&str>,
+) -> Result<()> {
     let FakeNode {
         name: node,
         address,
@@ -317,6 +335,9 @@ async fn run_pods(client: &Client, fake: &FakeNode, refuses: bool) -> Result<()>
             (Some("Pending"), false) => json!({"phase": "Running", "startTime": now,
                 "podIP": address, "podIPs": [{"ip": address}],
                 "containerStatuses": container(json!({"running": {"startedAt": now}}))}),
+            (Some("Running"), false) if last_words.is_some() => json!({"phase": "Succeeded",
+                "containerStatuses": container(json!({"terminated": {"exitCode": 0, "reason": "Completed", "message": last_words,
+                    "startedAt": started, "finishedAt": now}}))}),
             (Some("Running"), true) => json!({"phase": "Failed",
                 "containerStatuses": container(json!({"terminated": {"exitCode": 143, "startedAt": started, "finishedAt": now}}))}),
             _ => json!(null),

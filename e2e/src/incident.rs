@@ -1,4 +1,4 @@
-//! Offences, stated in the operator's name: nothing else may write an Incident.
+//! Incidents: what the operator has stated, and offences that a story states in its name, since nothing else may write one.
 
 use alloy::primitives::keccak256;
 use anyhow::{Context as _, Result};
@@ -8,20 +8,58 @@ use gridstake_crds::{
     names::MANAGED_BY,
 };
 use kube::{
-    Api,
-    api::{DeleteParams, PostParams},
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
 
 use crate::{
     chain::Chain,
+    command::kubectl,
     identity,
     provider::Provider,
     wait::{Look, sight, watch_until, watch_until_or_never},
     world::World,
 };
 
-/// An offence that costs stake.
+/// Forgets all Incidents of `node`, now and at the story's end: each counts for the next one within 30 days, and for reputation.
+pub async fn begin_anew(world: &World, node: &str) -> Result<()> {
+    let name = node.to_owned();
+    world.undo_at_the_end(format!("forget the Incidents of {node}"), async move {
+        forget(&name).await
+    });
+    forget(node).await
+}
+
+async fn forget(node: &str) -> Result<()> {
+    let incidents: Api<Incident> = Api::all(identity::administrator_as_operator().await?);
+    for incident in incidents.list(&ListParams::default()).await? {
+        if incident.spec.subject.node_name == node {
+            incidents
+                .delete(&incident.name_any(), &DeleteParams::default())
+                .await
+                .with_context(|| format!("remove Incident {}", incident.name_any()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of the Incidents about jobs of `namespace`.
+pub async fn about(world: &World, namespace: &str) -> Result<Vec<String>> {
+    let incidents: Api<Incident> = Api::all(world.client.clone());
+    let all = incidents.list(&ListParams::default()).await?;
+    let concerns = |incident: &&Incident| {
+        let job = incident.spec.job.as_ref();
+        job.is_some_and(|job| job.namespace == namespace)
+    };
+    Ok(all
+        .iter()
+        .filter(concerns)
+        .map(ResourceExt::name_any)
+        .collect())
+}
+
+/// An offence, and what follows from it.
 pub struct Case {
     /// Its name.
     pub name: String,
@@ -29,6 +67,37 @@ pub struct Case {
 }
 
 impl Case {
+    /// What the Incident of this name tells, which there may be or come to be.
+    #[must_use]
+    pub fn of_name(world: &World, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            incidents: Api::all(world.client.clone()),
+        }
+    }
+
+    /// The Incident as it is now.
+    pub async fn get(&self) -> Result<Incident> {
+        let found = self.incidents.get(&self.name).await;
+        found.with_context(|| format!("get Incident {}", self.name))
+    }
+
+    /// The columns of it that are filled in, as `kubectl get incidents` shows them.
+    pub async fn shown(&self) -> Result<Vec<String>> {
+        let line = kubectl(["get", "incident", &self.name, "--no-headers"]).await?;
+        Ok(line.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Waits until it says that this much is held back, in nano-tokens.
+    pub async fn until_it_holds(&self, nano: u64) -> Result<()> {
+        let what = format!("{nano} nano-tokens are held back");
+        watch_until(&self.incidents, &self.name, &what, |incident| {
+            let held = incident?.status.as_ref()?.held?;
+            (held.nano() == u128::from(nano)).then_some(())
+        })
+        .await
+    }
+
     /// States that the provider's node claims devices that it does not have, for which `slash` is to be cut. The Incident is
     /// removed at the story's end.
     pub async fn open(

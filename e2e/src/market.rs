@@ -10,7 +10,7 @@ use crate::{
     chain::Chain,
     contracts::{Settlement, StakeVault},
     payer::Payer,
-    provider::{ENOUGH_STAKE, Provider, nano, unbind_all},
+    provider::{ENOUGH_STAKE, Provider, nano, unbind, unbind_all},
     settlement_batch,
     usage::{self, Due},
     wait::{Look, look_until, watch_until},
@@ -106,6 +106,25 @@ impl Market {
             "the log has {logged} batches, the chain {on_chain}"
         );
         Ok(())
+    }
+
+    /// Gives a node that has joined since a new provider, too. It is unbound at the story's end.
+    pub async fn welcome(&self, world: &World, node: &str) -> Result<Provider> {
+        let chain = &self.chain;
+        let number = chain
+            .view(chain.vault, StakeVault::providerCountCall {})
+            .await?;
+        let provider = Provider::register(chain, &format!("{node} {number}")).await?;
+        provider.stake(chain, ENOUGH_STAKE).await?;
+        let (client, left) = (world.client.clone(), node.to_owned());
+        world.undo_at_the_end(format!("unbind {node}"), async move {
+            unbind(&client, &left).await
+        });
+        provider
+            .take_over(&world.client, chain, node, PRICE)
+            .await?;
+        until_offered_by(&world.client, node, provider.id).await?;
+        Ok(provider)
     }
 
     /// The provider of a node.

@@ -13,11 +13,37 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{wait::watch_until, world::World};
+use crate::{command::kubectl, wait::watch_until, world::World};
 
 /// Changes the spec of a node's GpuNode by a merge patch.
 pub async fn change(world: &World, node: &str, spec: Value) -> Result<()> {
     patch(&world.gpu_nodes(), node, spec).await
+}
+
+/// Cordons nodes, and waits until nothing is placed on them any more. At the story's end they are open in any case.
+pub async fn cordon(world: &World, nodes: &[&str]) -> Result<()> {
+    for node in nodes {
+        let open = ["uncordon".to_owned(), (*node).to_owned()];
+        world.undo_at_the_end(format!("uncordon {node}"), async move {
+            kubectl(open).await.map(drop)
+        });
+        kubectl(["cordon", node]).await?;
+    }
+    for node in nodes {
+        until(world, node, OfferReason::NodeCordoned, "").await?;
+    }
+    Ok(())
+}
+
+/// Opens cordoned nodes again, and waits until they are offered.
+pub async fn uncordon(world: &World, nodes: &[&str]) -> Result<()> {
+    for node in nodes {
+        kubectl(["uncordon", node]).await?;
+    }
+    for node in nodes {
+        until(world, node, OfferReason::Available, "").await?;
+    }
+    Ok(())
 }
 
 /// At the story's end the node is offered at any time again.

@@ -42,6 +42,20 @@ impl<'a> Simulator<'a> {
         .await
     }
 
+    /// Lets the GPU of this UUID fall off the bus.
+    pub async fn lose(&self, gpu: &str) -> Result<()> {
+        self.break_gpu(self.index_of(gpu).await?, "lost").await
+    }
+
+    /// Which of the node's GPUs has this UUID.
+    pub async fn index_of(&self, gpu: &str) -> Result<u32> {
+        let node = self.world.gpu_nodes().get(&self.node).await?;
+        let mut devices = node.status.iter().flat_map(|status| &status.devices);
+        let device = devices.find(|device| device.uuid == gpu);
+        let device = device.with_context(|| format!("{} shows no GPU {gpu}", self.node))?;
+        Ok(device.index)
+    }
+
     /// Removes the faults of one GPU.
     pub async fn heal_gpu(&self, index: u32) -> Result<()> {
         simulate(

@@ -6,14 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, ensure};
 use gridstake_crds::{
     UsageRecord,
+    closed_enum::ClosedEnum as _,
+    condition,
     names::LABEL_JOB_UID,
-    usage_record::{Payment, RecordSettlement, RecordState, SealCause, Sealed},
+    usage_record::{
+        Payment, RecordSettlement, RecordState, SealCause, Sealed, UsageRecordCondition,
+        UsageRecordReason,
+    },
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
 
 use crate::{
     job::Job,
-    wait::{Look, look_until},
+    wait::{Look, look_until, watch_until},
     world::World,
 };
 
@@ -113,6 +118,29 @@ pub async fn until_final(world: &World, uid: &str) -> Result<Vec<UsageRecord>> {
         (over && records.iter().all(is_final)).then(|| records.to_vec())
     })
     .await
+}
+
+/// Waits until the slice of this name says that `incident` holds its payment back, and is in no batch; returns it.
+pub async fn until_held_back(world: &World, name: &str, incident: &str) -> Result<UsageRecord> {
+    let records: Api<UsageRecord> = Api::namespaced(world.client.clone(), &world.namespace);
+    let what = format!("its payment is held back by {incident}");
+    watch_until(&records, name, &what, |record| {
+        let status = record?.status.as_ref()?;
+        let ready = condition::find(&status.conditions, UsageRecordCondition::Ready)?;
+        let is_held = ready.reason == UsageRecordReason::HeldBack.as_str()
+            && ready.message.contains(incident)
+            && status.settlement.as_ref().is_none_or(|s| s.batch.is_none());
+        is_held.then(|| record.cloned())?
+    })
+    .await
+}
+
+/// What a slice costs by itself, in nano-tokens, rounded down.
+pub fn price(record: &UsageRecord) -> Result<u64> {
+    let nano = payment(record)?.per_gpu_second.nano();
+    Ok(u64::try_from(
+        u128::from(sealed(record)?.gpu_millis) * nano / 1000,
+    )?)
 }
 
 /// What is due for slices, in nano-tokens.

@@ -7,7 +7,7 @@ use gridstake_crds::{
     condition,
     gpu_node::ReputationTerms,
     incident::{IncidentState, Offence, Sanction},
-    names::ANNOTATION_EVIDENCE,
+    names::{ANNOTATION_EVIDENCE, downtime},
 };
 use gridstake_e2e::{
     prelude::*,
@@ -89,7 +89,7 @@ fn a_gpu_that_falls_off_the_bus_under_a_job_is_the_hosts_fault_and_the_job_goes_
             "{sealed:?}"
         );
 
-        let name = format!("downtime-{}", record.name_any());
+        let name = downtime(&record.name_any());
         let incident = watch_until(&incidents, &name, "it is in force", |incident| {
             let incident = incident?;
             let state = incident.status.as_ref()?.state?;
