@@ -1,12 +1,15 @@
 //! Story 29: a result that a tenant wants checked is computed again on nodes of other owners, and compared.
 
+use std::collections::BTreeMap;
+
+use alloy::primitives::{B256, U256, keccak256};
 use gridstake_crds::{
-    compute_job::{RunOutcome, VerificationState},
+    compute_job::{ComputeJobStatus, RunOutcome, SampleDraw, VerificationState},
     condition,
     names::check_of,
 };
 use gridstake_e2e::prelude::*;
-use kube::ResourceExt as _;
+use kube::{Api, ResourceExt as _, api::ListParams};
 
 /// Leaves a digest of the program's output where the result is looked for.
 const DIGEST: &str = "sleep 2; echo 42 | sha256sum | cut -c1-64 > /dev/termination-log";
@@ -95,6 +98,148 @@ fn results_that_differ_are_told_and_without_a_third_owner_nobody_is_blamed() -> 
         ensure!(incidents.get_opt(&name).await?.is_none(), "{name} exists");
         Ok(())
     })
+}
+
+/// So many jobs are drawn for at once, and so often at most: that all of them are hit, or none, is as good as impossible.
+const AT_ONCE: usize = 4;
+const ROUNDS: usize = 8;
+
+#[test]
+fn of_sampled_jobs_those_that_the_draw_hits_are_computed_again_and_the_others_are_not() -> Result<()>
+{
+    story(async |world, tenant| {
+        let before = reputations(world).await?;
+        let (mut hit, mut spared) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            let mut jobs = Vec::new();
+            for number in 0..AT_ONCE {
+                let sampled = job(&format!("sampled-{round}-{number}"), 1)
+                    .script(DIGEST)
+                    .with(
+                        "/spec/verification",
+                        "{mode: Sampled, samplePermille: 1000}",
+                    )?;
+                jobs.push(tenant.submit(&sampled).await?);
+            }
+            for job in jobs {
+                let drawn = job
+                    .until("it is drawn for", |status| {
+                        status.verification.as_ref()?.sample.clone()
+                    })
+                    .await?;
+                if drawn.drawn < drawn.share_permille {
+                    job.until_condition(
+                        ComputeJobCondition::Verified,
+                        true,
+                        ComputeJobReason::ResultsAgree,
+                    )
+                    .await?;
+                    hit.push(job);
+                } else {
+                    spared.push(job);
+                }
+            }
+            if !hit.is_empty() && !spared.is_empty() {
+                break;
+            }
+        }
+        ensure!(
+            !hit.is_empty() && !spared.is_empty(),
+            "{} were hit, {} were not",
+            hit.len(),
+            spared.len()
+        );
+        let after = reputations(world).await?;
+        for job in hit.iter().chain(&spared) {
+            assert_the_draw_can_be_made_again(job, &before, &after).await?;
+        }
+        for job in &hit {
+            let found = job.status().await?.verification.context("its check")?;
+            let nodes: std::collections::BTreeSet<_> =
+                found.runs.iter().map(|run| &run.node).collect();
+            ensure!(
+                found.state == VerificationState::Agreed
+                    && found.runs.len() == 2
+                    && nodes.len() == 2,
+                "{found:?}"
+            );
+            tenant.job(&check_of(&job.name, 1)).until_complete().await?;
+        }
+        // What was drawn later has been checked since: had these been hit, their checks would be there.
+        for job in &spared {
+            let status = job.status().await?;
+            let found = status.verification.context("its check")?;
+            ensure!(
+                found.state == VerificationState::NotSampled && found.runs.is_empty(),
+                "{found:?}"
+            );
+            let verified = condition::find(&status.conditions, ComputeJobCondition::Verified);
+            ensure!(
+                verified.is_some_and(|c| c.status == "Unknown" && c.reason == "NotSampled"),
+                "{verified:?}"
+            );
+            let check = check_of(&job.name, 1);
+            let jobs: Api<ComputeJob> = tenant.api();
+            ensure!(jobs.get_opt(&check).await?.is_none(), "{check} exists");
+        }
+        Ok(())
+    })
+}
+
+/// The reputation of each node, in thousandths; 0 where it has none.
+async fn reputations(world: &World) -> Result<BTreeMap<String, u32>> {
+    let nodes = world.gpu_nodes().list(&ListParams::default()).await?;
+    let reputation = |node: &GpuNode| node.status.as_ref()?.reputation;
+    Ok(nodes
+        .iter()
+        .map(|node| (node.name_any(), reputation(node).unwrap_or(0)))
+        .collect())
+}
+
+/// Fails unless share and number are what docs/results.md says that they are, by what the job says. The reputation of its node was
+/// between what it was `before` and `after`.
+async fn assert_the_draw_can_be_made_again(
+    job: &Job,
+    before: &BTreeMap<String, u32>,
+    after: &BTreeMap<String, u32>,
+) -> Result<()> {
+    let found = job.get().await?;
+    let uid = found.uid().context("its uid")?;
+    let status: ComputeJobStatus = found.status.context("its status")?;
+    let sample = status.verification.and_then(|found| found.sample);
+    let SampleDraw {
+        share_permille,
+        drawn,
+        nonce,
+    } = sample.context("its draw")?;
+    let placement = status.placement.context("its place")?;
+    let node = &placement.nodes[0].node;
+    let share = |of: &BTreeMap<String, u32>| {
+        let reputation = of.get(node).copied().unwrap_or(0);
+        (1000 - reputation).max(200)
+    };
+    let (most, least) = (
+        share(before).max(share(after)),
+        share(before).min(share(after)),
+    );
+    ensure!(
+        (least..=most).contains(&share_permille),
+        "{share_permille} of a thousand, and by the reputation of {node} {least} to {most}"
+    );
+    let nonce: B256 = nonce.parse()?;
+    let text = [
+        b"gridstake-sample/1".as_slice(),
+        nonce.as_slice(),
+        uid.as_bytes(),
+        placement.decision.hash.as_bytes(),
+    ]
+    .concat();
+    let again = U256::from_be_bytes(keccak256(text).0) % U256::from(1000);
+    ensure!(
+        again == U256::from(drawn),
+        "{drawn} was drawn, and {again} is"
+    );
+    Ok(())
 }
 
 #[test]
