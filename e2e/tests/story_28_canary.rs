@@ -40,7 +40,7 @@ fn an_idle_node_is_measured_and_gives_its_gpus_to_a_tenant_at_once() -> Result<(
 
         // Measured, on the way that every job takes.
         let (host, _) = world.one_and_the_others()?;
-        let performance = until_measured(world, &host.name, host.gpus).await?;
+        let performance = until_measured(world, &canaries, &host.name, host.gpus).await?;
         for gpu in &performance {
             ensure!(
                 gpu.reference == "performance/1"
@@ -181,17 +181,35 @@ fn a_gpu_that_calculates_wrong_is_found_by_a_canary_and_nobody_is_billed_for_fin
                 && (spec.sanction, spec.slash) == (Sanction::Repair, None),
             "{spec:?}"
         );
-        until_measured(world, &host.name, host.gpus).await.map(drop)
+        until_measured(world, &canaries, &host.name, host.gpus)
+            .await
+            .map(drop)
     })
 }
 
-/// Waits until all GPUs of the node have been measured.
-async fn until_measured(world: &World, node: &str, gpus: u32) -> Result<Vec<Performance>> {
+/// Waits until all GPUs of the node have been measured by canaries of this story: what those of another one have found stands for a
+/// while.
+async fn until_measured(
+    world: &World,
+    canaries: &Api<ComputeJob>,
+    node: &str,
+    gpus: u32,
+) -> Result<Vec<Performance>> {
     let gpus = usize::try_from(gpus)?;
-    watch_until(&world.gpu_nodes(), node, "is measured", |node| {
-        let status = node?.status.clone()?;
+    look_until(&format!("{node} is measured"), || async {
+        let found = world.gpu_nodes().get(node).await?;
+        let status = found.status.context("its status")?;
         let is_measured = condition::is_true(&status.conditions, GpuNodeCondition::Measured);
-        (is_measured && status.performance.len() == gpus).then_some(status.performance)
+        let mut is_ours = true;
+        for gpu in &status.performance {
+            is_ours &= canaries.get_opt(&gpu.job).await?.is_some();
+        }
+        let performance = status.performance;
+        let instead = format!("{:?}, and {performance:?}", status.conditions);
+        Ok(Look::at(
+            (is_measured && is_ours && performance.len() == gpus).then_some(performance),
+            || instead,
+        ))
     })
     .await
 }
