@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The Lease that the leading replica holds.
-const LEADER_LEASE: &str = "gridstake-operator";
+pub const LEADER_LEASE: &str = "gridstake-operator";
 /// The pod of the replica that nobody has elected.
 const UNELECTED: &str = "e2e-unelected-operator";
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use alloy::primitives::hex;
 use gridstake_crds::{
     SettlementBatch, UsageRecord, condition,
-    names::{LABEL_RESTORED, lane_numbers},
+    names::{ANNOTATION_LAPSE, LABEL_RESTORED, lane_numbers},
     settlement_batch::BatchState,
     usage_record::{Sealed, UsageRecordCondition, UsageRecordReason},
 };
@@ -23,7 +23,7 @@ use gridstake_e2e::{
     provider::tokens,
     settlement_batch, usage,
 };
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::Value;
 
@@ -38,6 +38,8 @@ struct Before {
     batches: Vec<String>,
     /// The inventories that were stated on the chain, the newest last.
     inventories: Vec<Settlement::Stated>,
+    /// What the leader's Lease told of a lapse.
+    told: Option<String>,
 }
 
 /// The jobs that were there when the backup was taken.
@@ -73,7 +75,7 @@ fn after_etcd_is_restored_from_a_backup_each_slice_is_paid_once_and_nothing_stay
         let before = Before::read(world, chain).await?;
 
         snapshot.restore(world).await?;
-        until_the_lapse_is_noted(world, chain).await?;
+        until_the_lapse_is_noted(world, chain, &before).await?;
         // As long as the transaction of before is not mined, its slice waits, whatever its agent says.
         until_in_doubt(world, &waits).await?;
         chain.mine_every_second().await?;
@@ -239,6 +241,7 @@ impl Before {
             bills,
             batches: batches.iter().map(kube::ResourceExt::name_any).collect(),
             inventories: inventories(chain).await?,
+            told: told_by_the_lease(world).await?,
         })
     }
 
@@ -308,16 +311,25 @@ async fn until_archived(world: &World, uid: &str) -> Result<()> {
     .await
 }
 
-/// Waits until the lane's ConfigMap tells of a lapse that is not over.
-async fn until_the_lapse_is_noted(world: &World, chain: &Chain) -> Result<()> {
+/// Waits until the lane's ConfigMap tells of a lapse that is not over, and the leader's Lease of one that it did not tell of.
+async fn until_the_lapse_is_noted(world: &World, chain: &Chain, before: &Before) -> Result<()> {
     look_until("the lapse is noted", || async {
         let noted = lapse(world, chain).await?;
         let open = noted.as_ref().is_some_and(|mark| mark["isOver"] == false);
-        Ok(Look::whether(open, || {
-            format!("the ConfigMap says {noted:?}")
+        let told = told_by_the_lease(world).await?;
+        let is_news = told.is_some() && told != before.told;
+        Ok(Look::whether(open && is_news, || {
+            format!("the ConfigMap says {noted:?}, the Lease {told:?}")
         }))
     })
     .await
+}
+
+/// What the leader's Lease tells of a lapse.
+async fn told_by_the_lease(world: &World) -> Result<Option<String>> {
+    let leases: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
+    let lease = leases.get(operator_process::LEADER_LEASE).await?;
+    Ok(lease.annotations().get(ANNOTATION_LAPSE).cloned())
 }
 
 /// Waits until nothing that was lost can be mined any more, and the leader's metrics say the same.

@@ -144,7 +144,8 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
         Progress::Ends(end) => {
             let bill = bill::bill(record, end.span, end.cause, end.verdict, seen);
             let concerns = |hold: &Hold| {
-                (bill.owes(record) && hold.concerns(end.span.from_ms))
+                ((bill.owes(record) || may_have_owed(record, hold))
+                    && hold.concerns(end.span.from_ms))
                     || (matches!(hold, Hold::LogNotCompared | Hold::MayBeMined)
                         && is_remembered(record))
             };
@@ -180,6 +181,18 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
 
 fn held_by(seen: &Observed) -> Option<&str> {
     seen.held_by.as_deref()
+}
+
+/// Whether the slice may have been billed something that was paid, although nothing is owed by what is known now: right after a
+/// restore that is what the kubelet says, and the agent has yet to tell what it has stated and what it remembers.
+fn may_have_owed(record: &UsageRecord, hold: &Hold) -> bool {
+    let spec = &record.spec;
+    match hold {
+        Hold::InDoubt { .. } => spec.payment.is_some(),
+        // One that follows another slice has begun.
+        Hold::MayBeLost { .. } => spec.payment.is_some() && spec.from_ms.is_some(),
+        Hold::LogNotCompared | Hold::MayBeMined => false,
+    }
 }
 
 /// Whether the agent remembers that `record` was sealed.

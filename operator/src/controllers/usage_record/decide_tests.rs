@@ -894,6 +894,50 @@ fn what_began_before_a_restore_that_may_have_been_waits_and_what_began_later_or_
     }
 }
 
+#[test]
+fn a_slice_that_owes_nothing_by_what_is_known_waits_while_it_may_have_been_paid() {
+    // What the kubelet says of its end lies before its beginning, where the agent knows better.
+    let ended_at_once = |hold| Observed {
+        hold: Some(hold),
+        ..seen(pod(
+            ended(AttemptEndReason::Succeeded),
+            Some(2000),
+            Some(7000),
+        ))
+    };
+    let mut follows = record();
+    follows.spec.from_ms = Some(BEGIN + 8_500);
+    let lost = |milli| Hold::MayBeLost {
+        until_ms: BEGIN + milli,
+    };
+    for (hold, waits) in [
+        (IN_DOUBT, true),
+        (lost(9_000), true),
+        // What has begun since was never paid.
+        (lost(8_000), false),
+    ] {
+        let plan = decide(&follows, &ended_at_once(hold), at(80_000));
+        assert_eq!(plan.bill.is_none(), waits, "{hold:?}");
+    }
+    let unpaid = {
+        let mut record = follows.clone();
+        record.spec.payment = None;
+        record
+    };
+    let plan = decide(&unpaid, &ended_at_once(IN_DOUBT), at(80_000));
+    assert!(plan.bill.is_some());
+    // Without a doubt it is sealed, and owes nothing.
+    let plan = decide(
+        &follows,
+        &Observed {
+            hold: None,
+            ..ended_at_once(IN_DOUBT)
+        },
+        at(80_000),
+    );
+    assert_eq!(plan.bill.map(|bill| bill.gpu_millis), Some(0));
+}
+
 fn remembered_waits(sealed: &Sealed, hold: Hold, why: &str) {
     let not_compared = |pod, attempt_is_over| Observed {
         attempt_ends: attempt_is_over,
