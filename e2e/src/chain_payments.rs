@@ -1,7 +1,7 @@
 //! What the chain has paid, read from the contract's events and from the transactions that they came with: nothing of it comes
 //! from the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alloy::{
     consensus::Transaction as _,
@@ -37,8 +37,19 @@ pub struct Payment {
 }
 
 impl Chain {
-    /// Every payment of the lane, in the order of blocks.
+    /// Every payment of the lane, in the order of blocks. What the contract left out is none: groups, and numbers that it had paid
+    /// before.
     pub async fn payments(&self) -> Result<Vec<Payment>> {
+        let skipped = self.events::<Settlement::JobsSkipped>(self.settlement);
+        let skipped: BTreeSet<(u64, u64)> = skipped
+            .await?
+            .into_iter()
+            .filter(|one| one.lane == self.lane)
+            .flat_map(|one| {
+                let numbers = batch::numbers_of_word(one.wordNo, U256::from(one.bits));
+                numbers.map(move |number| (one.seq, number))
+            })
+            .collect();
         let filter = Filter::new()
             .address(self.settlement)
             .event_signature(Settlement::BatchSettled::SIGNATURE_HASH)
@@ -58,7 +69,7 @@ impl Chain {
             let paid: BTreeMap<_, _> = content.groups.iter().zip(outcome.groups).collect();
             for entry in &content.entries {
                 let amount = paid.get(&batch::Group::from(entry)).copied().flatten();
-                if amount.is_some() {
+                if amount.is_some() && !skipped.contains(&(event.seq, entry.job_no)) {
                     payments.push(Payment {
                         job_no: entry.job_no,
                         payer: entry.payer,

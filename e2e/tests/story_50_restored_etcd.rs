@@ -40,6 +40,8 @@ struct Before {
     inventories: Vec<Settlement::Stated>,
     /// What the leader's Lease told of a lapse.
     told: Option<String>,
+    /// How often the contract had left a number out.
+    skipped: usize,
 }
 
 /// The jobs that were there when the backup was taken.
@@ -113,6 +115,11 @@ fn after_etcd_is_restored_from_a_backup_each_slice_is_paid_once_and_nothing_stay
         before.assert_bills_are_the_same(&records)?;
         records.extend(forgotten);
         usage::assert_numbers_are_distinct(&records)?;
+        let skipped = skipped(chain).await?;
+        ensure!(
+            skipped.len() == before.skipped,
+            "a number was sent twice: {skipped:?}"
+        );
         let payments = chain.payments().await?;
         chain_payments::assert_each_is_paid_once(&payments, payer.id, &records)?;
         let due = usage::due(&records)?;
@@ -242,6 +249,7 @@ impl Before {
             batches: batches.iter().map(kube::ResourceExt::name_any).collect(),
             inventories: inventories(chain).await?,
             told: told_by_the_lease(world).await?,
+            skipped: skipped(chain).await?.len(),
         })
     }
 
@@ -288,6 +296,11 @@ impl Before {
         }
         Ok(())
     }
+}
+
+/// What the contract has left out since it was paid before.
+async fn skipped(chain: &Chain) -> Result<Vec<Settlement::JobsSkipped>> {
+    chain.events(chain.settlement).await
 }
 
 /// The inventories that were stated on the chain, the newest last.

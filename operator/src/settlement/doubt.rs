@@ -89,6 +89,12 @@ impl Doubts {
         self.groups.values().map(|doubt| doubt.numbers.len()).sum()
     }
 
+    /// Their numbers, with those of emissions: the chain has paid them.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        let used = self.groups.values().flat_map(|doubt| doubt.numbers.keys());
+        used.chain(self.emissions.keys()).copied()
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -278,6 +284,7 @@ spec:
             emissions.map(|(number, provider)| doubts.emission(number, provider)),
             [Some(1000), None, None]
         );
+        assert_eq!(doubts.numbers().collect::<Vec<_>>(), [257, 259]);
         let known = BTreeSet::from([256, 257, 258]);
         assert!(Doubts::of(&entries, 5000, &known).is_empty());
     }

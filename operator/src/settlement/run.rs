@@ -525,9 +525,17 @@ impl Settler {
         self.metrics.open(states);
         self.metrics.blocked(blocked);
         if let (Some(sequence), Some(records)) = (plan.build.filter(|_| gathered), records) {
-            // Of what has become final just now the records were read before they were stamped.
+            // Of what has become final just now the records were read before they were stamped; and what is in doubt may have been
+            // sealed as it was since the doubts were looked at.
+            let mut numbers = held_by(&open)?;
+            numbers.extend(
+                self.lane
+                    .doubts()
+                    .iter()
+                    .flat_map(|doubts| doubts.numbers()),
+            );
             let held = Held {
-                numbers: held_by(&open)?,
+                numbers,
                 statements: unmined_statements(&open)?,
             };
             self.oldest_ms = records

@@ -186,11 +186,13 @@ fn held_by(seen: &Observed) -> Option<&str> {
 /// Whether the slice may have been billed something that was paid, although nothing is owed by what is known now: right after a
 /// restore that is what the kubelet says, and the agent has yet to tell what it has stated and what it remembers.
 fn may_have_owed(record: &UsageRecord, hold: &Hold) -> bool {
-    let spec = &record.spec;
+    let evidence = record.status.as_ref().and_then(|s| s.evidence.as_ref());
     match hold {
-        Hold::InDoubt { .. } => spec.payment.is_some(),
-        // One that follows another slice has begun.
-        Hold::MayBeLost { .. } => spec.payment.is_some() && spec.from_ms.is_some(),
+        Hold::InDoubt { .. } => record.spec.payment.is_some(),
+        // What follows another slice has begun, and so has that of which an agent has stated anything.
+        Hold::MayBeLost { .. } => {
+            record.spec.payment.is_some() && (record.spec.from_ms.is_some() || evidence.is_some())
+        }
         Hold::LogNotCompared | Hold::MayBeMined => false,
     }
 }

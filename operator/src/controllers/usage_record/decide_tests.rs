@@ -936,6 +936,11 @@ fn a_slice_that_owes_nothing_by_what_is_known_waits_while_it_may_have_been_paid(
         at(80_000),
     );
     assert_eq!(plan.bill.map(|bill| bill.gpu_millis), Some(0));
+    // A first slice has begun if its agent has stated anything.
+    let mut stated = remembering(&lost_seal(SealCause::MemberEnded));
+    assert!(may_have_owed(&stated, &lost(9_000)));
+    stated.status = None;
+    assert!(!may_have_owed(&stated, &lost(9_000)));
 }
 
 fn remembered_waits(sealed: &Sealed, hold: Hold, why: &str) {
