@@ -53,6 +53,7 @@ struct Cast {
 }
 
 #[test]
+#[ignore = "long: waits until nothing that was sent before the restore can be mined"]
 fn after_etcd_is_restored_from_a_backup_each_slice_is_paid_once_and_nothing_stays_stuck()
 -> Result<()> {
     paid_story(async |world, tenant, market| {
