@@ -562,7 +562,8 @@ closed_enum! {
         InDoubt,
         /// The bill is final and waits for a batch.
         Sealed,
-        /// An Incident holds the payment back until it is closed; the message names it.
+        /// The payment is held back until an Incident is closed, or until it is known whether the result that was computed is
+        /// right; the message says which.
         HeldBack,
         /// A batch holds the record.
         Batched,

@@ -34,8 +34,6 @@ pub enum Step<'a> {
     LiftGatesOf(&'a str),
     /// Binding any pod to a node.
     Bind,
-    /// Putting what is owed into a SettlementBatch.
-    CreateBatch,
     /// Storing a signature of the lane's signer in any SettlementBatch.
     StoreAuthorization,
     /// Storing a transaction in any SettlementBatch, without which none is sent.
@@ -89,13 +87,6 @@ impl Step<'_> {
                 ),
             ),
             Self::Bind => of_pods("pods/binding", "CREATE", "true".into()),
-            Self::CreateBatch => Request {
-                group: "gridstake.dev",
-                version: "v1alpha1",
-                resource: "settlementbatches",
-                operation: "CREATE",
-                refused: "true".into(),
-            },
             Self::StoreAuthorization => of_batches("authorizations"),
             Self::StoreTransaction => of_batches("attempts"),
         }
@@ -106,7 +97,6 @@ impl Step<'_> {
             Self::CreatePodsOf(_) => "create-pods",
             Self::LiftGatesOf(_) => "lift-gates",
             Self::Bind => "bind",
-            Self::CreateBatch => "create-batch",
             Self::StoreAuthorization => "store-authorization",
             Self::StoreTransaction => "store-transaction",
         }

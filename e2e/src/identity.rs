@@ -98,6 +98,15 @@ pub async fn of_user_with_role(world: &World, tenant: &Tenant, role: &str) -> Re
     of_account(world, &tenant.namespace, &account.name_any(), None).await
 }
 
+/// A client in the operator's name, with the administrator's leave.
+pub fn operator(world: &World) -> Result<Client> {
+    let namespace = &world.namespace;
+    impersonating(
+        world,
+        &format!("system:serviceaccount:{namespace}:gridstake-operator"),
+    )
+}
+
 /// A client in the name of `user`, with the administrator's leave.
 pub fn impersonating(world: &World, user: &str) -> Result<Client> {
     client(

@@ -107,13 +107,7 @@ impl Case {
         name: &str,
         slash: TokenAmount,
     ) -> Result<Self> {
-        let operator = identity::impersonating(
-            world,
-            &format!(
-                "system:serviceaccount:{}:gridstake-operator",
-                world.namespace
-            ),
-        )?;
+        let operator = identity::operator(world)?;
         let incidents: Api<Incident> = Api::all(operator);
         let incident: Incident = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": MANAGED_BY}},

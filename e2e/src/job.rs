@@ -12,12 +12,15 @@ use gridstake_crds::{
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, LogParams},
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
 };
+use serde_json::json;
 
 use crate::{
     command::kubectl,
+    identity,
     wait::{Look, look_until, sight, try_until, watch_until_gone, watch_until_or_never},
+    world::World,
 };
 
 /// The node of the first member of a job that has a place.
@@ -319,6 +322,17 @@ impl Job {
             .await
             .map(drop)
             .with_context(|| format!("delete ComputeJob {}", self.name))
+    }
+
+    /// Tears it away from its pods, as somebody may who has the operator's rights: it goes at once, without its finalizer.
+    pub async fn tear_away(&self, world: &World) -> Result<()> {
+        let jobs: Api<ComputeJob> = Api::namespaced(identity::operator(world)?, &self.namespace);
+        self.delete().await?;
+        let none = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        jobs.patch_metadata(&self.name, &PatchParams::default(), &none)
+            .await
+            .with_context(|| format!("take the finalizers off ComputeJob {}", self.name))?;
+        self.until_gone().await
     }
 
     /// Waits until it is gone.

@@ -218,13 +218,7 @@ where
 
 /// Only the operator may take its finalizers off, so it is done in its name.
 async fn tear_finalizers_off(world: &World, namespace: &str) -> Result<()> {
-    let operator = identity::impersonating(
-        world,
-        &format!(
-            "system:serviceaccount:{}:gridstake-operator",
-            world.namespace
-        ),
-    )?;
+    let operator = identity::operator(world)?;
     let none = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     let jobs: Api<ComputeJob> = Api::namespaced(operator.clone(), namespace);
     for job in jobs.list_metadata(&ListParams::default()).await? {

@@ -120,15 +120,15 @@ pub async fn until_final(world: &World, uid: &str) -> Result<Vec<UsageRecord>> {
     .await
 }
 
-/// Waits until the slice of this name says that `incident` holds its payment back, and is in no batch; returns it.
-pub async fn until_held_back(world: &World, name: &str, incident: &str) -> Result<UsageRecord> {
+/// Waits until the slice of this name says that its payment is held back, in words that name `what_holds`, and is in no batch; returns it.
+pub async fn until_held_back(world: &World, name: &str, what_holds: &str) -> Result<UsageRecord> {
     let records: Api<UsageRecord> = Api::namespaced(world.client.clone(), &world.namespace);
-    let what = format!("its payment is held back by {incident}");
+    let what = format!("its payment is held back: {what_holds}");
     watch_until(&records, name, &what, |record| {
         let status = record?.status.as_ref()?;
         let ready = condition::find(&status.conditions, UsageRecordCondition::Ready)?;
         let is_held = ready.reason == UsageRecordReason::HeldBack.as_str()
-            && ready.message.contains(incident)
+            && ready.message.contains(what_holds)
             && status.settlement.as_ref().is_none_or(|s| s.batch.is_none());
         is_held.then(|| record.cloned())?
     })

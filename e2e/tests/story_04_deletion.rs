@@ -1,9 +1,16 @@
 //! Story 4: deleting a running job stops its pods within the grace and frees its GPUs.
 
-use gridstake_e2e::{allocation, pod_history::PodSeen, prelude::*};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use gridstake_crds::names::pod_name;
+use gridstake_e2e::{allocation, pod_history::PodSeen, prelude::*, usage, wait::watch_until_gone};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, ResourceExt, api::ListParams};
 
 /// What a shell reports whose program was killed by SIGKILL.
 const KILLED: i32 = 128 + 9;
+/// So many jobs come and go, this many at a time.
+const BRIEF: usize = 24;
+const AT_ONCE: usize = 4;
 
 #[test]
 fn deleting_a_running_job_stops_its_pods_and_frees_its_gpus() -> Result<()> {
@@ -72,6 +79,48 @@ fn deleting_a_job_that_waits_leaves_nothing_behind() -> Result<()> {
             filler.until_complete().await?;
         }
         ensure!(tenant.pods.of_job("waiting").is_empty(), "it had a pod");
+        Ok(())
+    })
+}
+
+#[test]
+fn jobs_that_are_deleted_as_soon_as_they_have_a_place_leave_nothing_behind() -> Result<()> {
+    story(async |_, tenant| {
+        let come_and_go = |number| async move {
+            let manifest = job(&format!("brief-{number}"), 1).runs_until_released();
+            let brief = tenant.submit(&manifest).await?;
+            brief.until_placed(1).await?;
+            brief.delete().await?;
+            brief.until_gone().await
+        };
+        stream::iter(0..BRIEF)
+            .map(come_and_go)
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        let pods: Api<Pod> = tenant.api();
+        let left = pods.list_metadata(&ListParams::default()).await?;
+        let left: Vec<_> = left.iter().map(ResourceExt::name_any).collect();
+        ensure!(left.is_empty(), "{left:?} are still there");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pod_whose_job_was_torn_away_is_ended_billed_and_let_go() -> Result<()> {
+    story(async |world, tenant| {
+        let torn = tenant.submit(&job("torn", 1).runs_until_released()).await?;
+        torn.until_running().await?;
+        let uid = usage::uid(&torn).await?;
+        usage::until_seen(world, &uid, 2).await?;
+        torn.tear_away(world).await?;
+        watch_until_gone(&tenant.api::<Pod>(), &pod_name("torn", 1, 0)).await?;
+        let records = usage::of_job(world, &uid).await?;
+        let [record] = records.as_slice() else {
+            bail!("{} records", records.len())
+        };
+        let sealed = usage::sealed(record)?;
+        ensure!(sealed.gpu_millis > 0, "{sealed:?}");
         Ok(())
     })
 }

@@ -253,13 +253,7 @@ fn nobody_but_the_operator_writes_the_ledger() -> Result<()> {
         let (host, _) = world.one_and_the_others()?;
         let agent =
             identity::of_pod(world, &world.pod_on("device-agent", &host.name).await?).await?;
-        let operator = identity::impersonating(
-            world,
-            &format!(
-                "system:serviceaccount:{}:gridstake-operator",
-                world.namespace
-            ),
-        )?;
+        let operator = identity::operator(world)?;
         for (kind, object) in ledger_objects()? {
             let api = |client: &Client| ledger_api(client.clone(), &kind, &world.namespace);
             let what = |who: &str| format!("{who} creates a {}", kind.kind);

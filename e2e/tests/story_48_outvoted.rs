@@ -10,10 +10,9 @@ use gridstake_crds::{
     compute_job::{CheckedRun, RunOutcome, VerificationState},
     condition,
     incident::{CancellationReason, IncidentState, Offence, Sanction},
-    names::{ANNOTATION_EVIDENCE, check_of, invalid_result},
+    names::{ANNOTATION_EVIDENCE, check_of, invalid_result, usage_record},
 };
 use gridstake_e2e::{
-    admission_hold::{Hold, Step},
     contracts::StakeVault,
     fake_fleet::{FAKE, FakeFleet},
     incident::{self, Case},
@@ -120,6 +119,12 @@ fn a_third_owner_breaks_the_tie_and_who_is_outvoted_is_accused_and_nobody_else()
             incident::about(world, &tenant.namespace).await?.is_empty(),
             "somebody is accused although nobody is outvoted"
         );
+        // Until it is known who is right, neither is paid.
+        for run in [&job.name, &check_of(&job.name, 1)] {
+            let uid = usage::uid(&tenant.job(run)).await?;
+            let compared = format!("ComputeJob {} is right", job.name);
+            usage::until_held_back(world, &usage_record(&uid, 1, 0, 0), &compared).await?;
+        }
         let fleet = FakeFleet::join(world, 1).await?;
         fleet.end_with(RIGHT);
         let third = market.welcome(world, &fleet.nodes[0]).await?;
@@ -207,8 +212,8 @@ struct Met {
     record: UsageRecord,
 }
 
-/// Has a tenant meet a wrong result of `liar`. No batch is built before it is known that it is wrong, and until the incident is in
-/// this state; in the end, whose results were right has been paid for good.
+/// Has a tenant meet a wrong result of `liar`, until the incident about it is in this state and whose results were right has been paid for
+/// good.
 async fn meet(
     world: &World,
     tenant: &Tenant,
@@ -218,13 +223,11 @@ async fn meet(
     state: IncidentState,
 ) -> Result<Met> {
     Payer::of_tenant(&market.chain, tenant, tokens(DEPOSIT)).await?;
-    let hold = Hold::begin(world, tenant, Step::CreateBatch).await?;
     let job = submit(world, tenant, liar, others).await?;
     let runs = until_outvoted(&job).await?;
     let uids = uids(tenant, &runs).await?;
     let case = Case::of_name(world, &invalid_result(&uids[0]));
     case.until(state).await?;
-    hold.end().await?;
     for uid in &uids[1..] {
         usage::until_final(world, uid).await?;
     }

@@ -127,7 +127,7 @@ fn a_job_that_runs_shows_each_term_of_its_draw_its_attempts_and_its_money() {
             "job": {"namespace": "team-a", "name": "train", "uid": UID}, "attempt": 1, "member": 0, "slice": 0,
             "podName": "train-1-0", "nodeName": "n3", "gpuCount": 4,
         },
-        "status": {"conditions": conditions(&[["Settled", "False", "HeldBack", "Incident incident-ab holds it back"]])},
+        "status": {"conditions": conditions(&[["Settled", "False", "HeldBack", "by Incident incident-ab"]])},
     }))
     .unwrap();
     let beside = Beside {

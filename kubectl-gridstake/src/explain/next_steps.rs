@@ -412,7 +412,7 @@ impl Reason for UsageRecordReason {
                 Some("do what the message says: the API server was restored from a backup")
             }
             Self::HeldBack => Some(
-                "nothing: it is paid, or not, when the Incident is closed; `kubectl gridstake explain incident` says when",
+                "nothing: it is paid, or not, when the Incident is closed (`kubectl gridstake explain incident` says when), or once it is known whose result was right",
             ),
             Self::Sealed | Self::Batched | Self::Paid => {
                 Some("nothing: it is paid with the next batches of the lane")

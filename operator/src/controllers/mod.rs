@@ -6,6 +6,7 @@ pub mod fleet_changes;
 pub mod gpu_node;
 pub mod incident;
 pub mod job_request;
+pub mod orphan_pod;
 pub mod placement;
 pub mod reclaim;
 pub mod stake_binding;
@@ -29,6 +30,7 @@ pub async fn run(context: &Context, stop: CancellationToken) {
     controllers.spawn(incident::follow_chains(context.clone(), stop.clone()));
     controllers.spawn(failover::run(context.clone(), stop.clone()));
     controllers.spawn(compute_job::run(context.clone(), stop.clone()));
+    controllers.spawn(orphan_pod::run(context.clone(), stop.clone()));
     controllers.spawn(usage_record::run(context.clone(), stop.clone()));
     controllers.spawn(placement::run(context.clone(), stop.clone()));
     controllers.spawn(reclaim::run(context.clone(), stop.clone()));

@@ -4,14 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::Address;
 use gridstake_crds::{
-    ComputeJob,
+    ComputeJob, UsageRecord,
     compute_job::MOST_RUNS,
-    names::{LABEL_CHECKS, check_of},
+    names::{LABEL_CHECKS, check_of, invalid_result},
+    usage_record::SealCause,
 };
-use kube::ResourceExt as _;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 
-use super::compute_job::verification::{is_check_of, mode, owner};
+use super::{
+    compute_job::verification::{is_check_of, is_undecided, mode, owner},
+    usage_record::bill::unix_millis,
+};
 use crate::caches::Caches;
+
+/// For so long after its end a slice waits for the results with which its own is compared: a provider's pay must not hang on a run that
+/// never ends. A payer's withdrawal takes seven times as long.
+const RESULTS_MAY_TAKE: SignedDuration = SignedDuration::from_hours(24);
 
 /// The checks of `job` that exist, in the order of their numbers.
 #[must_use]
@@ -28,6 +37,38 @@ pub fn checks_of(caches: &Caches, job: &ComputeJob) -> Vec<ComputeJob> {
 pub fn checked_by(caches: &Caches, check: &ComputeJob) -> Option<ComputeJob> {
     let name = check.labels().get(LABEL_CHECKS)?;
     find(caches, &check.namespace().unwrap_or_default(), name).filter(|job| is_check_of(check, job))
+}
+
+/// The job whose result is compared with what the slice `record` was used for, while nobody knows yet which is right: until then the
+/// slice is paid for in no batch, since what is paid cannot be held back any more.
+#[must_use]
+pub fn undecided_result(caches: &Caches, record: &UsageRecord, now: Timestamp) -> Option<String> {
+    let status = record.status.as_ref()?;
+    let sealed = status.sealed.as_ref()?;
+    let settlement = status.settlement.as_ref();
+    let is_in_a_batch = settlement.is_some_and(|settlement| settlement.batch.is_some());
+    let most = u64::try_from(RESULTS_MAY_TAKE.as_millis()).unwrap_or(0);
+    if is_in_a_batch || unix_millis(now).saturating_sub(sealed.end_ms) > most {
+        return None;
+    }
+    let of = &record.spec.job;
+    let found = caches.compute_job(&of.namespace, &of.name)?;
+    let run = found.0.as_ref().ok()?;
+    if run.metadata.uid.as_deref() != Some(of.uid.as_str()) {
+        return None;
+    }
+    let first = match run.labels().get(LABEL_CHECKS) {
+        Some(first) => &caches.compute_job(&of.namespace, first)?,
+        None => &found,
+    };
+    let first = first.0.as_ref().ok()?;
+    if run.metadata.uid != first.metadata.uid && !is_check_of(run, first) {
+        return None;
+    }
+    let incident = ObjectRef::new(&invalid_result(&of.uid));
+    let is_accused = caches.incidents.get(&incident).is_some();
+    let has_ended = sealed.cause != SealCause::IntervalElapsed;
+    is_undecided(first, &of.name, has_ended, is_accused).then(|| first.name_any())
 }
 
 /// Those on whose nodes `job` must not be placed, since they compute or have computed the result with which its own is to be

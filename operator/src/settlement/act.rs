@@ -36,6 +36,7 @@ use crate::{
     chain::{ChainView, client::ClientError, contracts::Settlement},
     controllers::{
         incident::hold, placement::log::DecisionLog, usage_record::numbers::NumbersError,
+        verification_group,
     },
     status::{Guard, StatusError},
 };
@@ -301,6 +302,17 @@ fn hash(batch: &SettlementBatch, field: &'static str, text: &str) -> Result<B256
 }
 
 impl Settler {
+    /// Those of `records` whose payment nothing holds back.
+    pub(super) fn not_held_back(&self, mut records: Vec<UsageRecord>) -> Vec<UsageRecord> {
+        let (caches, now) = (&self.context.caches, (self.context.now)());
+        let held_back = hold::held_back(caches);
+        records.retain(|record| {
+            !held_back.contains_key(&record.name_any())
+                && verification_group::undecided_result(caches, record, now).is_none()
+        });
+        records
+    }
+
     /// Builds the batch `sequence`, which follows from the lane's chain hash `previous`, of what is owed and would be paid and
     /// of what is to be stated, if that is worth its fee. Returns how much is left for the next one, if one was built.
     ///
@@ -312,10 +324,8 @@ impl Settler {
         previous: B256,
         view: &ChainView,
         held: &Held,
-        mut records: Vec<UsageRecord>,
+        records: Vec<UsageRecord>,
     ) -> Result<Option<usize>, ActError> {
-        let held_back = hold::held_back(&self.context.caches);
-        records.retain(|record| !held_back.contains_key(&record.name_any()));
         let config = self.lane.chain().config().clone();
         self.due_ms = None;
         self.metrics.planner_waits.set(0);

@@ -47,7 +47,7 @@ pub struct LaneMetrics {
 pub struct SettlementMetrics {
     /// Entries that the contract would pay and no batch holds.
     pub waiting: IntGauge,
-    /// How long ago the oldest record that is not final was sealed.
+    /// How long ago the oldest record that is not final, and that nothing holds back, was sealed.
     pub oldest_seconds: IntGauge,
     /// 1 while everything on the lane has stopped.
     pub halted: IntGauge,
@@ -91,7 +91,7 @@ impl LaneMetrics {
             )?,
             oldest_seconds: gauge(
                 "gridstake_settlement_oldest_unsettled_seconds",
-                "Age of the oldest sealed record whose payment is not final; 0 if there is none.",
+                "Age of the oldest sealed record whose payment is not final and that nothing holds back; 0 if there is none.",
             )?,
             halted: gauge(
                 "gridstake_settlement_halted",

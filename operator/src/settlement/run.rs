@@ -538,6 +538,7 @@ impl Settler {
                 numbers,
                 statements: unmined_statements(&open)?,
             };
+            let records = self.not_held_back(records);
             self.oldest_ms = records
                 .iter()
                 .filter_map(|record| Some(record.status.as_ref()?.sealed.as_ref()?.end_ms))

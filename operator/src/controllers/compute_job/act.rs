@@ -110,16 +110,7 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
     for write in writes {
         match write {
             Write::CreatePods { attempt, members } => {
-                let uid = job.metadata.uid.as_deref().unwrap_or_default();
-                let is_new = |new: &&NewMember| {
-                    !ctx.recent_starts
-                        .has(uid, new.attempt, new.member, Instant::now())
-                };
-                let members: Vec<_> = members.iter().filter(is_new).cloned().collect();
                 outcome.again = Some(ON_ITS_WAY);
-                if members.is_empty() {
-                    continue;
-                }
                 if !hold(&jobs, job, *attempt, &mut outcome).await? {
                     outcome.outdated = true;
                     return Ok(outcome);
@@ -128,20 +119,9 @@ pub async fn act(ctx: &Context, job: &ComputeJob, writes: &[Write]) -> Result<Ou
                     create_service(ctx, job, &namespace).await?;
                 }
                 // First the record: no GPU is held that nobody accounts for.
-                open_records(ctx, job, &members).await?;
-                let create = |new: &NewMember| {
-                    let member = build::Member {
-                        attempt: new.attempt,
-                        member: new.member,
-                        rank: new.rank,
-                        restarts: new.restarts,
-                    };
-                    create(&pods, job, member, new.node.clone())
-                };
-                together(members.iter().map(create).collect()).await?;
-                let created = members.iter().map(|new| new.member);
-                ctx.recent_starts
-                    .note(uid, *attempt, created, Instant::now());
+                open_records(ctx, job, members).await?;
+                let start = |new: &NewMember| start(ctx, &pods, job, new.clone());
+                together(members.iter().map(start).collect()).await?;
             }
             Write::CreateRecords(members) => open_records(ctx, job, members).await?,
             Write::LiftGates(names) => {
@@ -298,13 +278,33 @@ async fn hold(
     }
 }
 
+/// Creates the pod of a member, and notes that it is on its way into the cache.
+async fn start(
+    ctx: &Context,
+    pods: &Api<Pod>,
+    job: &ComputeJob,
+    new: NewMember,
+) -> Result<(), ActError> {
+    let member = build::Member {
+        attempt: new.attempt,
+        member: new.member,
+        rank: new.rank,
+        restarts: new.restarts,
+    };
+    create(pods, job, member, &new.node).await?;
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    ctx.recent_starts
+        .note(uid, new.attempt, new.member, Instant::now());
+    Ok(())
+}
+
 async fn create(
     pods: &Api<Pod>,
     job: &ComputeJob,
     member: build::Member,
-    node: String,
+    node: &str,
 ) -> Result<(), ActError> {
-    let pod = build::pod(job, member, Some(&node), JOB_PRIORITY_CLASS)
+    let pod = build::pod(job, member, Some(node), JOB_PRIORITY_CLASS)
         .map_err(|source| ActError::Build(job.name_any(), source))?;
     let name = pod.name_any();
     match pods.create(&PostParams::default(), &pod).await {

@@ -4,6 +4,8 @@
 //! recorded (`status.attempts`), and only then are its pods let go. Each step reads what the step before has written,
 //! so an operator that dies in between goes on where it was.
 
+use std::collections::BTreeSet;
+
 use gridstake_crds::{
     ComputeJob,
     compute_job::{
@@ -24,6 +26,7 @@ use kube::ResourceExt as _;
 use super::{
     conditions::{self, Phase},
     member::{End, Member, State},
+    recent_starts::{AttemptMember, ON_ITS_WAY},
     replace::{self, Answer},
     retry::{self, Consequence},
     start::{what_it_waits_for, why_not_started},
@@ -71,6 +74,8 @@ pub enum Admission {
 pub struct Observed {
     /// Every pod of this job that exists, of any attempt.
     pub pods: Vec<Member>,
+    /// The members whose pods were created moments ago and are not seen yet.
+    pub on_their_way: BTreeSet<AttemptMember>,
     /// What is known about the spec.
     pub validation: Validation,
     /// Whether it may wait for a place.
@@ -194,6 +199,9 @@ pub fn decide(job: &ComputeJob, seen: &Observed, now: Timestamp) -> Plan {
         is_admitted_untold: false,
     };
     turn.next.observed_generation = job.metadata.generation;
+    if !seen.on_their_way.is_empty() {
+        turn.wake_at(after(now, ON_ITS_WAY));
+    }
     let phase = turn.phase();
     turn.settle_leftovers();
     turn.keep_books();
@@ -591,11 +599,13 @@ impl Turn<'_> {
             .iter()
             .map(|n| {
                 of(n.member).unwrap_or_else(|| {
-                    Member::missing(
-                        placement.attempt,
-                        n.member,
-                        gridstake_crds::names::pod_name(&name, placement.attempt, n.member),
-                    )
+                    let key = (placement.attempt, n.member);
+                    let pod = gridstake_crds::names::pod_name(&name, key.0, key.1);
+                    if self.seen.on_their_way.contains(&key) {
+                        Member::on_its_way(key.0, key.1, pod)
+                    } else {
+                        Member::missing(key.0, key.1, pod)
+                    }
                 })
             })
             .collect()
@@ -871,6 +881,10 @@ impl Turn<'_> {
             self.passes_by(ours_told_at);
             return Phase::Starting(ComputeJobReason::Starting, String::new());
         }
+        if is_whole && members.iter().any(|m| m.state == State::OnItsWay) {
+            self.passes_by(ours_told_at);
+            return Phase::Starting(ComputeJobReason::Starting, String::new());
+        }
         let at_work = |m: &Member| m.has_started() || matches!(m.state, State::Ended(_));
         if !is_whole || members.iter().all(at_work) {
             return Phase::Running;
@@ -1110,7 +1124,9 @@ impl Turn<'_> {
         self.next.verification = next.verification;
     }
 
-    /// A job in deletion may go once no attempt is in progress, no pod is held or running, and all it used is billed.
+    /// A job in deletion may go once no attempt is in progress, no pod is held, running or about to be seen, and all it used is billed:
+    /// nobody lets go of a pod that shows up after its job has gone, but [`crate::controllers::orphan_pod`],
+    /// later.
     fn may_be_let_go(&self) -> bool {
         let recorded = self
             .job
@@ -1120,6 +1136,7 @@ impl Turn<'_> {
             .is_none();
         recorded
             && self.seen.books.are_closed()
+            && self.seen.on_their_way.is_empty()
             && self.seen.pods.iter().all(|p| !p.held && p.is_at_rest())
             && self.job.finalizers().iter().any(|f| f == FINALIZER_JOB)
     }

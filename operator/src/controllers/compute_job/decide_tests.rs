@@ -120,6 +120,7 @@ fn well(pod: &Member) -> Place {
 fn asked(validation: Validation, admission: Admission) -> Observed {
     Observed {
         pods: vec![],
+        on_their_way: BTreeSet::new(),
         validation,
         admission,
         books: Books::default(),
@@ -734,6 +735,28 @@ fn a_deleted_job_goes_when_its_pods_have_ended_are_recorded_and_let_go() {
     );
     let last = decide(&job, &seen(vec![]), at(24));
     assert_eq!((last.writes, last.status), (vec![Write::ReleaseJob], None));
+}
+
+#[test]
+fn a_job_that_is_deleted_before_its_new_pod_is_seen_does_not_go_without_it() {
+    let mut job = job("", &placed(1, 1));
+    let on_its_way = |pods| Observed {
+        on_their_way: BTreeSet::from([(1, 0)]),
+        ..seen(pods)
+    };
+    // It is not created a second time.
+    assert_eq!(decide(&job, &on_its_way(vec![]), at(11)).writes, []);
+    job.metadata.deletion_timestamp = Some(Time(at(20)));
+    let job = written(&job, &decide(&job, &on_its_way(vec![]), at(20)), at(20));
+    assert!(job.status.as_ref().unwrap().attempts.is_empty());
+    let plan = decide(&job, &on_its_way(vec![]), at(20));
+    assert_eq!(plan.writes, [Write::DeletePods(vec!["j-1-0".into()])]);
+    assert_eq!(plan.wake, after(at(20), ON_ITS_WAY));
+    // What is left of an attempt that is recorded is waited for as well.
+    let ended = written(&job, &decide(&job, &seen(vec![]), at(26)), at(26));
+    assert_eq!(decide(&ended, &on_its_way(vec![]), at(26)).writes, []);
+    let gone = decide(&ended, &seen(vec![]), at(27));
+    assert_eq!(gone.writes, [Write::ReleaseJob]);
 }
 
 #[test]

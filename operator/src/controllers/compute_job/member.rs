@@ -27,6 +27,8 @@ const MAX_DIGEST: usize = 256;
 pub enum State {
     /// It has no pod.
     Missing,
+    /// Its pod was created moments ago, and the cache does not show it yet.
+    OnItsWay,
     /// Its pod waits for our gate to be lifted.
     Gated,
     /// Its pod waits for gates that are not ours, such as Kueue's; their names.
@@ -124,11 +126,21 @@ impl Member {
     /// A member without a pod.
     #[must_use]
     pub fn missing(attempt: u32, member: u32, pod: String) -> Self {
+        Self::without_pod(attempt, member, pod, State::Missing)
+    }
+
+    /// A member whose pod was created moments ago and is not seen yet.
+    #[must_use]
+    pub fn on_its_way(attempt: u32, member: u32, pod: String) -> Self {
+        Self::without_pod(attempt, member, pod, State::OnItsWay)
+    }
+
+    fn without_pod(attempt: u32, member: u32, pod: String, state: State) -> Self {
         Self {
             member,
             attempt,
             pod,
-            state: State::Missing,
+            state,
             terminating: false,
             held: false,
             is_found: false,

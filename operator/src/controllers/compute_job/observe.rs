@@ -63,6 +63,11 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
     let pods = pods(ctx, job, now);
     let mut seen = Observed {
         gates_off_at: gates_off_at(ctx, job, &pods, active, now),
+        on_their_way: ctx.recent_starts.on_their_way(
+            job.metadata.uid.as_deref().unwrap_or_default(),
+            pods.iter().map(|pod| (pod.attempt, pod.member)),
+            Instant::now(),
+        ),
         pods,
         validation: Validation::NotAsked,
         admission: Admission::NotAsked,

@@ -294,23 +294,43 @@ pub fn next(job: &ComputeJob, status: &ComputeJobStatus, seen: &Seen) -> Next {
     }
 }
 
+/// The runs of a check that has ended whose owner is to be accused: their results were outvoted.
+fn outvoted(verification: &JobVerification) -> impl Iterator<Item = &CheckedRun> {
+    let is_outvoted = |run: &&CheckedRun| {
+        verification.digest.is_some()
+            && run.outcome == RunOutcome::Counted
+            && run.digest != verification.digest
+    };
+    let runs = verification.runs.iter().filter(is_outvoted);
+    // Of a gang on nodes of several owners nobody knows whose member it was.
+    runs.filter(|run| run.owners.len() == 1)
+}
+
+/// Whether it is not known yet what the result of the run `name` is worth, which is compared with that of `job`, or is its own. One that
+/// was outvoted is known for it once it `is_accused`: then an Incident says what becomes of its payment. `has_ended`: the run itself.
+#[must_use]
+pub fn is_undecided(job: &ComputeJob, name: &str, has_ended: bool, is_accused: bool) -> bool {
+    let (Some(mode), Some(status)) = (mode(&job.spec), &job.status) else {
+        return false;
+    };
+    match &status.verification {
+        Some(found) if found.state.is_final() => {
+            !is_accused && outvoted(found).any(|run| run.job == name)
+        }
+        Some(_) => true,
+        // Whether it is computed again is drawn in a moment.
+        None => mode == VerificationMode::Sampled && has_ended && !status.has_ended(),
+    }
+}
+
 /// What is left to be done once it is known how the check has ended.
 fn finished(verification: JobVerification, seen: &Seen) -> Next {
     let is_accused = |run: &CheckedRun| {
         let check = seen.checks.iter().find(|check| check.job == run.job);
         check.map_or(seen.is_accused, |check| check.is_accused)
     };
-    let outvoted = |run: &&CheckedRun| {
-        verification.digest.is_some()
-            && run.outcome == RunOutcome::Counted
-            && run.digest != verification.digest
-    };
-    let accuse = verification
-        .runs
-        .iter()
-        .filter(outvoted)
-        // Of a gang on nodes of several owners nobody knows whose member it was.
-        .filter(|run| run.owners.len() == 1 && !is_accused(run))
+    let accuse = outvoted(&verification)
+        .filter(|run| !is_accused(run))
         .map(|run| run.job.clone())
         .collect();
     let is_idle = |run: &Run| matches!(run.progress, Progress::Succeeded(_) | Progress::Failed);

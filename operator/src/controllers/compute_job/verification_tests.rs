@@ -113,6 +113,34 @@ fn results_that_agree_are_so_whoever_is_done_first() {
 }
 
 #[test]
+fn what_a_run_used_is_undecided_until_the_results_are_compared_and_who_is_outvoted_is_accused() {
+    let at = |verification: &str, status: &str, found: &Next| {
+        let mut job = job(verification, status);
+        let status = job.status.as_mut().unwrap();
+        status.verification.clone_from(&found.verification);
+        job
+    };
+    let own_node = ended("a", "x");
+    let ask = |job: &ComputeJob, run: &str| is_undecided(job, run, true, false);
+    let tie = at(REDUNDANT, &own_node, &after(vec![done(1, "b", "y")]));
+    assert!(ask(&tie, "j") && ask(&tie, "j-check-1"));
+    let outvoted = after(vec![done(1, "b", "y"), done(2, "c", "y")]);
+    let outvoted = at(REDUNDANT, &own_node, &outvoted);
+    assert!(ask(&outvoted, "j"), "nobody has accused it yet");
+    assert!(!is_undecided(&outvoted, "j", true, true));
+    assert!(!ask(&outvoted, "j-check-1") && !ask(&outvoted, "j-check-2"));
+    let agreed = at(REDUNDANT, &own_node, &after(vec![done(1, "b", "x")]));
+    assert!(!ask(&agreed, "j") && !ask(&agreed, "j-check-1"));
+
+    // A sample is drawn once the job has ended, whatever was sealed before.
+    let running = job(SAMPLED, &placed("a"));
+    assert!(is_undecided(&running, "j", true, false));
+    assert!(!is_undecided(&running, "j", false, false));
+    assert!(!ask(&job("{mode: None}", &own_node), "j"));
+    assert!(!ask(&job(REDUNDANT, ""), "j"));
+}
+
+#[test]
 fn a_third_run_breaks_the_tie_and_who_is_outvoted_is_accused() {
     let tie = after(vec![done(1, "b", "y")]);
     assert_eq!(

@@ -136,7 +136,8 @@ pub enum Stage {
     },
 }
 
-/// The facts about `record` at `stage`; `held_by` is the Incident that holds its payment back. The evidence is judged until the slice is sealed; then the judgement stands.
+/// The facts about `record` at `stage`; `held_by` is what holds its payment back. The evidence is judged until the slice is sealed; then the judgement
+/// stands.
 #[must_use]
 pub fn facts(
     record: &UsageRecord,
@@ -217,7 +218,7 @@ fn payment(status: &UsageRecordStatus, stage: Stage, held_by: Option<&str>) -> (
         Stage::Sealed { owes: true } => {}
     }
     let waits = || match held_by {
-        Some(incident) => (R::HeldBack, format!("by Incident {incident}")),
+        Some(what) => (R::HeldBack, what.to_owned()),
         None => (R::Sealed, String::new()),
     };
     let Some(settlement) = &status.settlement else {

@@ -71,7 +71,7 @@ pub struct Observed {
     pub remembered: Option<Remembered>,
     /// What is known of the archive.
     pub archive: ArchiveFact,
-    /// The Incident that holds the payment back, if one does.
+    /// What holds the payment back, in words, if anything does.
     pub held_by: Option<String>,
 }
 

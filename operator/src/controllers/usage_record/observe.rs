@@ -27,6 +27,7 @@ use crate::{
     controllers::{
         compute_job::{member::Member, observe::node_of},
         incident::hold,
+        verification_group,
     },
     leader::Lapse,
     payer::accounts::owed_emissions,
@@ -69,7 +70,7 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
         hold,
         remembered,
         archive: archive(ctx, record),
-        held_by: held_by(ctx, record),
+        held_by: held_by(ctx, record, now),
     }
 }
 
@@ -80,14 +81,20 @@ fn interval(ctx: &Context, lane: Option<&Lane>) -> Duration {
         .map_or(ctx.settlement_interval, |chain| chain.config().interval)
 }
 
-/// The Incident that holds the payment of a sealed record back.
-fn held_by(ctx: &Context, record: &UsageRecord) -> Option<String> {
+/// What holds the payment of a sealed record back.
+fn held_by(ctx: &Context, record: &UsageRecord, now: Timestamp) -> Option<String> {
     let holds = |found: &Guarded<Incident>| {
         let incident = found.0.as_ref();
         incident.is_ok_and(|incident| hold::holds_back(incident, record))
     };
-    let found = ctx.caches.incidents.find(holds)?;
-    Some(found.name_any())
+    let incident = ctx.caches.incidents.find(holds);
+    if let Some(incident) = incident {
+        return Some(format!("by Incident {}", incident.name_any()));
+    }
+    let compared = verification_group::undecided_result(&ctx.caches, record, now)?;
+    Some(format!(
+        "until it is known whether the result of ComputeJob {compared} is right, or for a day"
+    ))
 }
 
 /// What is known of the archive of the record's lane. Without a chain nothing is settled, and nothing archived.

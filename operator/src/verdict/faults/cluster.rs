@@ -208,6 +208,7 @@ impl World<'_> {
             })
             .collect();
         Observed {
+            on_their_way: std::collections::BTreeSet::new(),
             verification: compute_job::verification::Seen::default(),
             untold_since: None,
             gates_off_at: None,
