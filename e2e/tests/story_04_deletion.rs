@@ -112,7 +112,7 @@ fn a_pod_whose_job_was_torn_away_is_ended_billed_and_let_go() -> Result<()> {
         let torn = tenant.submit(&job("torn", 1).runs_until_released()).await?;
         torn.until_running().await?;
         let uid = usage::uid(&torn).await?;
-        usage::until_seen(world, &uid, 2).await?;
+        usage::until_seen(world, &uid, 1).await?;
         torn.tear_away(world).await?;
         watch_until_gone(&tenant.api::<Pod>(), &pod_name("torn", 1, 0)).await?;
         let records = usage::of_job(world, &uid).await?;
