@@ -7,10 +7,14 @@ use gridstake_crds::{
     compute_job::{Attempt, ComputeJobStatus},
     condition,
     gpu_node::OfferReason,
+    names::pod_name,
 };
 use gridstake_e2e::{offer, prelude::*, usage};
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::{Api, api::DeleteParams, api::ListParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams},
+};
 use serde_json::json;
 
 /// For how many seconds a node has to be idle.
@@ -180,6 +184,87 @@ fn an_idle_node_is_offered_after_its_window_and_a_local_pod_gets_its_gpus_back()
                 ended.zip(began).is_some_and(|(ended, began)| ended < began),
                 "the time between the attempts is billed: {billed:?}"
             );
+            Ok(())
+        }
+        .await;
+        neighbour.leave(world).await?;
+        told
+    })
+}
+
+#[test]
+fn of_a_gang_that_may_lose_members_only_the_one_in_a_local_pods_way_goes_elsewhere() -> Result<()> {
+    story(async |world, tenant| {
+        let (host, others) = world.one_and_the_others()?;
+        let [second, more @ ..] = others else {
+            bail!("this story needs two nodes");
+        };
+        let node = &host.name;
+        let neighbour = Tenant::settle(world, "neighbour").await?;
+        let told = async {
+            offer::always_at_the_end(world, node);
+            let idle = json!({"mode": "IdleOnly", "idle": {"maxUtilizationPercent": 5, "windowSeconds": WINDOW}});
+            offer::change(world, node, idle).await?;
+            offer::until(world, node, OfferReason::Available, "").await?;
+
+            // There is room for one member on the node, and for two elsewhere.
+            let full = more.iter().map(|host| (host, host.gpus));
+            let mut fillers = Vec::new();
+            for (host, gpus) in full.chain([(host, host.gpus - 1), (second, second.gpus - 2)]) {
+                let filler = job(&format!("fills-{}", host.name), gpus)
+                    .runs_until_released()
+                    .on_node(&host.name);
+                fillers.push(tenant.submit(&filler).await?);
+            }
+            for filler in &fillers {
+                filler.until_running().await?;
+            }
+            let manifest = job("gang", 1)
+                .members(3)
+                .runs_until_released()
+                .with("/spec/retry", "{lostMember: Replace, infrastructure: 0, user: 0}")?;
+            let gang = tenant.submit(&manifest).await?;
+            let status = gang.until_running().await?;
+            let mut on = nodes(&status);
+            on.sort_unstable();
+            ensure!(
+                on.iter().filter(|on| *on == node).count() == 1,
+                "the gang is on {on:?}"
+            );
+            let elsewhere = fillers.last().context("a filler of another node")?;
+            elsewhere.release().await?;
+            elsewhere.until_complete().await?;
+
+            neighbour.occupy("local", node, 1).await?;
+            let (lost, status) = gang
+                .until("the rank runs elsewhere", |status| {
+                    let lost = status.replaced.first()?;
+                    lost.started_at.as_ref()?;
+                    Some((lost.clone(), status.clone()))
+                })
+                .await?;
+            ensure!(
+                lost.why == AttemptEndReason::Reclaimed && lost.node == *node && lost.verdict.is_none(),
+                "{lost:?}"
+            );
+            ensure!(
+                status.attempts.is_empty()
+                    && status.failures.unwrap_or_default().infrastructure == 0
+                    && status.replaced.len() == 1,
+                "{status:?}"
+            );
+            gang.release().await?;
+            let status = gang.until_complete().await?;
+            let [attempt] = &status.attempts[..] else {
+                bail!("{:?}", status.attempts)
+            };
+            ensure!(attempt.end_reason == AttemptEndReason::Succeeded, "{attempt:?}");
+            for member in 0..4 {
+                let pod = pod_name("gang", 1, member);
+                let pods = tenant.pods.of_job("gang");
+                let seen = pods.iter().filter(|seen| seen.last.name_any() == pod).count();
+                ensure!(seen == 1, "{seen} pods were named {pod}");
+            }
             Ok(())
         }
         .await;

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     controllers::{
-        reclaim::asked::Asked,
+        reclaim::asked::{Asked, Who},
         usage_record::{bill::unix_millis, record::NewMember},
     },
     payer::{Account, Funds, WhoPays},
@@ -457,8 +457,8 @@ impl Turn<'_> {
                 return Phase::Running;
             }
             match self.replace(placement, &members, &ending) {
-                Answer::Replace(lost) => {
-                    self.give_up(lost);
+                Answer::Replace { lost, consequence } => {
+                    self.give_up(lost, consequence);
                     return Phase::Running;
                 }
                 Answer::Wait => return Phase::Running,
@@ -480,6 +480,15 @@ impl Turn<'_> {
     fn replace(&mut self, placement: &Placement, members: &[Member], ending: &Ending) -> Answer {
         let is_lost = |node: &&MemberNode| ending.members.contains(&node.member);
         let lost: Vec<&MemberNode> = placement.nodes.iter().filter(is_lost).collect();
+        if retry::consequence(ending.reason, None) == Consequence::Nothing {
+            if !replace::may_go_on_without(&self.job.spec, &self.next, placement, &lost) {
+                return Answer::Restart;
+            }
+            return Answer::Replace {
+                lost: self.entries(placement, ending, None, &lost),
+                consequence: Consequence::Nothing,
+            };
+        }
         if !replace::is_allowed(&self.job.spec, &self.next, placement, &lost) {
             return Answer::Restart;
         }
@@ -502,8 +511,22 @@ impl Turn<'_> {
         if consequence != Consequence::ChargesInfrastructure {
             return Answer::Restart;
         }
-        let entry = |node: &MemberNode| {
-            let is_found = finding.members.contains(&node.member);
+        Answer::Replace {
+            lost: self.entries(placement, &ending, Some(&finding), &lost),
+            consequence,
+        }
+    }
+
+    /// What is written down of members that are given up.
+    fn entries(
+        &self,
+        placement: &Placement,
+        ending: &Ending,
+        finding: Option<&Finding>,
+        lost: &[&MemberNode],
+    ) -> Vec<ReplacedMember> {
+        let entry = |node: &&MemberNode| {
+            let found = finding.filter(|finding| finding.members.contains(&node.member));
             ReplacedMember {
                 attempt: placement.attempt,
                 member: node.member,
@@ -513,22 +536,22 @@ impl Turn<'_> {
                 why: ending.reason,
                 exit_code: ending.exit_code,
                 message: ending.message.clone(),
-                verdict: is_found.then_some(finding.verdict),
-                verdict_reason: is_found.then_some(finding.reason),
+                verdict: found.map(|finding| finding.verdict),
+                verdict_reason: found.map(|finding| finding.reason),
                 started_at: None,
             }
         };
-        Answer::Replace(lost.into_iter().map(entry).collect())
+        lost.iter().map(entry).collect()
     }
 
-    /// From now on these are no members of the attempt any more. However many they are, that costs one retry, as an attempt would.
-    fn give_up(&mut self, lost: Vec<ReplacedMember>) {
+    /// From now on these are no members of the attempt any more. However many they are, that costs what an attempt would, once.
+    fn give_up(&mut self, lost: Vec<ReplacedMember>, consequence: Consequence) {
         self.next.replaced.extend(lost);
         replace::forget_old(&mut self.next, &self.seen.books);
         let (failures, _) = retry::charge(
             &self.job.spec,
             self.next.failures.unwrap_or_default(),
-            Consequence::ChargesInfrastructure,
+            consequence,
         );
         self.next.failures = Some(failures);
     }
@@ -669,6 +692,9 @@ impl Turn<'_> {
         if let Some(end) = self.why_it_is_stopped(placement) {
             return ending(end, &nobody);
         }
+        if let Some((end, who)) = self.who_is_asked_to_go(placement) {
+            return ending(end, &|m| who.contains(&m.member));
+        }
         let being_deleted = |m: &Member| !has_ended(m) && m.terminating;
         if members.iter().any(being_deleted) {
             let end = End::of(AttemptEndReason::PodDeleted)
@@ -755,8 +781,25 @@ impl Turn<'_> {
         if let Some(message) = self.why_nobody_pays(placement) {
             return Some(End::of(AttemptEndReason::EscrowExhausted).saying(message));
         }
-        let asked = self.seen.reclaimed.clone()?;
-        Some(End::of(asked.reason).saying(asked.words))
+        let asked = self.seen.reclaimed.as_ref()?;
+        let all = asked.who == Who::All;
+        all.then(|| End::of(asked.reason).saying(asked.words.clone()))
+    }
+
+    /// The members that are to leave their nodes while the others run on, and the end that this is for them. Those that were given up are
+    /// none of the placement's any more.
+    fn who_is_asked_to_go(&self, placement: &Placement) -> Option<(End, BTreeSet<u32>)> {
+        let asked = self.seen.reclaimed.as_ref()?;
+        let Who::On(nodes) = &asked.who else {
+            return None;
+        };
+        let members = placement.nodes.iter();
+        let who: BTreeSet<u32> = members
+            .filter(|placed| nodes.contains(&placed.node))
+            .map(|placed| placed.member)
+            .collect();
+        let end = || End::of(asked.reason).saying(asked.words.clone());
+        (!who.is_empty()).then(|| (end(), who))
     }
 
     /// The first member that runs on a GPU which is lost, or was unfit before it began; and the end that this is.

@@ -11,7 +11,7 @@ use super::{
     },
     *,
 };
-use crate::{controllers::reclaim::asked::Asked, failover::NodeState, payer::Account};
+use crate::{failover::NodeState, payer::Account};
 
 const START: i64 = 1_800_000_000;
 
@@ -940,6 +940,7 @@ fn an_attempt_whose_gpus_are_taken_back_is_stopped_and_queued_again_without_cost
         reclaimed: Some(Asked {
             reason: AttemptEndReason::Reclaimed,
             words: "a local pod needs them".into(),
+            who: Who::All,
         }),
         ..seen(pods)
     };
@@ -991,6 +992,7 @@ fn a_program_that_has_ended_gives_nothing_back() {
         reclaimed: Some(Asked {
             reason: AttemptEndReason::Preempted,
             words: "too late".into(),
+            who: Who::All,
         }),
         ..seen(vec![ran(0, succeeded(), 12, Some(20))])
     };

@@ -8,9 +8,9 @@ use gridstake_crds::compute_job::{
     ComputeJobSpec, ComputeJobStatus, LostMember, MOST_REPLACED, MemberNode, Placement,
     REPLACED_KEPT, ReplacedMember,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{conditions, usage::Books};
+use super::{conditions, retry::Consequence, usage::Books};
 
 /// The highest number that a member may have: the names of pods stay as short as they must.
 pub const HIGHEST_MEMBER: u32 = 999;
@@ -25,7 +25,12 @@ pub enum Answer {
     /// It is not known yet by whose fault they were lost.
     Wait,
     /// The others run on.
-    Replace(Vec<ReplacedMember>),
+    Replace {
+        /// Who is given up.
+        lost: Vec<ReplacedMember>,
+        /// What that costs.
+        consequence: Consequence,
+    },
 }
 
 /// The placement without the members that are given up.
@@ -38,11 +43,38 @@ pub fn present(status: &ComputeJobStatus, placement: &Placement) -> Placement {
 }
 
 /// Whether the job allows for `lost`, members of the attempt in progress of a `placement` without those that were given up before,
-/// to be replaced. By whose fault they were lost is not looked at.
-///
-/// Half of a gang or more is not worth waiting for, unless it is one member; nor is more than the retry that it costs.
+/// to be replaced, and can pay for it with a retry. By whose fault they were lost is not looked at.
 #[must_use]
 pub fn is_allowed(
+    spec: &ComputeJobSpec,
+    status: &ComputeJobStatus,
+    placement: &Placement,
+    lost: &[&MemberNode],
+) -> bool {
+    let failures = status.failures.unwrap_or_default().infrastructure;
+    failures < spec.infrastructure_retries() && may_go_on_without(spec, status, placement, lost)
+}
+
+/// Whether an attempt may go on without its members on any one of its nodes.
+#[must_use]
+pub fn may_go_on_without_any_node(
+    spec: &ComputeJobSpec,
+    status: &ComputeJobStatus,
+    placement: &Placement,
+) -> bool {
+    let present = present(status, placement);
+    let mut by_node: BTreeMap<&str, Vec<&MemberNode>> = BTreeMap::new();
+    for member in &present.nodes {
+        by_node.entry(&member.node).or_default().push(member);
+    }
+    let mut nodes = by_node.values();
+    nodes.all(|members| may_go_on_without(spec, status, &present, members))
+}
+
+/// Whether the job allows for `lost`, members of the attempt in progress of a `placement` without those that were given up before,
+/// to be replaced. Half of a gang or more is not worth waiting for, unless it is one member.
+#[must_use]
+pub fn may_go_on_without(
     spec: &ComputeJobSpec,
     status: &ComputeJobStatus,
     placement: &Placement,
@@ -55,7 +87,6 @@ pub fn is_allowed(
         .collect();
     let away = u32::try_from(away.len()).unwrap_or(u32::MAX);
     let is_few = away == 1 || away.saturating_mul(2) < spec.members;
-    let failures = status.failures.unwrap_or_default().infrastructure;
     let has_numbers = highest(status, placement).saturating_add(away) <= HIGHEST_MEMBER;
     let has_room = status.replaced.len().saturating_add(lost.len()) <= MOST_REPLACED;
     spec.lost_member() == LostMember::Replace
@@ -63,7 +94,6 @@ pub fn is_allowed(
         && conditions::has_run(status)
         && !lost.is_empty()
         && is_few
-        && failures < spec.infrastructure_retries()
         && has_numbers
         && has_room
 }

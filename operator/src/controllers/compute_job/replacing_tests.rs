@@ -101,6 +101,66 @@ fn a_lost_member_is_given_up_and_the_others_are_left_alone() {
     );
 }
 
+/// The provider wants the GPUs of this node back.
+fn wanted_back(node: &str, pods: Vec<Member>) -> Observed {
+    Observed {
+        reclaimed: Some(Asked {
+            reason: AttemptEndReason::Reclaimed,
+            words: "a local pod needs them".into(),
+            who: Who::On(BTreeSet::from([node.to_owned()])),
+        }),
+        ..metered(pods)
+    }
+}
+
+#[test]
+fn a_member_whose_node_is_taken_back_goes_elsewhere_at_no_cost_and_the_others_run_on() {
+    let gang = running_gang(4, "retry: {lostMember: Replace, infrastructure: 0}");
+    let pods = || vec![runs(0), runs(1), runs(2), runs(3)];
+    let plan = decide(&gang, &wanted_back("node-1", pods()), at(100));
+    let next = status(&plan);
+    assert_eq!(next.ending, None);
+    let [entry] = &next.replaced[..] else {
+        panic!("{:?}", next.replaced);
+    };
+    assert_eq!(
+        (entry.member, &*entry.node, entry.why, entry.verdict),
+        (1, "node-1", AttemptEndReason::Reclaimed, None)
+    );
+    assert_eq!(next.failures, Some(Failures::default()));
+    let gang = written(&gang, &plan, at(100));
+    // It is told once, for as long as it is asked; and its node is suspected of nothing.
+    let plan = decide(&gang, &wanted_back("node-1", pods()), at(101));
+    assert_eq!(
+        plan.writes,
+        [
+            Write::Withdraw(vec!["j-1-1".into()]),
+            Write::DeletePods(vec!["j-1-1".into()])
+        ]
+    );
+    assert_eq!(
+        (status(&plan).replaced.len(), &status(&plan).ending),
+        (1, &None)
+    );
+    assert_eq!(retry::suspects(status(&plan), at(101)), []);
+}
+
+#[test]
+fn a_gang_that_cannot_go_on_without_the_members_of_a_node_gives_all_its_nodes_back() {
+    for (members, retry) in [(4, "retry: {}"), (1, REPLACE)] {
+        let gang = running_gang(members, retry);
+        let pods = (0..members).map(runs).collect();
+        let plan = decide(&gang, &wanted_back("node-0", pods), at(100));
+        let ending = status(&plan).ending.as_ref();
+        assert_eq!(
+            ending.map(|ending| ending.reason),
+            Some(AttemptEndReason::Reclaimed),
+            "{members} {retry}"
+        );
+        assert!(status(&plan).replaced.is_empty());
+    }
+}
+
 #[test]
 fn as_a_gang_that_restarts_does_it_ends_where_nothing_is_said() {
     for spec in ["retry: {}", "retry: {lostMember: Restart}"] {

@@ -2,7 +2,8 @@
 //!
 //! For each pod that waits, in the order in which kube-scheduler would serve them: if it fits somewhere as things are, or as
 //! they will be when those have left who are on their way, nobody else is asked. Otherwise that node is cleared on which the
-//! fewest attempts have to go; of as many, those that have worked least. A gang counts as one and goes as a whole.
+//! fewest attempts have to go; of as many, those that have worked least. A gang counts as one and goes as a whole, unless it may go on
+//! without those of its members that are on that node: then only these go.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,11 +30,24 @@ pub struct AttemptKey {
     pub attempt: u32,
 }
 
-/// What an attempt holds.
+/// What of an attempt goes together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// Its members on this node: their ranks are started elsewhere, and the others run on.
+    On(String),
+    /// Its members on this node that have been given up before.
+    GivenUp(String),
+}
+
+/// What an attempt holds, or a part of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tenancy {
     /// Which attempt.
     pub attempt: AttemptKey,
+    /// What of it.
+    pub part: Part,
     /// Whether its end is decided: its room is on its way.
     pub is_leaving: bool,
     /// Whether it was chosen before and has not written that down yet.
@@ -42,6 +56,17 @@ pub struct Tenancy {
     pub gpu_seconds: u64,
     /// What its members take, by node.
     pub on: BTreeMap<String, Resources>,
+}
+
+/// An attempt, and what of it.
+pub type PartKey = (AttemptKey, Part);
+
+impl Tenancy {
+    /// What goes together here.
+    #[must_use]
+    pub fn key(&self) -> PartKey {
+        (self.attempt, self.part.clone())
+    }
 }
 
 /// A node with GPUs.
@@ -118,15 +143,25 @@ impl Why {
     }
 }
 
-/// An attempt that is to give its GPUs back.
+/// An attempt that is to give its GPUs back, or a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reclaim {
     /// Which.
     pub attempt: AttemptKey,
+    /// What of it.
+    pub part: Part,
     /// For which node's sake; empty where that does not matter.
     pub node: String,
     /// Why.
     pub why: Why,
+}
+
+impl Reclaim {
+    /// What goes together here.
+    #[must_use]
+    pub fn key(&self) -> PartKey {
+        (self.attempt, self.part.clone())
+    }
 }
 
 /// The attempts that are to give their GPUs back and have not begun to, each once.
@@ -139,9 +174,9 @@ pub fn decide(sight: &Sight) -> Vec<Reclaim> {
     let mut after = sight.clone();
     let mut news = reclaims.clone();
     while !news.is_empty() {
-        let leave: BTreeSet<AttemptKey> = news.iter().map(|reclaim| reclaim.attempt).collect();
+        let leave: BTreeSet<PartKey> = news.iter().map(Reclaim::key).collect();
         for tenancy in &mut after.tenancies {
-            tenancy.is_leaving |= leave.contains(&tenancy.attempt);
+            tenancy.is_leaving |= leave.contains(&tenancy.key());
         }
         news = once(&after);
         reclaims.extend(news.iter().cloned());
@@ -191,13 +226,13 @@ struct Turn<'a> {
     free: BTreeMap<&'a str, Resources>,
     /// What will be left of it in addition.
     coming: BTreeMap<&'a str, Resources>,
-    leaving: BTreeSet<AttemptKey>,
+    leaving: BTreeSet<PartKey>,
     reclaims: Vec<Reclaim>,
 }
 
 impl<'a> Turn<'a> {
     fn leaves(&mut self, tenancy: &'a Tenancy) {
-        if self.leaving.insert(tenancy.attempt) {
+        if self.leaving.insert(tenancy.key()) {
             for (node, resources) in &tenancy.on {
                 self.coming.entry(node).or_default().add(resources);
             }
@@ -208,6 +243,7 @@ impl<'a> Turn<'a> {
         self.leaves(tenancy);
         self.reclaims.push(Reclaim {
             attempt: tenancy.attempt,
+            part: tenancy.part.clone(),
             node: node.to_owned(),
             why,
         });
@@ -218,7 +254,7 @@ impl<'a> Turn<'a> {
             .tenancies
             .iter()
             .filter(|tenancy| {
-                tenancy.on.contains_key(node) && !self.leaving.contains(&tenancy.attempt)
+                tenancy.on.contains_key(node) && !self.leaving.contains(&tenancy.key())
             })
             .collect()
     }
@@ -284,18 +320,18 @@ impl<'a> Turn<'a> {
 
 /// What it costs that all of these go: those who were not asked before, all, what they lose; and a last word, so that the
 /// choice is always the same.
-type Cost = (usize, usize, u64, Vec<AttemptKey>);
+type Cost = (usize, usize, u64, Vec<PartKey>);
 
 fn cost(go: &[&Tenancy]) -> Cost {
-    let mut attempts: Vec<AttemptKey> = go.iter().map(|tenancy| tenancy.attempt).collect();
-    attempts.sort();
+    let mut parts: Vec<PartKey> = go.iter().map(|tenancy| tenancy.key()).collect();
+    parts.sort();
     (
         go.iter().filter(|tenancy| !tenancy.was_asked).count(),
         go.len(),
         go.iter()
             .map(|tenancy| tenancy.gpu_seconds)
             .fold(0, u64::saturating_add),
-        attempts,
+        parts,
     )
 }
 

@@ -44,6 +44,7 @@ fn tenancy(job: u8, seconds: u64, on: &[(&str, u64)]) -> Tenancy {
     let held: u64 = on.iter().map(|(_, gpus)| gpus).sum();
     Tenancy {
         attempt: key(job),
+        part: Part::Whole,
         is_leaving: false,
         was_asked: false,
         gpu_seconds: held * seconds,
@@ -328,4 +329,36 @@ proptest! {
         let attempts = |reclaims: &[Reclaim]| reclaims.iter().map(|reclaim| reclaim.attempt).collect::<BTreeSet<_>>();
         prop_assert_eq!(attempts(&decide(&sight)), attempts(&first));
     }
+}
+
+#[test]
+fn of_a_gang_that_may_go_on_without_a_node_only_what_is_there_goes() {
+    let part = |node: &str, part: Part| Tenancy {
+        part,
+        ..tenancy(1, 3600, &[(node, 4)])
+    };
+    let on_node = |node: &str| part(node, Part::On(node.to_owned()));
+    let gang = || vec![on_node("a"), on_node("b"), on_node("c")];
+    let rooms = || ["a", "b", "c"].map(|name| room(name, 4, 0, name != "c"));
+    let parts = |sight: &Sight| -> Vec<Part> {
+        decide(sight)
+            .into_iter()
+            .map(|reclaim| reclaim.part)
+            .collect()
+    };
+    let one = sight(rooms(), gang(), vec![pod("p", 2)]);
+    assert_eq!(parts(&one), [Part::On("a".to_owned())]);
+    // The room of one that goes is counted on: a second pod needs another one.
+    let two = sight(rooms(), gang(), vec![pod("p", 4), pod("q", 4)]);
+    assert_eq!(
+        parts(&two),
+        [Part::On("a".to_owned()), Part::On("b".to_owned())]
+    );
+    let mut closed = sight(rooms(), gang(), vec![]);
+    closed.closed = BTreeSet::from(["c".to_owned()]);
+    assert_eq!(parts(&closed), [Part::On("c".to_owned())]);
+    // What was given up is on its way.
+    let mut left = vec![part("a", Part::GivenUp("a".to_owned())), on_node("b")];
+    left[0].is_leaving = true;
+    assert_eq!(parts(&sight(rooms(), left, vec![pod("p", 4)])), []);
 }

@@ -15,13 +15,14 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::{
-    decide::{AttemptKey, Reclaim, Room, Sight, Tenancy},
+    decide::{AttemptKey, Part, PartKey, Reclaim, Room, Sight, Tenancy},
     preempt::{Preemptor, Standing, Terms},
 };
 use crate::{
     Context,
     caches::parsed,
     controllers::{
+        compute_job::replace,
         gpu_node::{
             local_use::LocalPods,
             observe::{local_pods, mode},
@@ -128,7 +129,8 @@ fn tenancies(ctx: &Context, now: Timestamp) -> Vec<Tenancy> {
     let by_uid: BTreeMap<JobUid, &ComputeJob> = parsed(&jobs)
         .filter_map(|job| Some((job.uid()?.parse().ok()?, job)))
         .collect();
-    let mut all: BTreeMap<AttemptKey, Tenancy> = BTreeMap::new();
+    let mut all: BTreeMap<PartKey, Tenancy> = BTreeMap::new();
+    let mut terms: BTreeMap<AttemptKey, Splits> = BTreeMap::new();
     let pods = pod_facts(caches, |_| true);
     let promised = reservations(caches, &[], &pods, |_| true);
     let held = pods
@@ -143,15 +145,21 @@ fn tenancies(ctx: &Context, now: Timestamp) -> Vec<Tenancy> {
             job: member.job_uid,
             attempt: member.attempt,
         };
-        let tenancy = all.entry(attempt).or_insert_with(|| Tenancy {
-            attempt,
-            is_leaving: by_uid
-                .get(&attempt.job)
-                .is_none_or(|job| is_leaving(job, attempt.attempt)),
-            was_asked: caches.reclaims().of(attempt).is_some(),
-            gpu_seconds: 0,
-            on: BTreeMap::new(),
-        });
+        let job = by_uid.get(&attempt.job).copied();
+        let splits = terms
+            .entry(attempt)
+            .or_insert_with(|| Splits::of(job, attempt.attempt));
+        let part = splits.part(member.member, node);
+        let tenancy = all
+            .entry((attempt, part.clone()))
+            .or_insert_with(|| Tenancy {
+                attempt,
+                is_leaving: splits.is_leaving || matches!(part, Part::GivenUp(_)),
+                was_asked: caches.reclaims().ask(attempt, &part),
+                part,
+                gpu_seconds: 0,
+                on: BTreeMap::new(),
+            });
         tenancy.on.entry(node.clone()).or_default().add(resources);
     }
     for tenancy in all.values_mut() {
@@ -162,6 +170,49 @@ fn tenancies(ctx: &Context, now: Timestamp) -> Vec<Tenancy> {
         tenancy.gpu_seconds = gpus.saturating_mul(ran);
     }
     all.into_values().collect()
+}
+
+/// In which parts an attempt gives its GPUs back.
+#[derive(Clone, Debug, Default)]
+struct Splits {
+    /// Whether its end is decided, or has come.
+    is_leaving: bool,
+    /// Its members that have been given up.
+    given_up: BTreeSet<u32>,
+    /// Whether it may go on without its members on any one of its nodes.
+    by_node: bool,
+}
+
+impl Splits {
+    fn of(job: Option<&ComputeJob>, attempt: u32) -> Self {
+        let Some((job, status)) = job.and_then(|job| Some((job, job.status.as_ref()?))) else {
+            return Self {
+                is_leaving: true,
+                ..Self::default()
+            };
+        };
+        let given_up = status.replaced.iter();
+        let given_up = given_up.filter(|lost| lost.attempt == attempt);
+        let is_leaving = is_leaving(job, attempt);
+        let placement = status.active_placement().filter(|_| !is_leaving);
+        Self {
+            is_leaving,
+            given_up: given_up.map(|lost| lost.member).collect(),
+            by_node: placement.is_some_and(|placement| {
+                replace::may_go_on_without_any_node(&job.spec, status, placement)
+            }),
+        }
+    }
+
+    fn part(&self, member: u32, node: &str) -> Part {
+        if self.given_up.contains(&member) {
+            Part::GivenUp(node.to_owned())
+        } else if self.by_node {
+            Part::On(node.to_owned())
+        } else {
+            Part::Whole
+        }
+    }
 }
 
 /// What is decided on for a job that is first in the queue.
@@ -185,10 +236,10 @@ pub fn room_for(
 ) -> RoomForOne {
     let mut tenancies = sight.map_or_else(|| tenancies(ctx, now), |sight| sight.tenancies);
     for tenancy in &mut tenancies {
-        tenancy.is_leaving |= reclaims
-            .iter()
-            .any(|reclaim| reclaim.attempt == tenancy.attempt);
+        let key = tenancy.key();
+        tenancy.is_leaving |= reclaims.iter().any(|reclaim| reclaim.key() == key);
     }
+    let tenancies = whole(tenancies);
     let jobs = ctx.caches.compute_jobs.state();
     let standings = parsed(&jobs).filter_map(|job| {
         let placement = job.status.as_ref()?.active_placement()?;
@@ -207,6 +258,29 @@ pub fn room_for(
         snapshot: fleet::at(ctx, &[], 0, now),
         tenancies,
     }
+}
+
+/// For another job's sake an attempt is stopped as a whole: what of it stays is one.
+fn whole(parts: Vec<Tenancy>) -> Vec<Tenancy> {
+    let (leaving, staying): (Vec<_>, Vec<_>) =
+        parts.into_iter().partition(|tenancy| tenancy.is_leaving);
+    let mut all: BTreeMap<AttemptKey, Tenancy> = BTreeMap::new();
+    for part in staying {
+        let Some(whole) = all.get_mut(&part.attempt) else {
+            let part = Tenancy {
+                part: Part::Whole,
+                ..part
+            };
+            all.insert(part.attempt, part);
+            continue;
+        };
+        whole.was_asked |= part.was_asked;
+        whole.gpu_seconds = whole.gpu_seconds.saturating_add(part.gpu_seconds);
+        for (node, resources) in &part.on {
+            whole.on.entry(node.clone()).or_default().add(resources);
+        }
+    }
+    leaving.into_iter().chain(all.into_values()).collect()
 }
 
 impl RoomForOne {
@@ -266,4 +340,74 @@ fn seconds_run(status: Option<&ComputeJobStatus>, now: Timestamp) -> u64 {
             let ran = now.duration_since(running.last_transition_time.0);
             u64::try_from(ran.as_secs()).unwrap_or(0)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::Resources;
+
+    fn gang(retry: &str, replaced: &str) -> ComputeJob {
+        let zero = format!("0x{}", "0".repeat(64));
+        let nodes: Vec<_> = (0..4)
+            .map(|member| format!("{{member: {member}, node: node-{}}}", member / 2))
+            .chain((4..8).map(|member| format!("{{member: {member}, node: node-{member}}}")))
+            .collect();
+        serde_saphyr::from_str(&format!(
+            "{{apiVersion: gridstake.dev/v1alpha1, kind: ComputeJob, metadata: {{name: j, namespace: n, uid: u}}, \
+             spec: {{gpu: {{count: 1}}, template: {{}}, members: 8, retry: {retry}}}, \
+             status: {{placement: {{attempt: 1, decidedAt: '2027-01-01T00:00:00Z', nodes: [{}], \
+             decision: {{draw: d, blockHash: '{zero}', previous: '{zero}', hash: '{zero}', snapshot: 1, candidates: 1, totalWeight: '1', drawn: []}}}}, \
+             replaced: [{replaced}], \
+             conditions: [{{type: Running, status: 'True', reason: Running, message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}}]}}}}",
+            nodes.join(", ")
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_gang_gives_its_nodes_back_one_by_one_where_it_may_go_on_without_each() {
+        let part = |job: &ComputeJob, member| Splits::of(Some(job), 1).part(member, "node-0");
+        let on = || Part::On("node-0".to_owned());
+        let lost = "{attempt: 1, member: 0, rank: 0, node: node-0, at: '2027-01-01T00:00:00Z', why: NodeLost}";
+        let replaces = gang("{lostMember: Replace}", "");
+        assert_eq!(part(&replaces, 0), on());
+        let one_lost = gang("{lostMember: Replace}", lost);
+        assert_eq!(part(&one_lost, 0), Part::GivenUp("node-0".to_owned()));
+        assert_eq!(part(&one_lost, 1), on(), "its neighbour is there");
+        assert_eq!(part(&gang("{}", ""), 0), Part::Whole);
+        // Of an attempt that is over, all is on its way.
+        let over = Splits::of(Some(&replaces), 2);
+        assert!(over.is_leaving && over.part(0, "node-0") == Part::Whole);
+        assert!(Splits::of(None, 1).is_leaving);
+    }
+
+    #[test]
+    fn for_another_job_an_attempt_is_one_again_but_for_what_leaves() {
+        let attempt = AttemptKey {
+            job: JobUid([1; 16]),
+            attempt: 1,
+        };
+        let tenancy = |node: &str, is_leaving| Tenancy {
+            attempt,
+            part: Part::On(node.to_owned()),
+            is_leaving,
+            was_asked: false,
+            gpu_seconds: 10,
+            on: BTreeMap::from([(node.to_owned(), Resources::default())]),
+        };
+        let parts = vec![tenancy("a", false), tenancy("b", true), tenancy("c", false)];
+        let [leaving, staying] = &whole(parts)[..] else {
+            panic!("not two");
+        };
+        assert_eq!(
+            (leaving.is_leaving, &leaving.part),
+            (true, &Part::On("b".to_owned()))
+        );
+        let nodes: Vec<_> = staying.on.keys().map(String::as_str).collect();
+        assert_eq!(
+            (&staying.part, nodes, staying.gpu_seconds),
+            (&Part::Whole, vec!["a", "c"], 20)
+        );
+    }
 }

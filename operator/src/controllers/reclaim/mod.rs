@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{Context, caches::parsed, controllers::fleet_changes::FleetChanges};
 
 use self::{
-    decide::{Reclaim, Why},
+    decide::{Part, Reclaim, Why},
     preempt::{Answer, Loops, Preemptor},
 };
 
@@ -83,6 +83,7 @@ fn look(
                 Answer::Leave(attempts) => {
                     reclaims.extend(attempts.into_iter().map(|attempt| Reclaim {
                         attempt,
+                        part: Part::Whole,
                         node: String::new(),
                         why: Why::Priority(preemptor.job.clone()),
                     }));
@@ -101,13 +102,13 @@ fn look(
     }
     let news = ctx.caches.reclaims().replace(&reclaims);
     let is_new_preemption = |reclaim: &Reclaim| {
-        matches!(reclaim.why, Why::Priority(_)) && news.contains(&reclaim.attempt)
+        matches!(reclaim.why, Why::Priority(_)) && news.contains(&reclaim.key())
     };
     if let Some(preemptor) = preemptor.filter(|_| reclaims.iter().any(is_new_preemption)) {
         loops.stopped(preemptor.request.job_uid, now);
     }
     for reclaim in &reclaims {
-        ask(ctx, reclaim, news.contains(&reclaim.attempt));
+        ask(ctx, reclaim, news.contains(&reclaim.key()));
     }
     wake
 }
@@ -130,8 +131,12 @@ fn ask(ctx: &Context, reclaim: &Reclaim, news: bool) {
     if !news {
         return;
     }
+    let what = match &reclaim.part {
+        Part::Whole | Part::GivenUp(_) => "its GPUs".to_owned(),
+        Part::On(node) => format!("its GPUs on node {node}"),
+    };
     let note = format!(
-        "attempt {} of ComputeJob {namespace}/{name} gives its GPUs back: {}",
+        "attempt {} of ComputeJob {namespace}/{name} gives {what} back: {}",
         reclaim.attempt.attempt,
         reclaim.why.for_provider()
     );

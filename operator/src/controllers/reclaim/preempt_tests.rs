@@ -23,6 +23,7 @@ fn gpus(count: u32) -> Resources {
 fn tenancy(number: u8, on: &[(&str, u32)]) -> Tenancy {
     Tenancy {
         attempt: key(number),
+        part: Part::Whole,
         is_leaving: false,
         was_asked: false,
         gpu_seconds: 1000,
