@@ -1,7 +1,7 @@
 use k8s_openapi::jiff::SignedDuration;
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::decide::Part, *};
 use crate::scheduler::{MemberKey, Reservation, Resources, SnapshotInputs, fixtures};
 
 fn uid(number: u8) -> JobUid {
