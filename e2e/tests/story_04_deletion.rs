@@ -98,11 +98,14 @@ fn jobs_that_are_deleted_as_soon_as_they_have_a_place_leave_nothing_behind() -> 
             .buffer_unordered(AT_ONCE)
             .try_collect::<()>()
             .await?;
+        // Some jobs go before their pods do: the API server does not see a finalizer that is written while it deletes.
         let pods: Api<Pod> = tenant.api();
-        let left = pods.list_metadata(&ListParams::default()).await?;
-        let left: Vec<_> = left.iter().map(ResourceExt::name_any).collect();
-        ensure!(left.is_empty(), "{left:?} are still there");
-        Ok(())
+        look_until("its pods are gone", || async {
+            let left = pods.list_metadata(&ListParams::default()).await?;
+            let left: Vec<_> = left.iter().map(ResourceExt::name_any).collect();
+            Ok(Look::whether(left.is_empty(), || format!("{left:?}")))
+        })
+        .await
     })
 }
 

@@ -1,6 +1,9 @@
-//! Pods whose ComputeJob is gone while they still carry our finalizer: somebody tore the job's own finalizer off, or an operator that
-//! was cut off had just created them. The controller of ComputeJobs looks only at jobs that are there, so they are ended and let go here,
-//! as the Job controller of Kubernetes does with its orphans.
+//! Pods whose ComputeJob is gone while they still carry our finalizer. The controller of ComputeJobs looks only at jobs that are there, so
+//! they are ended and let go here, as the Job controller of Kubernetes does with its orphans.
+//!
+//! It happens where somebody has torn the job's own finalizer off, and without anybody's fault: the API server looks for finalizers
+//! before it deletes an object and not while it does (`Store.Delete` of k8s.io/apiserver), so a job that is deleted in the moment in which
+//! its finalizer is written goes at once, and its pods have just been created.
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -55,20 +55,20 @@ pub fn is_allowed(
     failures < spec.infrastructure_retries() && may_go_on_without(spec, status, placement, lost)
 }
 
-/// Whether an attempt may go on without its members on any one of its nodes.
+/// The nodes without whose members, those of one node at a time, an attempt may go on.
 #[must_use]
-pub fn may_go_on_without_any_node(
+pub fn nodes_that_may_go(
     spec: &ComputeJobSpec,
     status: &ComputeJobStatus,
     placement: &Placement,
-) -> bool {
+) -> BTreeSet<String> {
     let present = present(status, placement);
     let mut by_node: BTreeMap<&str, Vec<&MemberNode>> = BTreeMap::new();
     for member in &present.nodes {
         by_node.entry(&member.node).or_default().push(member);
     }
-    let mut nodes = by_node.values();
-    nodes.all(|members| may_go_on_without(spec, status, &present, members))
+    by_node.retain(|_, members| may_go_on_without(spec, status, &present, members));
+    by_node.into_keys().map(str::to_owned).collect()
 }
 
 /// Whether the job allows for `lost`, members of the attempt in progress of a `placement` without those that were given up before,

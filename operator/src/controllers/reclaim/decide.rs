@@ -33,7 +33,7 @@ pub struct AttemptKey {
 /// What of an attempt goes together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
-    /// All of it.
+    /// All of it: the members on nodes without which it does not go on, and with them those that could have gone by themselves.
     Whole,
     /// Its members on this node: their ranks are started elsewhere, and the others run on.
     On(String),
@@ -52,9 +52,9 @@ pub struct Tenancy {
     pub is_leaving: bool,
     /// Whether it was chosen before and has not written that down yet.
     pub was_asked: bool,
-    /// What would be lost: GPUs × seconds that it has run, on all its nodes.
+    /// What would be lost: GPUs × seconds that it has run, on all nodes of what goes.
     pub gpu_seconds: u64,
-    /// What its members take, by node.
+    /// What its members take, by node; of [`Part::Whole`] without those that could go by themselves.
     pub on: BTreeMap<String, Resources>,
 }
 
@@ -162,6 +162,12 @@ impl Reclaim {
     pub fn key(&self) -> PartKey {
         (self.attempt, self.part.clone())
     }
+
+    /// Whether `tenancy` goes by it.
+    #[must_use]
+    pub fn takes(&self, tenancy: &Tenancy) -> bool {
+        self.attempt == tenancy.attempt && (self.part == Part::Whole || self.part == tenancy.part)
+    }
 }
 
 /// The attempts that are to give their GPUs back and have not begun to, each once.
@@ -174,9 +180,8 @@ pub fn decide(sight: &Sight) -> Vec<Reclaim> {
     let mut after = sight.clone();
     let mut news = reclaims.clone();
     while !news.is_empty() {
-        let leave: BTreeSet<PartKey> = news.iter().map(Reclaim::key).collect();
         for tenancy in &mut after.tenancies {
-            tenancy.is_leaving |= leave.contains(&tenancy.key());
+            tenancy.is_leaving |= news.iter().any(|reclaim| reclaim.takes(tenancy));
         }
         news = once(&after);
         reclaims.extend(news.iter().cloned());
@@ -235,6 +240,14 @@ impl<'a> Turn<'a> {
         if self.leaving.insert(tenancy.key()) {
             for (node, resources) in &tenancy.on {
                 self.coming.entry(node).or_default().add(resources);
+            }
+        }
+        if tenancy.part == Part::Whole {
+            let parts = self.sight.tenancies.iter();
+            for part in parts.filter(|other| {
+                other.attempt == tenancy.attempt && matches!(other.part, Part::On(_))
+            }) {
+                self.leaves(part);
             }
         }
     }

@@ -357,6 +357,11 @@ fn of_a_gang_that_may_go_on_without_a_node_only_what_is_there_goes() {
     let mut closed = sight(rooms(), gang(), vec![]);
     closed.closed = BTreeSet::from(["c".to_owned()]);
     assert_eq!(parts(&closed), [Part::On("c".to_owned())]);
+    // Where it does not go on without the members of a node, the others go with them.
+    let mut split = gang();
+    split[0].part = Part::Whole;
+    let all_gone = sight(rooms(), split, vec![pod("p", 4), pod("q", 4)]);
+    assert_eq!(parts(&all_gone), [Part::Whole]);
     // What was given up is on its way.
     let mut left = vec![part("a", Part::GivenUp("a".to_owned())), on_node("b")];
     left[0].is_leaving = true;

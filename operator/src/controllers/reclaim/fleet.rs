@@ -162,14 +162,25 @@ fn tenancies(ctx: &Context, now: Timestamp) -> Vec<Tenancy> {
             });
         tenancy.on.entry(node.clone()).or_default().add(resources);
     }
+    let mut in_all: BTreeMap<AttemptKey, u64> = BTreeMap::new();
+    for tenancy in all.values() {
+        *in_all.entry(tenancy.attempt).or_default() += gpus(tenancy);
+    }
     for tenancy in all.values_mut() {
-        let gpus: u64 = tenancy.on.values().map(|resources| resources.gpus).sum();
         let ran = by_uid
             .get(&tenancy.attempt.job)
             .map_or(0, |job| seconds_run(job.status.as_ref(), now));
+        let gpus = match tenancy.part {
+            Part::Whole => in_all.get(&tenancy.attempt).copied().unwrap_or(0),
+            Part::On(_) | Part::GivenUp(_) => gpus(tenancy),
+        };
         tenancy.gpu_seconds = gpus.saturating_mul(ran);
     }
     all.into_values().collect()
+}
+
+fn gpus(tenancy: &Tenancy) -> u64 {
+    tenancy.on.values().map(|resources| resources.gpus).sum()
 }
 
 /// In which parts an attempt gives its GPUs back.
@@ -179,8 +190,8 @@ struct Splits {
     is_leaving: bool,
     /// Its members that have been given up.
     given_up: BTreeSet<u32>,
-    /// Whether it may go on without its members on any one of its nodes.
-    by_node: bool,
+    /// The nodes without whose members it may go on.
+    by_node: BTreeSet<String>,
 }
 
 impl Splits {
@@ -198,8 +209,8 @@ impl Splits {
         Self {
             is_leaving,
             given_up: given_up.map(|lost| lost.member).collect(),
-            by_node: placement.is_some_and(|placement| {
-                replace::may_go_on_without_any_node(&job.spec, status, placement)
+            by_node: placement.map_or_else(BTreeSet::new, |placement| {
+                replace::nodes_that_may_go(&job.spec, status, placement)
             }),
         }
     }
@@ -207,7 +218,7 @@ impl Splits {
     fn part(&self, member: u32, node: &str) -> Part {
         if self.given_up.contains(&member) {
             Part::GivenUp(node.to_owned())
-        } else if self.by_node {
+        } else if self.by_node.contains(node) {
             Part::On(node.to_owned())
         } else {
             Part::Whole
@@ -236,8 +247,7 @@ pub fn room_for(
 ) -> RoomForOne {
     let mut tenancies = sight.map_or_else(|| tenancies(ctx, now), |sight| sight.tenancies);
     for tenancy in &mut tenancies {
-        let key = tenancy.key();
-        tenancy.is_leaving |= reclaims.iter().any(|reclaim| reclaim.key() == key);
+        tenancy.is_leaving |= reclaims.iter().any(|reclaim| reclaim.takes(tenancy));
     }
     let tenancies = whole(tenancies);
     let jobs = ctx.caches.compute_jobs.state();
@@ -262,8 +272,14 @@ pub fn room_for(
 
 /// For another job's sake an attempt is stopped as a whole: what of it stays is one.
 fn whole(parts: Vec<Tenancy>) -> Vec<Tenancy> {
-    let (leaving, staying): (Vec<_>, Vec<_>) =
+    let (leaving, mut staying): (Vec<_>, Vec<_>) =
         parts.into_iter().partition(|tenancy| tenancy.is_leaving);
+    staying.sort_by_key(Tenancy::key);
+    let has_whole: BTreeSet<AttemptKey> = staying
+        .iter()
+        .filter(|tenancy| tenancy.part == Part::Whole)
+        .map(|tenancy| tenancy.attempt)
+        .collect();
     let mut all: BTreeMap<AttemptKey, Tenancy> = BTreeMap::new();
     for part in staying {
         let Some(whole) = all.get_mut(&part.attempt) else {
@@ -275,7 +291,10 @@ fn whole(parts: Vec<Tenancy>) -> Vec<Tenancy> {
             continue;
         };
         whole.was_asked |= part.was_asked;
-        whole.gpu_seconds = whole.gpu_seconds.saturating_add(part.gpu_seconds);
+        // What is lost with all of it says only the part of that name, where there is one: it comes first.
+        if !has_whole.contains(&part.attempt) {
+            whole.gpu_seconds = whole.gpu_seconds.saturating_add(part.gpu_seconds);
+        }
         for (node, resources) in &part.on {
             whole.on.entry(node.clone()).or_default().add(resources);
         }
@@ -349,9 +368,14 @@ mod tests {
 
     fn gang(retry: &str, replaced: &str) -> ComputeJob {
         let zero = format!("0x{}", "0".repeat(64));
-        let nodes: Vec<_> = (0..4)
-            .map(|member| format!("{{member: {member}, node: node-{}}}", member / 2))
-            .chain((4..8).map(|member| format!("{{member: {member}, node: node-{member}}}")))
+        // Five members share a node, and three have one each.
+        let nodes: Vec<_> = (0..8_u32)
+            .map(|member| {
+                format!(
+                    "{{member: {member}, node: node-{}}}",
+                    member.saturating_sub(4)
+                )
+            })
             .collect();
         serde_saphyr::from_str(&format!(
             "{{apiVersion: gridstake.dev/v1alpha1, kind: ComputeJob, metadata: {{name: j, namespace: n, uid: u}}, \
@@ -366,16 +390,18 @@ mod tests {
     }
 
     #[test]
-    fn a_gang_gives_its_nodes_back_one_by_one_where_it_may_go_on_without_each() {
-        let part = |job: &ComputeJob, member| Splits::of(Some(job), 1).part(member, "node-0");
-        let on = || Part::On("node-0".to_owned());
-        let lost = "{attempt: 1, member: 0, rank: 0, node: node-0, at: '2027-01-01T00:00:00Z', why: NodeLost}";
+    fn a_gang_gives_those_nodes_back_by_themselves_without_which_it_may_go_on() {
+        let part =
+            |job: &ComputeJob, member, node: &str| Splits::of(Some(job), 1).part(member, node);
         let replaces = gang("{lostMember: Replace}", "");
-        assert_eq!(part(&replaces, 0), on());
+        assert_eq!(part(&replaces, 5, "node-1"), Part::On("node-1".to_owned()));
+        assert_eq!(part(&replaces, 0, "node-0"), Part::Whole, "more than half");
+        assert_eq!(part(&gang("{}", ""), 5, "node-1"), Part::Whole);
+        let lost = "{attempt: 1, member: 5, rank: 5, node: node-1, at: '2027-01-01T00:00:00Z', why: NodeLost}";
         let one_lost = gang("{lostMember: Replace}", lost);
-        assert_eq!(part(&one_lost, 0), Part::GivenUp("node-0".to_owned()));
-        assert_eq!(part(&one_lost, 1), on(), "its neighbour is there");
-        assert_eq!(part(&gang("{}", ""), 0), Part::Whole);
+        let given_up = Part::GivenUp("node-1".to_owned());
+        assert_eq!(part(&one_lost, 5, "node-1"), given_up);
+        assert_eq!(part(&one_lost, 6, "node-2"), Part::On("node-2".to_owned()));
         // Of an attempt that is over, all is on its way.
         let over = Splits::of(Some(&replaces), 2);
         assert!(over.is_leaving && over.part(0, "node-0") == Part::Whole);
@@ -409,5 +435,15 @@ mod tests {
             (&staying.part, nodes, staying.gpu_seconds),
             (&Part::Whole, vec!["a", "c"], 20)
         );
+        let mut parts = vec![tenancy("a", false), tenancy("c", false)];
+        parts.push(Tenancy {
+            part: Part::Whole,
+            gpu_seconds: 50,
+            ..tenancy("d", false)
+        });
+        let [all] = &whole(parts)[..] else {
+            panic!("not one");
+        };
+        assert_eq!((all.on.len(), all.gpu_seconds), (3, 50));
     }
 }
