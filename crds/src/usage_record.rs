@@ -8,6 +8,7 @@ use crate::{
     amount::TokenAmount,
     closed_enum,
     compute_job::{Verdict, VerdictReason},
+    gpu_node::AgentCertificate,
     stake_binding::BlockReference,
 };
 
@@ -407,6 +408,10 @@ pub struct Sealed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::hash")]
     pub evidence_head: Option<String>,
+    /// The provider's word for the key that signed the evidence, as it was in force when the slice was sealed: it is archived with the
+    /// payment. Absent if there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<AgentCertificate>,
     /// The hash of the receipt: a leaf under the batch's usage root.
     #[schemars(schema_with = "crate::schema::hash")]
     pub receipt_hash: String,

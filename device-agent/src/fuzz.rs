@@ -195,6 +195,7 @@ fn fuzz_remembered_seals() {
         factors: None,
         emission: None,
         evidence_head: Some(format!("0x{}", "ab".repeat(32))),
+        certificate: None,
         receipt_hash: format!("0x{}", "00".repeat(32)),
     };
     let evidence = Evidence {

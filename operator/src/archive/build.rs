@@ -247,7 +247,8 @@ fn counters(counters: usage_record::Counters) -> Counters {
     }
 }
 
-/// The certificates, as they stand now, of the keys that signed the records' evidence.
+/// The certificates of the keys that signed the records' evidence: as they were in force when the slices were sealed, for a node may be
+/// another provider's by now; of slices that a former version sealed, as they stand now.
 fn certificates(records: &[UsageRecord], nodes: &[GpuNode], vault: Address) -> Vec<Certificate> {
     let mut found = BTreeMap::new();
     for record in records {
@@ -258,7 +259,10 @@ fn certificates(records: &[UsageRecord], nodes: &[GpuNode], vault: Address) -> V
         let node = nodes
             .iter()
             .find(|node| node.name_any() == record.spec.node_name);
-        let certificate = node.and_then(|node| node.spec.agent_certificate.as_ref());
+        let sealed = record.status.as_ref().and_then(|s| s.sealed.as_ref());
+        let certificate = sealed
+            .and_then(|sealed| sealed.certificate.as_ref())
+            .or_else(|| node?.spec.agent_certificate.as_ref());
         let (Some(evidence), Some(certificate)) = (evidence, certificate) else {
             continue;
         };
@@ -316,6 +320,43 @@ mod tests {
         sealed.receipt_hash = receipt::hash(&record, &sealed).unwrap();
         record.status.as_mut().unwrap().sealed = Some(sealed);
         record
+    }
+
+    #[test]
+    fn a_node_that_is_another_providers_by_now_is_archived_with_the_certificate_of_its_time() {
+        let key = Address::repeat_byte(5).to_string();
+        let certificate = |byte: &str| {
+            let signature = format!("0x{}1b", byte.repeat(64));
+            json!({"key": key, "epoch": 0, "notAfter": "2027-12-31T00:00:00Z", "signature": signature})
+        };
+        let node: GpuNode = serde_json::from_value(json!({
+            "apiVersion": "gridstake.dev/v1alpha1", "kind": "GpuNode", "metadata": {"name": "n1"},
+            "spec": {"agentCertificate": certificate("22")},
+        }))
+        .unwrap();
+        let archived = |sealed_with: Option<&str>| {
+            let mut record = record();
+            let status = record.status.as_mut().unwrap();
+            status.evidence = Some(
+                serde_json::from_value(
+                    json!({"podUid": "p", "key": key, "devices": [], "checkpoints": []}),
+                )
+                .unwrap(),
+            );
+            let sealed = status.sealed.as_mut().unwrap();
+            sealed.certificate =
+                sealed_with.map(|byte| serde_json::from_value(certificate(byte)).unwrap());
+            let nodes = std::slice::from_ref(&node);
+            let found = certificates(&[record], nodes, Address::ZERO);
+            found.first().map(|found| found.signature.clone())
+        };
+        let signature = |byte: &str| signature::parse(&format!("0x{}1b", byte.repeat(64))).ok();
+        assert_eq!(archived(Some("11")), signature("11"));
+        assert_eq!(
+            archived(None),
+            signature("22"),
+            "a former version kept none"
+        );
     }
 
     /// The batch that pays `record` on top of the head `rests_on`, and says that it rests on `says`.

@@ -28,6 +28,7 @@ fn seal(job_no: Option<u64>, slice: u64) -> Sealed {
         factors: None,
         emission: None,
         evidence_head: Some(format!("0x{}", "ab".repeat(32))),
+        certificate: None,
         receipt_hash: format!("0x{:064x}", job_no.unwrap_or(0)),
     }
 }

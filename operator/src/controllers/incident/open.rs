@@ -487,6 +487,7 @@ mod tests {
             factors: None,
             emission_nano: None,
             evidence_head: None,
+            certificate: None,
         }
     }
 

@@ -215,6 +215,7 @@ pub fn sealed(
         factors: bill.factors.clone(),
         emission,
         evidence_head: bill.evidence_head.clone(),
+        certificate: bill.certificate.clone(),
         receipt_hash: String::new(),
     };
     sealed.receipt_hash = receipt::hash(record, &sealed)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use gridstake_crds::{
     TokenAmount, UsageRecord,
     compute_job::{Verdict, VerdictReason},
+    gpu_node::AgentCertificate,
     usage_record::{Factors, SealCause},
 };
 use gridstake_ledger::billing::{self, Share, Span};
@@ -44,6 +45,8 @@ pub struct Bill {
     pub emission_nano: Option<u64>,
     /// The head of the evidence.
     pub evidence_head: Option<String>,
+    /// What was in force for the key that signed it.
+    pub certificate: Option<AgentCertificate>,
 }
 
 impl Bill {
@@ -144,6 +147,7 @@ pub fn bill(
         factors: emission.map(|terms| terms.factors.clone()),
         emission_nano: emission.and_then(|terms| emission_nano(record, gpu_millis, terms)),
         evidence_head: proof.and_then(|p| p.head.clone()),
+        certificate: seen.certificate.clone().filter(|_| proof.is_some()),
     }
 }
 

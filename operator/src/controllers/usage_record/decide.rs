@@ -9,6 +9,7 @@ use gridstake_crds::{
     UsageRecord,
     compute_job::{AttemptEndReason, Verdict, VerdictReason},
     condition::Fact,
+    gpu_node::AgentCertificate,
     usage_record::{SealCause, Sealed},
 };
 use gridstake_ledger::billing::Span;
@@ -55,6 +56,8 @@ pub struct Observed {
     pub verdict: Option<(Verdict, VerdictReason)>,
     /// What the evidence is worth.
     pub evidence: Judgement,
+    /// The provider's word for the key that signs the evidence, if that is in force.
+    pub certificate: Option<AgentCertificate>,
     /// When the agent was last heard of, on the operator's clock.
     pub heard_of: Option<Timestamp>,
     /// When the lease began, if this is not its first slice: device shares are rounded over the whole lease.

@@ -80,6 +80,7 @@ fn seen(pod: Option<PodSeen>) -> Observed {
         remembered: None,
         archive: ArchiveFact::default(),
         held_by: None,
+        certificate: None,
     }
 }
 
@@ -770,6 +771,7 @@ fn lost_seal(cause: SealCause) -> Sealed {
         factors: None,
         emission: None,
         evidence_head: None,
+        certificate: None,
         receipt_hash: format!("0x{}", "2".repeat(64)),
     }
 }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gridstake_crds::{
     Incident, UsageRecord,
     compute_job::{Verdict, VerdictReason},
+    gpu_node::AgentCertificate,
     names::{ANNOTATION_EVIDENCE_HEADS, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_MEMBER, usage_record},
     usage_record::{Evidence, Factors},
 };
@@ -54,11 +55,13 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
     let lapse = ctx.leadership.lapse();
     let (hold, remembered) = lane.map_or((None, None), |lane| in_doubt(lane, lapse, record, now));
     let stage = attempt_stage(ctx, record);
+    let evidence = judgement(ctx, record, pod.as_ref());
     Observed {
+        certificate: certificate(ctx, record).filter(|_| matches!(evidence, Judgement::Valid(_))),
         attempt_ends: stage != AttemptStage::GoesOn,
         attempt_is_over: stage == AttemptStage::IsOver,
         verdict: verdict(ctx, record),
-        evidence: judgement(ctx, record, pod.as_ref()),
+        evidence,
         pod,
         lease_start_ms: lease_start(ctx, record),
         heard_of: ctx.caches.last_heartbeat(&spec.node_name),
@@ -281,6 +284,16 @@ fn judgement(ctx: &Context, record: &UsageRecord, pod: Option<&PodSeen>) -> Judg
         refused: record.status.as_ref().and_then(|s| s.refused.as_ref()),
     };
     evidence::judge(&name, evidence, around)
+}
+
+/// What the GpuNode says for the key that signs the evidence of a slice that somebody pays for.
+fn certificate(ctx: &Context, record: &UsageRecord) -> Option<AgentCertificate> {
+    let evidence = record.status.as_ref()?.evidence.as_ref()?;
+    record.spec.payment.as_ref()?;
+    let found = ctx.caches.gpu_node(&record.spec.node_name)?;
+    let certificate = found.0.as_ref().ok()?.spec.agent_certificate.clone()?;
+    let is_for_it = certificate.key.eq_ignore_ascii_case(&evidence.key);
+    is_for_it.then_some(certificate)
 }
 
 /// How long ago `record` was made, if it is the first slice's. A later one begins where the one before was sealed, by the

@@ -205,6 +205,7 @@ mod tests {
                 amount: TokenAmount::from_nano(100),
             }),
             evidence_head: Some(format!("0x{}", "1".repeat(64))),
+            certificate: None,
             receipt_hash: String::new(),
         }
     }
