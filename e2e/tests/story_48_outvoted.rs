@@ -263,13 +263,13 @@ fn what_is_owed_for_wrong_results_is_held_back_from_the_second_tenant_on_and_pai
             Tenant::settle(world, "second-tenant").await?,
             Tenant::settle(world, "third-tenant").await?,
         );
-        let told = three_tenants_meet_wrong_results(
+        let told = Box::pin(three_tenants_meet_wrong_results(
             world,
             [tenant, &second, &third],
             market,
             &liar.name,
             &others,
-        )
+        ))
         .await;
         let left = [second.leave(world).await, third.leave(world).await];
         told.and(left.into_iter().collect())

@@ -348,7 +348,7 @@ mod tests {
                 sealed_with.map(|byte| serde_json::from_value(certificate(byte)).unwrap());
             let nodes = std::slice::from_ref(&node);
             let found = certificates(&[record], nodes, Address::ZERO);
-            found.first().map(|found| found.signature.clone())
+            found.first().map(|found| found.signature)
         };
         let signature = |byte: &str| signature::parse(&format!("0x{}1b", byte.repeat(64))).ok();
         assert_eq!(archived(Some("11")), signature("11"));
