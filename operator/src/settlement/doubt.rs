@@ -14,7 +14,7 @@ use gridstake_crds::{
     SettlementBatch, UsageRecord,
     names::{LABEL_RESTORED, MANAGER_SETTLEMENT},
     settlement_batch::BatchState,
-    usage_record::RecordState,
+    usage_record::{RecordState, SkipReason},
 };
 use gridstake_ledger::batch::{Entry, Group};
 use kube::{
@@ -142,6 +142,7 @@ impl Settler {
                 if !own.is_empty() {
                     let mut known = self.paid_for_jobs_that_are_gone(batch, &all).await?;
                     known.extend(all.iter().flat_map(numbers_of));
+                    known.extend(self.left_out_of(batch, view).await?);
                     own = Doubts::of(&entries, until_ms, &known);
                 }
                 if own.is_empty() {
@@ -157,6 +158,23 @@ impl Settler {
         self.lane.agrees(doubts);
         self.doubts_at = Some(Instant::now());
         Ok(())
+    }
+
+    /// The numbers that a final batch holds and has paid nothing under, since the contract left them out. Where one was paid by another
+    /// batch, before or after, that one tells.
+    async fn left_out_of(
+        &self,
+        batch: &SettlementBatch,
+        view: &ChainView,
+    ) -> Result<BTreeSet<u64>, PassError> {
+        let state = batch.status.as_ref().and_then(|status| status.state);
+        if state != Some(BatchState::Final) {
+            return Ok(BTreeSet::new());
+        }
+        let found = observe::find(&self.lane, batch, &view.head).await?;
+        let skipped = found.into_iter().flat_map(|found| found.settled.skipped);
+        let unpaid = skipped.filter(|(_, reason)| *reason != SkipReason::AlreadyPaid);
+        Ok(unpaid.map(|(number, _)| number).collect())
     }
 
     /// Stamps those of `records` that were sealed again after the batch that has paid them became final.

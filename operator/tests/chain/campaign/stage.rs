@@ -358,15 +358,11 @@ impl Stage {
     /// What the controller of UsageRecords does with slices that are open again; and a person, who finds out which of them the
     /// chain has paid.
     async fn seal_what_is_open(&mut self, index: usize) {
+        if self.actors[index].is_none() {
+            return;
+        }
         for (number, kind) in self.open.clone() {
-            let mut value = Self::record(number, kind);
-            value["status"].take();
-            let record: UsageRecord = serde_json::from_value(value).unwrap();
-            let Some(actor) = &self.actors[index] else {
-                return;
-            };
-            let (hold, _) = in_doubt(&actor.replica.lane, self.lapse, &record, Timestamp::now());
-            match hold.filter(|hold| hold.concerns(0)) {
+            match self.hold(index, number, kind) {
                 None => {
                     self.open.remove(&number);
                     self.seal(kind, 1);
@@ -386,6 +382,16 @@ impl Stage {
                 Some(_) => {}
             }
         }
+    }
+
+    /// What keeps a slice that is open again from being sealed, as this replica sees it.
+    fn hold(&self, index: usize, number: u64, kind: Kind) -> Option<Hold> {
+        let mut value = Self::record(number, kind);
+        value["status"].take();
+        let record: UsageRecord = serde_json::from_value(value).unwrap();
+        let lane = &self.actors[index].as_ref()?.replica.lane;
+        let (hold, _) = in_doubt(lane, self.lapse, &record, Timestamp::now());
+        hold.filter(|hold| hold.concerns(0))
     }
 
     fn states_of_seals(&self) -> BTreeSet<u64> {
@@ -671,11 +677,10 @@ impl Stage {
                     .then(|| format!("record {number} ({kind:?}) is {found:?}, not {expected:?}"))
             })
             .collect();
-        open.extend(
-            self.open
-                .iter()
-                .map(|(number, kind)| format!("the slice of record {number} ({kind:?}) is open")),
-        );
+        open.extend(self.open.iter().map(|(number, kind)| {
+            let hold = self.hold(0, *number, *kind);
+            format!("the slice of record {number} ({kind:?}) is open: {hold:?}")
+        }));
         for batch in self.api.batches() {
             let status = batch.status.unwrap_or_default();
             let over = matches!(
