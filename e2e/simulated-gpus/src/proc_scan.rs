@@ -310,18 +310,21 @@ mod tests {
             .env(VISIBLE_DEVICES, &device)
             .spawn()
             .unwrap();
-        let found = scan(Path::new("/proc"), &[grant(&[&device], "c")])
-            .unwrap()
-            .found;
+        let look = || {
+            let scan = scan(Path::new("/proc"), &[grant(&[&device], "c")]);
+            scan.unwrap().found
+        };
+        // The kernel shows a new program before it shows its environment.
+        let patience = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let mut found = look();
+        while found.is_empty() && std::time::Instant::now() < patience {
+            std::thread::yield_now();
+            found = look();
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].pid, child.id());
-        assert!(
-            scan(Path::new("/proc"), &[grant(&[&device], "c")])
-                .unwrap()
-                .found
-                .is_empty()
-        );
+        assert!(look().is_empty());
     }
 }
