@@ -6,6 +6,7 @@ use alloy::primitives::U256;
 use gridstake_contracts::{GridToken, Settlement, StakeVault};
 use gridstake_crds::{
     SettlementBatch,
+    settlement_batch::BatchState,
     usage_record::{RecordState, SkipReason},
 };
 use serde_json::json;
@@ -203,10 +204,9 @@ async fn a_number_that_is_in_two_batches_is_paid_by_the_first() {
     world.everything_is_paid_once(ESCROW, 1000).await;
 }
 
-#[tokio::test]
-async fn a_payer_that_empties_its_escrow_in_front_of_the_batch_is_left_out_and_pays_later() {
-    let (world, mut replica) = with_poor_accounts().await;
-    at_once(&world, async {
+/// A batch of which the contract leaves 260 to 263 out, and not 256 to 259: its payer has emptied its escrow right in front of it.
+async fn a_payer_empties_its_escrow_in_front_of_the_batch(world: &World, replica: &mut Replica) {
+    at_once(world, async {
         world.deposit(POOR, 10 * SECOND).await;
         let thaw = Settlement::thawCall {
             lane: LANE,
@@ -223,7 +223,7 @@ async fn a_payer_that_empties_its_escrow_in_front_of_the_batch_is_left_out_and_p
     }
     // Simulated and sent while the money is there; what takes it away pays more and is mined first.
     replica.step().await;
-    assert_eq!(first(&world).status.unwrap().attempts.len(), 1);
+    assert_eq!(first(world).status.unwrap().attempts.len(), 1);
     assert_eq!(world.escrow(POOR).await, 10 * SECOND);
     let withdraw = Settlement::withdrawCall {
         lane: LANE,
@@ -232,9 +232,39 @@ async fn a_payer_that_empties_its_escrow_in_front_of_the_batch_is_left_out_and_p
     world.anvil.queue(PAYER, world.settlement, &withdraw).await;
     world.anvil.mine(1).await;
     assert_eq!((world.head().await, world.escrow(POOR).await), (1, 0));
-    until_settled(&world, &mut replica).await;
-    assert_eq!(states(&world, 256..260), [RecordState::Final; 4]);
-    assert_eq!(states(&world, 260..264), [RecordState::Skipped; 4]);
+    until_settled(world, replica).await;
+    assert_eq!(states(world, 256..260), [RecordState::Final; 4]);
+    assert_eq!(states(world, 260..264), [RecordState::Skipped; 4]);
+}
+
+#[tokio::test]
+async fn what_a_lost_batch_held_and_the_contract_left_out_is_in_no_doubt() {
+    let (world, mut replica) = with_poor_accounts().await;
+    let backup = world.api.save();
+    a_payer_empties_its_escrow_in_front_of_the_batch(&world, &mut replica).await;
+
+    world.api.restore(&backup);
+    let mut replica = world.replica().await;
+    let is_final = |world: &World| {
+        let batches = world.api.batches();
+        let first = batches.first().and_then(|batch| batch.status.as_ref());
+        first.and_then(|status| status.state) == Some(BatchState::Final)
+    };
+    for _ in 0..8 {
+        replica.step().await;
+        world.anvil.mine(2).await;
+    }
+    assert!(is_final(&world), "it is taken over from the chain");
+    let mut replica = world.replica().await;
+    replica.step().await;
+    let doubts = replica.lane.doubts().unwrap();
+    assert_eq!(doubts.numbers().collect::<Vec<_>>(), [256, 257, 258, 259]);
+}
+
+#[tokio::test]
+async fn a_payer_that_empties_its_escrow_in_front_of_the_batch_is_left_out_and_pays_later() {
+    let (world, mut replica) = with_poor_accounts().await;
+    a_payer_empties_its_escrow_in_front_of_the_batch(&world, &mut replica).await;
     assert_eq!(reasons(&world)[&260], SkipReason::InsufficientEscrow);
     assert_eq!(world.credit().await, 4 * SECOND);
 
