@@ -6,7 +6,7 @@
 //! its finalizer is written goes at once, and its pods have just been created.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -26,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::compute_job::{
     member::Member,
-    observe::node_of,
-    usage::{Books, Slice},
+    observe::{books, node_of},
+    usage::Books,
 };
-use crate::{caches::parsed, context::Context, error::is_not_found};
+use crate::{context::Context, error::is_not_found};
 
 /// How often they are looked for. Nobody waits for them but what they hold.
 const EVERY: Duration = Duration::from_secs(10);
@@ -59,18 +59,16 @@ fn fate(member: &Member, books: &Books) -> Fate {
 
 /// Looks for orphans until `stop`.
 pub async fn run(ctx: Context, stop: CancellationToken) {
-    let mut before = HashSet::new();
+    let mut before = BTreeSet::new();
     loop {
         let found = found(&ctx);
         // The caches of pods and jobs do not change together: a pod may be seen before its job is, and a job go before its pods do.
-        let (known, new): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|(uid, _)| before.contains(uid));
-        for (_, pod) in &known {
+        for (_, pod) in found.iter().filter(|(uid, _)| before.contains(*uid)) {
             if let Err(error) = settle(&ctx, pod).await {
                 tracing::warn!(error = %error, "a pod whose ComputeJob is gone stays for now");
             }
         }
-        before = known.into_iter().chain(new).map(|(uid, _)| uid).collect();
+        before = found.into_keys().collect();
         tokio::select! {
             () = stop.cancelled() => break,
             () = tokio::time::sleep(EVERY) => {}
@@ -115,14 +113,12 @@ async fn settle(ctx: &Context, pod: &Pod) -> Result<(), kube::Error> {
     let Some(member) = Member::read(pod, node_of(ctx, pod, (ctx.now)())) else {
         return Ok(());
     };
-    let records = ctx.caches.records_of_job(uid);
-    let books = Books::new(parsed(&records).map(Slice::read).collect());
-    let fate = fate(&member, &books);
-    let namespace = pod.namespace().unwrap_or_default();
-    let jobs: Api<ComputeJob> = Api::namespaced(ctx.client.clone(), &namespace);
+    let fate = fate(&member, &books(ctx, uid));
     if fate == Fate::Wait {
         return Ok(());
     }
+    let namespace = pod.namespace().unwrap_or_default();
+    let jobs: Api<ComputeJob> = Api::namespaced(ctx.client.clone(), &namespace);
     let live = jobs.get_metadata_opt(job).await?;
     if live.is_some_and(|live| live.uid().as_deref() == Some(uid)) {
         return Ok(());
@@ -166,7 +162,7 @@ mod tests {
     use super::*;
     use crate::controllers::compute_job::{
         member::{End, State},
-        usage::{Bill, Progress},
+        usage::{Bill, Progress, Slice},
     };
 
     fn pod(state: State, terminating: bool) -> Member {

@@ -1168,8 +1168,7 @@ impl Turn<'_> {
     }
 
     /// A job in deletion may go once no attempt is in progress, no pod is held, running or about to be seen, and all it used is billed:
-    /// nobody lets go of a pod that shows up after its job has gone, but [`crate::controllers::orphan_pod`],
-    /// later.
+    /// of one that shows up after its job has gone only [`crate::controllers::orphan_pod`] lets go, later.
     fn may_be_let_go(&self) -> bool {
         let recorded = self
             .job

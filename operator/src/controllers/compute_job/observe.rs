@@ -48,7 +48,8 @@ const REHEARSAL: u32 = 0;
 /// Observes `job` at `now`.
 pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observed {
     let namespace = job.namespace().unwrap_or_default();
-    let books = books(ctx, job);
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let books = books(ctx, uid);
     let active = job
         .status
         .as_ref()
@@ -64,7 +65,7 @@ pub async fn observe(ctx: &Context, job: &ComputeJob, now: Timestamp) -> Observe
     let mut seen = Observed {
         gates_off_at: gates_off_at(ctx, job, &pods, active, now),
         on_their_way: ctx.recent_starts.on_their_way(
-            job.metadata.uid.as_deref().unwrap_or_default(),
+            uid,
             pods.iter().map(|pod| (pod.attempt, pod.member)),
             Instant::now(),
         ),
@@ -169,10 +170,10 @@ fn checked(ctx: &Context, job: &ComputeJob) -> verification::Seen {
     }
 }
 
-fn books(ctx: &Context, job: &ComputeJob) -> Books {
-    let records = ctx
-        .caches
-        .records_of_job(job.metadata.uid.as_deref().unwrap_or_default());
+/// What the UsageRecords say of the job of this uid, whether it is there or gone.
+#[must_use]
+pub fn books(ctx: &Context, uid: &str) -> Books {
+    let records = ctx.caches.records_of_job(uid);
     Books::new(parsed(&records).map(Slice::read).collect())
 }
 

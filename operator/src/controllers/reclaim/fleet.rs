@@ -274,30 +274,24 @@ pub fn room_for(
 fn whole(parts: Vec<Tenancy>) -> Vec<Tenancy> {
     let (leaving, mut staying): (Vec<_>, Vec<_>) =
         parts.into_iter().partition(|tenancy| tenancy.is_leaving);
+    // What is lost with all of it, the part of that name says, where there is one: it comes first.
     staying.sort_by_key(Tenancy::key);
-    let has_whole: BTreeSet<AttemptKey> = staying
-        .iter()
-        .filter(|tenancy| tenancy.part == Part::Whole)
-        .map(|tenancy| tenancy.attempt)
-        .collect();
     let mut all: BTreeMap<AttemptKey, Tenancy> = BTreeMap::new();
     for part in staying {
-        let Some(whole) = all.get_mut(&part.attempt) else {
-            let part = Tenancy {
-                part: Part::Whole,
-                ..part
-            };
+        let Some(first) = all.get_mut(&part.attempt) else {
             all.insert(part.attempt, part);
             continue;
         };
-        whole.was_asked |= part.was_asked;
-        // What is lost with all of it says only the part of that name, where there is one: it comes first.
-        if !has_whole.contains(&part.attempt) {
-            whole.gpu_seconds = whole.gpu_seconds.saturating_add(part.gpu_seconds);
+        first.was_asked |= part.was_asked;
+        if first.part != Part::Whole {
+            first.gpu_seconds = first.gpu_seconds.saturating_add(part.gpu_seconds);
         }
         for (node, resources) in &part.on {
-            whole.on.entry(node.clone()).or_default().add(resources);
+            first.on.entry(node.clone()).or_default().add(resources);
         }
+    }
+    for whole in all.values_mut() {
+        whole.part = Part::Whole;
     }
     leaving.into_iter().chain(all.into_values()).collect()
 }

@@ -57,7 +57,9 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
     let stage = attempt_stage(ctx, record);
     let evidence = judgement(ctx, record, pod.as_ref());
     Observed {
-        certificate: certificate(ctx, record).filter(|_| matches!(evidence, Judgement::Valid(_))),
+        certificate: matches!(evidence, Judgement::Valid(_))
+            .then(|| certificate(ctx, record))
+            .flatten(),
         attempt_ends: stage != AttemptStage::GoesOn,
         attempt_is_over: stage == AttemptStage::IsOver,
         verdict: verdict(ctx, record),
