@@ -32,6 +32,7 @@ use super::{
     transaction::Call,
 };
 use crate::{
+    Context,
     caches::parsed,
     chain::{ChainView, client::ClientError, contracts::Settlement},
     controllers::{
@@ -356,7 +357,7 @@ impl Settler {
                 .iter()
                 .find(|record| super::run::numbers_of(record).contains(number));
             if let Some(record) = owner {
-                self.needs_decision(record, &error.to_string()).await?;
+                needs_decision(&self.context, record, &error.to_string()).await?;
             }
         }
         let chosen = payable::with_their_use(selection.chosen, &dues);
@@ -514,41 +515,41 @@ impl Settler {
         self.mark_busy();
         Ok(())
     }
+}
 
-    /// A person must look at this record.
-    pub(super) async fn needs_decision(
-        &self,
-        record: &UsageRecord,
-        why: &str,
-    ) -> Result<(), ActError> {
-        tracing::error!(record = record.name_any(), why, "a record cannot be paid");
-        let settlement = RecordSettlement {
-            state: RecordState::NeedsDecision,
-            batch: None,
-            amount: None,
-            transaction: None,
-            block: None,
-            skipped: None,
-            archive_hash: None,
-        };
-        status::write_record(
-            &self.context.client,
-            &self.context.metrics,
+/// A person must look at this record.
+pub(super) async fn needs_decision(
+    context: &Context,
+    record: &UsageRecord,
+    why: &str,
+) -> Result<(), ActError> {
+    tracing::error!(record = record.name_any(), why, "a record cannot be paid");
+    let settlement = RecordSettlement {
+        state: RecordState::NeedsDecision,
+        batch: None,
+        amount: None,
+        transaction: None,
+        block: None,
+        skipped: None,
+        archive_hash: None,
+    };
+    status::write_record(
+        &context.client,
+        &context.metrics,
+        record,
+        settlement,
+        Guard::None,
+    )
+    .await?;
+    context
+        .events
+        .publish(
             record,
-            settlement,
-            Guard::None,
+            kube::runtime::events::EventType::Warning,
+            "NeedsDecision",
+            "Settle",
+            why,
         )
-        .await?;
-        self.context
-            .events
-            .publish(
-                record,
-                kube::runtime::events::EventType::Warning,
-                "NeedsDecision",
-                "Settle",
-                why,
-            )
-            .await;
-        Ok(())
-    }
+        .await;
+    Ok(())
 }

@@ -4,6 +4,8 @@
 //! stolen the lane's key alone is not followed, and the lane halts. The numbers of what is taken are used up before the
 //! log shows it, so that no slice gets one of them again.
 
+use std::sync::Arc;
+
 use alloy::{
     primitives::{B256, keccak256},
     sol_types::SolCall as _,
@@ -22,7 +24,8 @@ use super::{
     act::ActError,
     decide::{Halt, Plan},
     observe::{self, SettledOnChain},
-    run::{Elsewhere, PassError, Settler},
+    run::{PassError, Settler},
+    tell::Telling,
 };
 use crate::{
     chain::{ChainConfig, ChainView, contracts::Settlement::settleCall},
@@ -132,7 +135,7 @@ impl Settler {
         .raise(highest.unwrap_or(0).saturating_add(1))
         .await
         .map_err(ActError::Numbers)?;
-        self.supersede_from(lowest).await?;
+        self.supersede_from(lowest, view).await?;
         for batch in missing.into_iter().rev() {
             self.take_over(batch).await?;
         }
@@ -187,14 +190,20 @@ impl Settler {
     }
 
     /// What the log holds from this number on can never be mined on what the chain holds.
-    async fn supersede_from(&mut self, lowest: u64) -> Result<(), PassError> {
+    async fn supersede_from(&mut self, lowest: u64, view: &ChainView) -> Result<(), PassError> {
         let open = observe::open_batches(&self.context.client, &self.lane).await?;
         let records = self.unsettled().await?;
+        let open = Arc::new(open);
         let above = |batch: &&SettlementBatch| batch.spec.sequence >= lowest;
         for batch in open.iter().filter(above) {
-            let elsewhere = Elsewhere::default();
-            self.stamp(batch, BatchState::Superseded, None, &records, &elsewhere)
-                .await?;
+            let telling = Telling {
+                batch: batch.clone(),
+                state: BatchState::Superseded,
+                found: None,
+                open: Arc::clone(&open),
+                head: view.head.hash,
+            };
+            self.teller().tell_now(&telling, &records).await?;
             self.advance(batch, BatchState::Superseded, None, &Plan::default())
                 .await?;
         }

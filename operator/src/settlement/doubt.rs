@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -28,6 +29,7 @@ use super::{
     observe::{self, ObserveError},
     records::{self, REWARD_ACCOUNT},
     run::{PassError, Settler, numbers_of},
+    tell::Telling,
 };
 use crate::chain::ChainView;
 
@@ -134,7 +136,7 @@ impl Settler {
             let all = observe::sealed_records(client, namespace, &self.lane).await?;
             let known: BTreeSet<u64> = all.iter().flat_map(numbers_of).collect();
             for batch in &restored {
-                self.stamp_late(batch, &all, view).await?;
+                self.tell_late(batch, &all, view).await?;
                 let taken = batch.creation_timestamp().map(|at| at.0.as_millisecond());
                 let until_ms = u64::try_from(taken.unwrap_or(i64::MAX)).unwrap_or(0);
                 let entries = observe::content(batch)?.entries;
@@ -177,8 +179,8 @@ impl Settler {
         Ok(unpaid.map(|(number, _)| number).collect())
     }
 
-    /// Stamps those of `records` that were sealed again after the batch that has paid them became final.
-    async fn stamp_late(
+    /// Tells those of `records` that were sealed again after the batch that has paid them became final.
+    async fn tell_late(
         &self,
         batch: &SettlementBatch,
         records: &[UsageRecord],
@@ -209,9 +211,14 @@ impl Settler {
             return Ok(());
         };
         let open = observe::open_batches(&self.context.client, &self.lane).await?;
-        let elsewhere = self.elsewhere(batch, &open, &late, view).await?;
-        self.stamp(batch, BatchState::Final, Some(&found), &late, &elsewhere)
-            .await
+        let telling = Telling {
+            batch: batch.clone(),
+            state: BatchState::Final,
+            found: Some(found),
+            open: Arc::new(open),
+            head: view.head.hash,
+        };
+        self.teller().tell_now(&telling, &late).await
     }
 
     /// Whether a record was sealed since doubts were looked at, and there are any.

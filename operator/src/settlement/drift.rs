@@ -15,7 +15,7 @@ use kube::ResourceExt as _;
 
 use super::{
     observe::{self, ObserveError},
-    run::{Settler, numbers_of},
+    run::{Settler, held_by, numbers_of},
 };
 use crate::{chain::ChainView, error::chain as causes};
 
@@ -61,16 +61,15 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// What `record` says; `None` if it owes nothing, or while one of the batches `under_way` holds it: then it is on its way from one
-    /// to the other.
+    /// What `record` says; `None` if it owes nothing, or while a batch that is `under_way` holds one of its numbers: then it is on its
+    /// way from one to the other, whatever it has been told of that.
     #[must_use]
-    pub fn of(record: &UsageRecord, under_way: &BTreeSet<String>) -> Option<Self> {
+    pub fn of(record: &UsageRecord, under_way: &BTreeSet<u64>) -> Option<Self> {
         let numbers = numbers_of(record);
         let settlement = record.status.as_ref().and_then(|s| s.settlement.as_ref());
         let state = settlement.map(|settlement| settlement.state);
-        let batch = settlement.and_then(|settlement| settlement.batch.as_ref());
         let is_final = state == Some(RecordState::Final);
-        let moves = !is_final && batch.is_some_and(|batch| under_way.contains(batch));
+        let moves = !is_final && numbers.iter().any(|number| under_way.contains(number));
         let is_owed = !numbers.is_empty() && state != Some(RecordState::NothingOwed);
         (is_owed && !moves).then(|| Self {
             record: record.name_any(),
@@ -195,7 +194,7 @@ impl Settler {
     ) -> Result<Duration, ObserveError> {
         let (client, namespace) = (&self.context.client, &self.context.namespace);
         let records = observe::sealed_records(client, namespace, &self.lane).await?;
-        let under_way: BTreeSet<String> = open.iter().map(SettlementBatch::name_any).collect();
+        let under_way = held_by(open)?;
         let claims: BTreeMap<u64, Claim> = records
             .iter()
             .filter_map(|record| Claim::of(record, &under_way))
@@ -267,20 +266,20 @@ status:
     #[test]
     fn a_record_claims_that_all_of_its_numbers_are_paid_or_that_they_are_not() {
         let none = BTreeSet::new();
-        let claim = |settlement: &str, under_way: &BTreeSet<String>| {
+        let claim = |settlement: &str, under_way: &BTreeSet<u64>| {
             Claim::of(&record(settlement), under_way).map(|claim| (claim.numbers, claim.is_final))
         };
         assert_eq!(claim("", &none), Some((vec![256, 257], false)));
         let in_final = "  settlement: {state: Final, batch: lane-7-1}";
         assert_eq!(claim(in_final, &none), Some((vec![256, 257], true)));
         assert_eq!(claim("  settlement: {state: NothingOwed}", &none), None);
-        // While its batch is under way, it is on its way too.
-        let under_way = BTreeSet::from(["lane-7-2".to_owned()]);
-        assert_eq!(
-            claim("  settlement: {state: Paid, batch: lane-7-2}", &under_way),
-            None
-        );
-        assert!(claim("  settlement: {state: Paid, batch: lane-7-1}", &under_way).is_some());
+        // While a batch of one of its numbers is under way, it is on its way too, also where it has not been told of that.
+        let under_way = BTreeSet::from([257]);
+        for settlement in ["", "  settlement: {state: Paid, batch: lane-7-2}"] {
+            assert_eq!(claim(settlement, &under_way), None);
+        }
+        assert!(claim("", &BTreeSet::from([258])).is_some());
+        assert!(claim(in_final, &under_way).is_some());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use gridstake_crds::{
 use kube::ResourceExt as _;
 
 use super::{
-    act::{ActError, RETRY},
+    act::{self, ActError, RETRY},
     build_batch, observe,
     payable::{self, Accounts, Due, ProviderStanding},
     records,
@@ -135,12 +135,12 @@ impl Settler {
             let candidates = match records::owed(record, &config.name, config.lane) {
                 Ok(candidates) => candidates,
                 Err(reason) => {
-                    self.needs_decision(record, &reason.to_string()).await?;
+                    act::needs_decision(&self.context, record, &reason.to_string()).await?;
                     continue;
                 }
             };
             if let Some(error) = candidates.iter().find_map(build_batch::unfit) {
-                self.needs_decision(record, &error.to_string()).await?;
+                act::needs_decision(&self.context, record, &error.to_string()).await?;
                 continue;
             }
             let sealed = record.status.as_ref().and_then(|s| s.sealed.as_ref());

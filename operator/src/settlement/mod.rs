@@ -9,6 +9,7 @@
 //! | [`run`] | a lane's loop on the leader |
 //! | [`observe`] | reads the log, the records and the chain |
 //! | [`decide`], [`payable`], [`planner`], [`build_batch`], [`send`], [`records`], [`outcome`] | what follows from what was read; pure |
+//! | [`tell`] | tells the records how far their payment is |
 //! | [`gather`] | what is owed, and what of it the contract would pay |
 //! | [`act`], [`outbox`], [`transaction`], [`signer`] | signs, stores, sends |
 //! | [`adopt`] | takes into the log what only the chain holds, after the API server was restored |
@@ -44,6 +45,7 @@ pub mod send;
 pub mod signer;
 pub mod statements;
 pub mod status;
+pub mod tell;
 pub mod transaction;
 pub mod week;
 

@@ -11,12 +11,10 @@ use std::{
 };
 
 use alloy::primitives::B256;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use gridstake_crds::{
     SettlementBatch, UsageRecord,
     closed_enum::ClosedEnum as _,
     settlement_batch::{BatchState, BlockedReason},
-    usage_record::RecordSettlement,
 };
 use kube::{ResourceExt as _, runtime::events::EventType};
 use tokio_util::sync::CancellationToken;
@@ -29,15 +27,15 @@ use super::{
     metrics::SettlementMetrics,
     observe::{self, Found, ObserveError},
     outcome,
-    records::{self, BatchStanding, Rest},
     statements::Unmined,
     status,
+    tell::{self, Desk, Teller, Telling},
 };
 use crate::{
     Context,
     chain::{Block, ChainView, Standing},
     error::chain as causes,
-    status::{Guard, StatusError},
+    status::StatusError,
 };
 
 /// How many records are written at once.
@@ -91,46 +89,29 @@ impl PassError {
             Self::Lapse(error) => error.category(),
         }
     }
+
+    /// Logs and counts it; `what` did not go through.
+    pub(super) fn report(&self, lane: &Lane, what: &str) {
+        lane.metrics().failed(self.category());
+        let (chain, error) = (lane.chain().name(), causes(self));
+        let is_conflict = match self {
+            Self::Status(error) => error.is_conflict(),
+            Self::Act(error) => error.is_conflict(),
+            _ => false,
+        };
+        if is_conflict {
+            tracing::debug!(chain, error, "somebody else has written the log");
+        } else {
+            tracing::warn!(chain, error, category = self.category(), "{what}");
+        }
+    }
 }
 
 /// Runs `lane` until `stop`.
 pub async fn run(context: Context, lane: Lane, stop: CancellationToken) {
-    let mut settler = Settler::new(context, lane);
-    tracing::info!(chain = settler.lane.chain().name(), "settlement begins");
-    let mut views = settler.lane.chain().views();
-    let mut sealed = settler.lane.sealed();
-    let mut stated = settler.lane.statements().news();
-    while !stop.is_cancelled() {
-        let pass = async {
-            if settler.context.leadership.holds() {
-                settler.one_pass().await;
-            }
-        };
-        // What a pass does is stored before it counts: it can be cut off at any point.
-        if Box::pin(stop.run_until_cancelled(pass)).await.is_none() {
-            break;
-        }
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                // An error means that the sender is gone, which it never is: the lane holds it.
-                _ = views.changed() => {}
-                _ = sealed.changed() => {
-                    let count = *sealed.borrow_and_update();
-                    settler.records_announced(count);
-                }
-                _ = stated.changed() => {
-                    stated.mark_unchanged();
-                    settler.statements_announced();
-                }
-                () = tokio::time::sleep(settler.pause()) => break,
-            }
-            if settler.has_news() {
-                break;
-            }
-        }
-    }
-    tracing::info!(chain = settler.lane.chain().name(), "settlement ends");
+    let settler = Settler::new(context, lane);
+    let teller = settler.teller();
+    tokio::join!(teller.run(stop.clone()), Box::pin(settler.run(stop)));
 }
 
 /// What the loop remembers.
@@ -165,6 +146,9 @@ pub struct Settler {
     pub(super) drift: super::drift::LedgerDrift,
     pub(super) lapse: lapse::Memory,
     pub(super) explained: super::explained::Memory,
+    desk: Desk,
+    /// How often all records of a batch had been told the last that there is to tell, before the last pass.
+    last_told: u64,
     /// When the doubts were last looked at.
     pub(super) doubts_at: Option<Instant>,
     /// How many records had been announced then.
@@ -204,9 +188,59 @@ impl Settler {
             drift: super::drift::LedgerDrift::default(),
             lapse: lapse::Memory::default(),
             explained: super::explained::Memory::default(),
+            desk: Desk::default(),
+            last_told: 0,
             doubts_at: None,
             doubts_announced: 0,
         }
+    }
+
+    /// Who tells the records what the passes find.
+    #[must_use]
+    pub fn teller(&self) -> Teller {
+        let (context, lane) = (self.context.clone(), self.lane.clone());
+        Teller::new(context, lane, self.desk.clone())
+    }
+
+    /// Passes over the lane until `stop`, while somebody else lets its [`Teller`] tell.
+    pub async fn run(mut self, stop: CancellationToken) {
+        tracing::info!(chain = self.lane.chain().name(), "settlement begins");
+        let mut views = self.lane.chain().views();
+        let mut sealed = self.lane.sealed();
+        let mut stated = self.lane.statements().news();
+        let mut told = self.desk.last_tellings();
+        while !stop.is_cancelled() {
+            let pass = async {
+                if self.context.leadership.holds() {
+                    self.look_around().await;
+                }
+            };
+            // What a pass does is stored before it counts: it can be cut off at any point.
+            if Box::pin(stop.run_until_cancelled(pass)).await.is_none() {
+                break;
+            }
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    // An error means that the sender is gone, which it never is: the lane holds it.
+                    _ = views.changed() => {}
+                    _ = told.changed() => {}
+                    _ = sealed.changed() => {
+                        let count = *sealed.borrow_and_update();
+                        self.records_announced(count);
+                    }
+                    _ = stated.changed() => {
+                        stated.mark_unchanged();
+                        self.statements_announced();
+                    }
+                    () = tokio::time::sleep(self.pause()) => break,
+                }
+                if self.has_news() {
+                    break;
+                }
+            }
+        }
+        tracing::info!(chain = self.lane.chain().name(), "settlement ends");
     }
 
     /// So many records have been announced in all; they are looked for when `window` is over.
@@ -230,8 +264,21 @@ impl Settler {
         self.quiet = false;
     }
 
-    /// One pass; a failure is logged and counted.
+    /// One pass, and what follows from it for the records: what the loop and its teller do beside each other, one after the other.
     pub async fn one_pass(&mut self) {
+        let teller = self.teller();
+        loop {
+            self.look_around().await;
+            teller.tell_all().await;
+            if self.desk.last_told() == self.last_told {
+                break;
+            }
+        }
+    }
+
+    /// One pass; a failure is logged and counted.
+    async fn look_around(&mut self) {
+        self.last_told = self.desk.last_told();
         let outcome = self.pass().await;
         let now = (self.context.now)().as_millisecond();
         let age = self.oldest_ms.map_or(0, |oldest| {
@@ -239,25 +286,9 @@ impl Settler {
         });
         self.metrics.oldest_seconds.set(age.max(0));
         if let Err(error) = outcome {
-            self.metrics.failed(error.category());
             self.head = None;
             self.seen = None;
-            let conflict = matches!(&error, PassError::Status(error) if error.is_conflict())
-                || matches!(&error, PassError::Act(error) if error.is_conflict());
-            if conflict {
-                tracing::debug!(
-                    chain = self.lane.chain().name(),
-                    error = causes(&error),
-                    "somebody else has written the log"
-                );
-            } else {
-                tracing::warn!(
-                    chain = self.lane.chain().name(),
-                    error = causes(&error),
-                    category = error.category(),
-                    "a pass over the lane failed"
-                );
-            }
+            error.report(&self.lane, "a pass over the lane failed");
         }
     }
 
@@ -276,7 +307,8 @@ impl Settler {
         };
         let is_gathered = self.is_gathered();
         let is_under_way = !self.quiet || is_gathered;
-        seen.view.head != view.head
+        self.desk.last_told() != self.last_told
+            || seen.view.head != view.head
             || !seen.view.same_content(&view)
             || is_gathered && !seen.gathered
             || self.may_end_doubts()
@@ -481,32 +513,38 @@ impl Settler {
         view: &ChainView,
     ) -> Result<bool, PassError> {
         let gathered = self.is_gathered() && plan.build.is_some();
-        let state_of = |batch: &SettlementBatch| plan.states.get(&batch.spec.sequence).copied();
-        let moves = |batch: &SettlementBatch| {
-            let before = batch.status.as_ref().and_then(|status| status.state);
-            let (before, after) = (before.map(records::record_state), state_of(batch));
-            before != after.map(records::record_state)
-        };
-        let records = if gathered || open.iter().any(moves) {
+        let records = if gathered {
             Some(self.unsettled().await?)
         } else {
             None
         };
+        let open = Arc::new(open);
+        self.desk.keep(&open);
         let mut states = Vec::new();
         let mut blocked = Vec::new();
         let mut superseded = false;
-        for batch in &open {
-            let Some(state) = state_of(batch) else {
+        for batch in open.iter() {
+            let Some(mut state) = plan.states.get(&batch.spec.sequence).copied() else {
                 continue;
             };
             let place = found.get(&batch.spec.sequence);
-            if let Some(records) = records.as_ref().filter(|_| moves(batch)) {
-                let elsewhere = if state == BatchState::Final {
-                    self.elsewhere(batch, &open, records, view).await?
-                } else {
-                    Elsewhere::default()
-                };
-                self.stamp(batch, state, place, records, &elsewhere).await?;
+            superseded |= state == BatchState::Superseded;
+            let is_told = self.desk.is_told(batch, state);
+            if !is_told {
+                self.desk.ask(Telling {
+                    batch: batch.clone(),
+                    state,
+                    found: place.cloned(),
+                    open: Arc::clone(&open),
+                    head: view.head.hash,
+                });
+            }
+            if tell::is_over(state) && !is_told {
+                if state == BatchState::Superseded {
+                    continue;
+                }
+                // It is on the chain for all that depends on that.
+                state = BatchState::Safe;
             }
             let written = self.advance(batch, state, place, plan).await?;
             let batch = written.as_ref().unwrap_or(batch);
@@ -519,15 +557,14 @@ impl Settler {
                 states.push(state);
                 blocked.extend(reason);
             }
-            superseded |= state == BatchState::Superseded;
         }
         self.quiet = states.is_empty() && !superseded;
         self.metrics.open(states);
         self.metrics.blocked(blocked);
         if let (Some(sequence), Some(records)) = (plan.build.filter(|_| gathered), records) {
-            // Of what has become final just now the records were read before they were stamped; and what is in doubt may have been
+            // Of what has become final just now the records were read before they were told; and what is in doubt may have been
             // sealed as it was since the doubts were looked at.
-            let mut numbers = held_by(&open)?;
+            let mut numbers = held_by(open.iter())?;
             numbers.extend(
                 self.lane
                     .doubts()
@@ -553,110 +590,6 @@ impl Settler {
             return Ok(left.is_some());
         }
         Ok(false)
-    }
-
-    /// Where the numbers of the batch's records are that are not in it, such as that of an emission that the reward account
-    /// did not cover.
-    pub(super) async fn elsewhere(
-        &self,
-        batch: &SettlementBatch,
-        open: &[SettlementBatch],
-        records: &[UsageRecord],
-        view: &ChainView,
-    ) -> Result<Elsewhere, PassError> {
-        let own = held_by([batch])?;
-        let others: BTreeSet<u64> = records
-            .iter()
-            .map(numbers_of)
-            .filter(|numbers| numbers.iter().any(|number| own.contains(number)))
-            .flatten()
-            .filter(|number| !own.contains(number))
-            .collect();
-        if others.is_empty() {
-            return Ok(Elsewhere::default());
-        }
-        let rest = open
-            .iter()
-            .filter(|other| other.spec.sequence != batch.spec.sequence);
-        let held = held_by(rest)?;
-        let ask = others.difference(&held).copied();
-        let paid = self
-            .lane
-            .reader()
-            .paid(ask.collect::<Vec<_>>(), view.head.hash)
-            .await
-            .map_err(ObserveError::Chain)?;
-        Ok(Elsewhere { held, paid })
-    }
-
-    /// Writes into the records of a batch how far their payment is.
-    pub(super) async fn stamp(
-        &self,
-        batch: &SettlementBatch,
-        state: BatchState,
-        found: Option<&Found>,
-        records: &[UsageRecord],
-        elsewhere: &Elsewhere,
-    ) -> Result<(), PassError> {
-        let numbers: BTreeSet<u64> = observe::content(batch)?
-            .entries
-            .iter()
-            .map(|entry| entry.job_no)
-            .collect();
-        let name = batch.name_any();
-        let nothing = BTreeMap::new();
-        let standing = BatchStanding {
-            batch: &name,
-            state,
-            inclusion: found.map(|found| &found.inclusion),
-            skipped: found.map_or(&nothing, |found| &found.settled.skipped),
-        };
-        let refused = batch.status.as_ref().and_then(|status| status.blocked)
-            == Some(BlockedReason::EncodingRefused);
-        if state == BatchState::Superseded
-            && refused
-            && numbers.len() == 1
-            && let Some(one) = numbers.first()
-        {
-            let at_fault = records
-                .iter()
-                .find(|record| numbers_of(record).contains(one));
-            if let Some(record) = at_fault {
-                let why = format!("the contract cannot read a batch of number {one} alone");
-                self.needs_decision(record, &why).await?;
-            }
-            return Ok(());
-        }
-        let writes = records.iter().filter_map(|record| {
-            let (own, others): (Vec<u64>, Vec<u64>) = numbers_of(record)
-                .into_iter()
-                .partition(|number| numbers.contains(number));
-            (!own.is_empty()).then(|| {
-                let rest = elsewhere.of(&others);
-                let settlement = records::settlement(record, &own, &standing, rest);
-                self.stamp_one(record.clone(), settlement).boxed()
-            })
-        });
-        let writes: Vec<_> = writes.collect();
-        stream::iter(writes)
-            .buffer_unordered(WRITES)
-            .try_collect::<()>()
-            .await?;
-        Ok(())
-    }
-
-    async fn stamp_one(
-        &self,
-        record: UsageRecord,
-        settlement: RecordSettlement,
-    ) -> Result<(), StatusError> {
-        let (client, metrics) = (&self.context.client, &self.context.metrics);
-        match status::write_record(client, metrics, &record, settlement, Guard::None).await {
-            // A record that somebody deleted needs no stamp.
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => Ok(()),
-        }
     }
 
     /// Writes a batch's state, and tells of it.
@@ -901,27 +834,6 @@ fn blocked_by(batch: &SettlementBatch) -> Option<BlockedReason> {
     batch.status.as_ref().and_then(|status| status.blocked)
 }
 
-/// Where numbers are that a batch does not hold.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Elsewhere {
-    /// Those that other batches hold.
-    held: BTreeSet<u64>,
-    /// Those that were paid before.
-    paid: BTreeSet<u64>,
-}
-
-impl Elsewhere {
-    fn of(&self, numbers: &[u64]) -> Rest {
-        if numbers.iter().all(|number| self.paid.contains(number)) {
-            Rest::Paid
-        } else if numbers.iter().any(|number| self.held.contains(number)) {
-            Rest::Batched
-        } else {
-            Rest::Waiting
-        }
-    }
-}
-
 /// What batches hold that are under way.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Held {
@@ -944,7 +856,7 @@ fn unmined_statements(batches: &[SettlementBatch]) -> Result<Unmined, ObserveErr
 }
 
 /// The numbers that batches hold.
-fn held_by<'a>(
+pub(super) fn held_by<'a>(
     batches: impl IntoIterator<Item = &'a SettlementBatch>,
 ) -> Result<BTreeSet<u64>, ObserveError> {
     let mut held = BTreeSet::new();

@@ -33,6 +33,7 @@ struct Store {
     version: u64,
     writes: usize,
     fault: Option<(usize, Fault)>,
+    refused: Option<&'static str>,
 }
 
 /// A backup.
@@ -78,6 +79,11 @@ impl ApiServer {
         let mut store = self.0.lock().unwrap();
         store.writes = 0;
         store.fault = Some((number, fault));
+    }
+
+    /// From now on it takes no writes of objects whose path holds `part`; all again with `None`.
+    pub fn refuse_writes(&self, part: Option<&'static str>) {
+        self.0.lock().unwrap().refused = part;
     }
 
     /// Whether the fault has happened.
@@ -165,6 +171,9 @@ impl Store {
                 None if is_collection(path) => (StatusCode::OK, self.list(path, query)),
                 None => refuse(StatusCode::NOT_FOUND, "NotFound"),
             };
+        }
+        if self.refused.is_some_and(|part| path.contains(part)) {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
         }
         let fault = self.fault.filter(|(number, _)| *number == self.writes);
         self.writes += 1;

@@ -26,6 +26,40 @@ fn attempts(world: &World, sequence: u64) -> usize {
 }
 
 #[tokio::test]
+async fn batches_are_paid_while_records_cannot_be_told_and_are_final_in_the_log_only_after_that() {
+    let world = World::new(ESCROW).await;
+    let mut replica = world.replica().await;
+    world.api.refuse_writes(Some("/usagerecords/"));
+    for first in [256, 266] {
+        world.seal(first..first + 10, 1000);
+        for _ in 0..6 {
+            replica.step().await;
+            world.anvil.mine(1).await;
+        }
+    }
+    assert_eq!((world.head().await, world.credit().await), (2, 20 * SECOND));
+    assert_eq!(
+        [state(&world, 1), state(&world, 2)],
+        [BatchState::Safe, BatchState::Safe]
+    );
+    assert!(world.states().is_empty(), "{:?}", world.states());
+    assert_eq!(
+        replica.measured("gridstake_settlement_ledger_drift"),
+        Some(0.0)
+    );
+
+    // Another leader tells them.
+    world.api.refuse_writes(None);
+    let mut replica = world.replica().await;
+    settle(&world, &mut replica).await;
+    assert_eq!(
+        [state(&world, 1), state(&world, 2)],
+        [BatchState::Final, BatchState::Final]
+    );
+    world.everything_is_paid_once(ESCROW, 1000).await;
+}
+
+#[tokio::test]
 async fn sealed_records_are_paid_once_and_final() {
     let world = World::new(ESCROW).await;
     let mut replica = world.replica().await;
