@@ -10,7 +10,7 @@ use std::{
 
 use futures::{Stream, StreamExt as _, stream};
 use kube::{
-    Resource,
+    Resource, ResourceExt as _,
     runtime::{
         controller::{self, Action},
         reflector::{ObjectRef, Store},
@@ -320,11 +320,18 @@ where
             Trigger::All => store
                 .state()
                 .iter()
-                .map(|object| ObjectRef::from_obj(&**object))
+                .map(|object| key_of(&**object))
                 .collect(),
         };
         stream::iter(objects)
     })
+}
+
+/// The object by its name alone: tens of thousands may wait for their pass, and uid and version are not what they are found by.
+fn key_of<K: Resource<DynamicType = ()>>(object: &K) -> ObjectRef<K> {
+    let mut key = ObjectRef::new(&object.name_any());
+    key.namespace = object.namespace();
+    key
 }
 
 fn label<K: Resource<DynamicType = ()>>(object: &ObjectRef<K>) -> String {

@@ -44,13 +44,18 @@ pub struct ApiServer(Arc<Mutex<Store>>);
 
 impl ApiServer {
     pub async fn client(&self) -> Client {
+        Client::try_from(self.serve().await).unwrap()
+    }
+
+    /// Serves on the runtime that this is called on; how to reach it.
+    pub async fn serve(&self) -> Config {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let routes = Router::new().fallback(answer).with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         let mut config = Config::new(format!("http://{address}").parse().unwrap());
         config.default_retry = false;
-        Client::try_from(config).unwrap()
+        config
     }
 
     /// What it answers to a request.

@@ -58,7 +58,7 @@ pub fn job(
     now: Timestamp,
 ) -> Result<ComputeJob, serde_json::Error> {
     let pause = terms.pause().as_secs().max(1);
-    let mut template = Value::Object(template.0.clone());
+    let mut template = Value::Object(template.json()?);
     // By its name and not by a label, which anybody may set.
     template["spec"]["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
         "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [new.node]}]}],

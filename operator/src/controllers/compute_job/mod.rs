@@ -118,9 +118,10 @@ async fn reconcile(
     turns: Arc<Turns>,
     mut job: Arc<ComputeJob>,
 ) -> Result<Pass, Error> {
-    let plan = plan(&ctx, &job).await;
+    // What is large is on the heap only while it is needed: hundreds of passes may wait for their turn.
+    let plan = Box::pin(plan(&ctx, &job)).await;
     if plan.is_silent() {
-        return carry_out(&ctx, &job, &plan).await;
+        return Box::pin(carry_out(&ctx, &job, &plan)).await;
     }
     let starts = plan.starts_members();
     let _start = starts.then(|| ctx.precedence.start());
@@ -129,9 +130,8 @@ async fn reconcile(
     if let Ok(_turn) = line.try_acquire()
         && may_go
     {
-        return carry_out(&ctx, &job, &plan).await;
+        return Box::pin(carry_out(&ctx, &job, &plan)).await;
     }
-    // Plans are large, and hundreds may wait.
     drop(plan);
     let _beside = if starts {
         ctx.precedence.yield_to_it().await;
@@ -147,17 +147,17 @@ async fn reconcile(
     if let Some(Ok(current)) = current.as_deref().map(|job| &job.0) {
         job = Arc::new(current.clone());
     }
-    let plan = self::plan(&ctx, &job).await;
-    carry_out(&ctx, &job, &plan).await
+    let plan = Box::pin(self::plan(&ctx, &job)).await;
+    Box::pin(carry_out(&ctx, &job, &plan)).await
 }
 
 /// What is to be done about the job as it is now.
-async fn plan(ctx: &Context, job: &ComputeJob) -> Plan {
+async fn plan(ctx: &Context, job: &ComputeJob) -> Box<Plan> {
     let now = (ctx.now)();
     let seen = observe::observe(ctx, job, now).await;
     let plan = decide::decide(job, &seen, now);
     note_admission(ctx, job, &plan, now);
-    plan
+    Box::new(plan)
 }
 
 /// Notes whether the job may wait for a place without having been told so.
