@@ -383,6 +383,10 @@ impl Settler {
         let name = names::settlement_batch_revision(config.lane, sequence, superseded.len());
         spec.supersedes = superseded.last().map(ResourceExt::name_any);
         self.create(SettlementBatch::new(&name, spec)).await?;
+        let numbers: BTreeSet<u64> = chosen.iter().map(|c| c.entry.job_no).collect();
+        let in_it = dues.iter().filter(|due| numbers.contains(&due.number()));
+        let oldest_ms = in_it.map(|due| due.ended_ms).min();
+        self.oldest_in.insert(name.clone(), oldest_ms);
         self.metrics.built(why);
         self.remember_what_is_tried_again(&chosen, &records);
         if let Some(before) = superseded.last() {

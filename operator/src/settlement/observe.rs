@@ -15,6 +15,7 @@ use gridstake_crds::{
     settlement_batch::{BatchState, BlockedReason},
     stake_binding::BlockReference,
     transaction::Inclusion,
+    usage_record::RecordState,
 };
 use gridstake_ledger::batch;
 use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams};
@@ -204,12 +205,34 @@ pub async fn unsettled(
     namespace: &str,
     lane: &Lane,
 ) -> Result<Vec<UsageRecord>, ObserveError> {
-    let params =
-        ListParams::default().fields("status.sealed.jobNo!=,status.settlement.state!=Final");
+    numbered(client, namespace, lane, &[RecordState::Final]).await
+}
+
+/// The same without those which say that a batch holds them.
+pub async fn waiting(
+    client: &Client,
+    namespace: &str,
+    lane: &Lane,
+) -> Result<Vec<UsageRecord>, ObserveError> {
+    let held = [RecordState::Batched, RecordState::Paid, RecordState::Final];
+    numbered(client, namespace, lane, &held).await
+}
+
+/// The lane's sealed records with a number that are in none of these states.
+async fn numbered(
+    client: &Client,
+    namespace: &str,
+    lane: &Lane,
+    but: &[RecordState],
+) -> Result<Vec<UsageRecord>, ObserveError> {
+    let but = but
+        .iter()
+        .map(|state| format!(",status.settlement.state!={}", state.as_str()));
+    let selector = format!("status.sealed.jobNo!={}", but.collect::<String>());
     let mut records = list::<UsageRecord>(
         Api::namespaced(client.clone(), namespace),
         "UsageRecords",
-        params,
+        ListParams::default().fields(&selector),
     )
     .await?;
     let config = lane.chain().config();

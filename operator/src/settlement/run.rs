@@ -138,8 +138,12 @@ pub struct Settler {
     pub(super) due_ms: Option<u64>,
     /// When records that the contract had left out were last put into a batch again.
     pub(super) retried: HashMap<String, Instant>,
-    /// When the newest final batch was sealed; of the oldest record that is not final.
+    /// When the oldest record ended that is not final, in Unix milliseconds.
     oldest_ms: Option<u64>,
+    /// The same of the batches under way that this replica has built, by name.
+    pub(super) oldest_in: BTreeMap<String, Option<u64>>,
+    /// When all records were listed whose payment is not final.
+    listed_all: Option<Instant>,
     pub(super) activation: super::activation::Activation,
     pub(super) reporting: super::report::Reporting,
     pub(super) halted: Option<Halt>,
@@ -182,6 +186,8 @@ impl Settler {
             due_ms: None,
             retried: HashMap::new(),
             oldest_ms: None,
+            oldest_in: BTreeMap::new(),
+            listed_all: None,
             activation: super::activation::Activation::default(),
             reporting: super::report::Reporting::default(),
             halted: None,
@@ -268,16 +274,16 @@ impl Settler {
     pub async fn one_pass(&mut self) {
         let teller = self.teller();
         loop {
-            self.look_around().await;
-            teller.tell_all().await;
+            Box::pin(self.look_around()).await;
+            Box::pin(teller.tell_all()).await;
             if self.desk.last_told() == self.last_told {
                 break;
             }
         }
     }
 
-    /// One pass; a failure is logged and counted.
-    async fn look_around(&mut self) {
+    /// One pass, of which the [`Teller`] tells the records; a failure is logged and counted.
+    pub async fn look_around(&mut self) {
         self.last_told = self.desk.last_told();
         let outcome = self.pass().await;
         let now = (self.context.now)().as_millisecond();
@@ -487,6 +493,22 @@ impl Settler {
         observe::unsettled(client, namespace, &self.lane).await
     }
 
+    /// The lane's sealed records that wait for a batch; now and then, and if this replica has not built all that are `open`, all whose
+    /// payment is not final.
+    async fn waiting(
+        &mut self,
+        open: &[SettlementBatch],
+    ) -> Result<Vec<UsageRecord>, ObserveError> {
+        let is_known = |batch: &SettlementBatch| self.oldest_in.contains_key(&batch.name_any());
+        let is_recent = |at: Instant| at.elapsed() < LOOK_AROUND;
+        if self.listed_all.is_some_and(is_recent) && open.iter().all(is_known) {
+            let (client, namespace) = (&self.context.client, &self.context.namespace);
+            return observe::waiting(client, namespace, &self.lane).await;
+        }
+        self.listed_all = Some(Instant::now());
+        self.unsettled().await
+    }
+
     /// Where the batches that the lane's head has reached are on the chain.
     async fn found(
         &self,
@@ -514,12 +536,14 @@ impl Settler {
     ) -> Result<bool, PassError> {
         let gathered = self.is_gathered() && plan.build.is_some();
         let records = if gathered {
-            Some(self.unsettled().await?)
+            Some(self.waiting(&open).await?)
         } else {
             None
         };
         let open = Arc::new(open);
         self.desk.keep(&open);
+        let is_open = |name: &String| open.iter().any(|batch| batch.name_any() == *name);
+        self.oldest_in.retain(|name, _| is_open(name));
         let mut states = Vec::new();
         let mut blocked = Vec::new();
         let mut superseded = false;
@@ -576,10 +600,11 @@ impl Settler {
                 statements: unmined_statements(&open)?,
             };
             let records = self.not_held_back(records);
-            self.oldest_ms = records
+            let ends = records
                 .iter()
-                .filter_map(|record| Some(record.status.as_ref()?.sealed.as_ref()?.end_ms))
-                .min();
+                .filter_map(|record| Some(record.status.as_ref()?.sealed.as_ref()?.end_ms));
+            let in_batches = self.oldest_in.values().copied().flatten();
+            self.oldest_ms = ends.chain(in_batches).min();
             self.looked_around = Some(Instant::now());
             self.announced_before = self.announced;
             let left = self

@@ -152,7 +152,7 @@ fn settle(world: &World, api: &Config, stop: &CancellationToken) -> Settling {
         let (caches, chains) = (context.caches.clone(), context.chains.clone());
         tokio::select! {
             () = follower.run(caches, chains, Timestamp::now) => {}
-            () = settler.run(end) => {}
+            () = Box::pin(settler.run(end)) => {}
         }
     });
     let (lane, teller) = settlers.recv().unwrap();
