@@ -159,7 +159,7 @@ fn settle(world: &World, api: &Config, stop: &CancellationToken) -> Settling {
     let (way, end) = (api.clone(), stop.clone());
     let teller = on_a_thread(move || async move {
         let client = Client::try_from(way).unwrap();
-        teller.by(client).run(end).await;
+        Box::pin(teller.by(client).run(end)).await;
     });
     Settling {
         lane,
