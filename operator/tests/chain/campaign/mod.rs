@@ -158,7 +158,7 @@ fn campaign(first: u64, runs: u64, enough: u64) -> Tally {
 }
 
 /// What every campaign of some size must have met with.
-const MUST_REACH: [&str; 25] = [
+const MUST_REACH: [&str; 26] = [
     "reorganised",
     "replaced",
     "signed again",
@@ -168,6 +168,7 @@ const MUST_REACH: [&str; 25] = [
     "restored",
     "taken over from the chain",
     "may be lost",
+    "lost while it can be mined",
     "sealed anew",
     "found out",
     "needs decision",

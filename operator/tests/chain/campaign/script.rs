@@ -215,7 +215,47 @@ pub fn of_seed(seed: u64) -> Vec<Act> {
     let length = 20 + dice.below(40);
     // Some runs are calm, so that what is deep in the machine is reached as well.
     let trouble = dice.below(4);
-    (0..length).map(|_| act(&mut dice, trouble)).collect()
+    let mut script: Vec<Act> = (0..length).map(|_| act(&mut dice, trouble)).collect();
+    if seed % 8 == 5 {
+        let at = usize::try_from(dice.below(length)).unwrap();
+        script.splice(at..at, lost_while_it_can_be_mined(&mut dice));
+    }
+    script
+}
+
+/// What chance hardly ever makes, because so much has to go well before it: the lane's last batch is final when the data are
+/// saved, the next one is sent, the data are restored, and while replicas settle on, it is mined. Some of it is left out, and
+/// something else comes between.
+fn lost_while_it_can_be_mined(dice: &mut Dice) -> Vec<Act> {
+    let replica = usize::try_from(dice.below(2)).unwrap();
+    let pass = || Act::Pass {
+        replica,
+        mishaps: vec![],
+    };
+    let mut acts = vec![
+        Act::Away(false),
+        Act::Chain(Weather::Pause(false)),
+        Act::Chain(Weather::GasThere),
+        Act::Chain(Weather::BaseFee(1)),
+        Act::Seal(Kind::Sound, 1),
+    ];
+    for blocks in [1, 1, 1, FINAL_DEPTH + 2] {
+        acts.extend([pass(), Act::Chain(Weather::Mine(blocks))]);
+    }
+    acts.extend([pass(), pass(), Act::BackUp, Act::Seal(Kind::Sound, 3)]);
+    acts.extend((0..1 + dice.below(3)).map(|_| pass()));
+    acts.push(Act::Restore);
+    acts.extend((0..1 + dice.below(5)).map(|_| pass()));
+    acts.push(Act::Chain(Weather::Mine(1)));
+    let mut episode = Vec::new();
+    for one in acts {
+        match dice.below(24) {
+            0 => {}
+            1 => episode.extend([act(dice, 1), one]),
+            _ => episode.push(one),
+        }
+    }
+    episode
 }
 
 fn act(dice: &mut Dice, trouble: u64) -> Act {

@@ -10,7 +10,7 @@ use alloy::{
     signers::local::PrivateKeySigner,
 };
 use gridstake_crds::{
-    UsageRecord,
+    SettlementBatch, UsageRecord,
     names::LABEL_RESTORED,
     settlement_batch::{BatchState, BlockedReason},
     usage_record::{RecordState, SkipReason},
@@ -330,7 +330,13 @@ impl Stage {
         let Some(backup) = &self.backup else {
             return;
         };
+        let sent: Vec<u64> = self.sent_and_not_mined().await;
         self.api.restore(&backup.saved);
+        let kept = self.api.batches();
+        let is_lost = |sequence: &u64| kept.iter().all(|batch| batch.spec.sequence != *sequence);
+        if sent.iter().any(is_lost) {
+            self.reached.insert("lost while it can be mined");
+        }
         self.posted.clone_from(&backup.posted);
         self.reached.insert("restored");
         // By the chain's clock, which alone passes here; and a reorganisation may have turned it back, as none does.
@@ -356,6 +362,18 @@ impl Stage {
         }
         self.restart(0);
         self.restart(1);
+    }
+
+    /// The numbers of batches that were sent and that the chain does not hold.
+    async fn sent_and_not_mined(&self) -> Vec<u64> {
+        let mined = self.nature.end(&[]).await.seq;
+        let sent = |batch: &SettlementBatch| {
+            let attempts = batch.status.as_ref().map(|status| status.attempts.len());
+            batch.spec.sequence > mined && attempts.is_some_and(|count| count > 0)
+        };
+        let batches = self.api.batches().into_iter();
+        let sent = batches.filter(sent);
+        sent.map(|batch| batch.spec.sequence).collect()
     }
 
     /// What the controller of UsageRecords does with slices that are open again; and a person, who finds out which of them the
