@@ -16,7 +16,7 @@ use super::{
     compute_job::verification::{is_check_of, is_undecided, mode, owner},
     usage_record::bill::unix_millis,
 };
-use crate::caches::Caches;
+use crate::{caches::Caches, settlement::records};
 
 /// For so long after its end a slice waits for the results with which its own is compared: a provider's pay must not hang on a run that
 /// never ends. A payer's withdrawal takes seven times as long.
@@ -43,12 +43,9 @@ pub fn checked_by(caches: &Caches, check: &ComputeJob) -> Option<ComputeJob> {
 /// slice is paid for in no batch, since what is paid cannot be held back any more.
 #[must_use]
 pub fn undecided_result(caches: &Caches, record: &UsageRecord, now: Timestamp) -> Option<String> {
-    let status = record.status.as_ref()?;
-    let sealed = status.sealed.as_ref()?;
-    let settlement = status.settlement.as_ref();
-    let is_in_a_batch = settlement.is_some_and(|settlement| settlement.batch.is_some());
+    let sealed = records::seal_in_no_batch(record)?;
     let most = u64::try_from(RESULTS_MAY_TAKE.as_millis()).unwrap_or(0);
-    if is_in_a_batch || unix_millis(now).saturating_sub(sealed.end_ms) > most {
+    if unix_millis(now).saturating_sub(sealed.end_ms) > most {
         return None;
     }
     let of = &record.spec.job;

@@ -13,7 +13,7 @@ use gridstake_crds::{
     SettlementBatch, SettlementBatchSpec, UsageRecord, names,
     settlement_batch::{BatchState, BlockedReason},
     transaction::{Authorization, TransactionAttempt},
-    usage_record::{RecordSettlement, RecordState},
+    usage_record::RecordState,
 };
 use gridstake_ledger::{batch::Entry, signature, typed};
 use kube::{Api, ResourceExt, api::PostParams};
@@ -528,15 +528,7 @@ pub(super) async fn needs_decision(
     why: &str,
 ) -> Result<(), ActError> {
     tracing::error!(record = record.name_any(), why, "a record cannot be paid");
-    let settlement = RecordSettlement {
-        state: RecordState::NeedsDecision,
-        batch: None,
-        amount: None,
-        transaction: None,
-        block: None,
-        skipped: None,
-        archive_hash: None,
-    };
+    let settlement = records::in_no_batch(RecordState::NeedsDecision);
     status::write_record(
         &context.client,
         &context.metrics,

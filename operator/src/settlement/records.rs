@@ -7,7 +7,7 @@ use gridstake_crds::{
     TokenAmount, UsageRecord,
     settlement_batch::BatchState,
     transaction::Inclusion,
-    usage_record::{Payment, RecordSettlement, RecordState, SkipReason},
+    usage_record::{Payment, RecordSettlement, RecordState, Sealed, SkipReason},
 };
 use gridstake_ledger::{
     amount::{self, AmountError},
@@ -198,16 +198,31 @@ pub fn left_out(record: &UsageRecord, reason: SkipReason) -> RecordSettlement {
         state: RecordState::Skipped,
         skipped: Some(reason),
         amount: amount_of(record),
-        ..told.unwrap_or(RecordSettlement {
-            state: RecordState::Skipped,
-            batch: None,
-            amount: None,
-            transaction: None,
-            block: None,
-            skipped: None,
-            archive_hash: None,
-        })
+        ..told.unwrap_or_else(|| in_no_batch(RecordState::Skipped))
     }
+}
+
+/// That a record of which no batch has told anything is in this state.
+#[must_use]
+pub const fn in_no_batch(state: RecordState) -> RecordSettlement {
+    RecordSettlement {
+        state,
+        batch: None,
+        amount: None,
+        transaction: None,
+        block: None,
+        skipped: None,
+        archive_hash: None,
+    }
+}
+
+/// The seal of a record that is in no batch: its payment can still be kept back.
+#[must_use]
+pub fn seal_in_no_batch(record: &UsageRecord) -> Option<&Sealed> {
+    let status = record.status.as_ref()?;
+    let settlement = status.settlement.as_ref();
+    let is_in_a_batch = settlement.is_some_and(|settlement| settlement.batch.is_some());
+    status.sealed.as_ref().filter(|_| !is_in_a_batch)
 }
 
 /// Whether it was the contract that left the record out, in a batch that was mined.

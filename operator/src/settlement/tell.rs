@@ -49,13 +49,6 @@ pub(super) struct Telling {
     pub head: B256,
 }
 
-impl Telling {
-    /// Whether nothing more will be told of the batch.
-    const fn is_the_last(&self) -> bool {
-        is_over(self.state)
-    }
-}
-
 /// Whether a batch in this state is in the log for good.
 pub(super) const fn is_over(state: BatchState) -> bool {
     matches!(state, BatchState::Final | BatchState::Superseded)
@@ -131,7 +124,7 @@ impl Desk {
     fn has_told(&self, telling: &Telling) {
         let state = records::record_state(telling.state);
         self.board().told.insert(telling.batch.name_any(), state);
-        if telling.is_the_last() {
+        if is_over(telling.state) {
             self.0.last.beat();
         }
     }
@@ -149,7 +142,7 @@ impl Desk {
 
 /// Where numbers are that a batch does not hold.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Elsewhere {
+struct Elsewhere {
     /// Those that other batches hold.
     held: BTreeSet<u64>,
     /// Those that were paid before.

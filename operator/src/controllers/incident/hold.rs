@@ -8,7 +8,10 @@ use gridstake_crds::{
 use kube::ResourceExt as _;
 
 use super::record::has_ended;
-use crate::caches::{Caches, parsed};
+use crate::{
+    caches::{Caches, parsed},
+    settlement::records::seal_in_no_batch,
+};
 
 /// Whether the payments that `incident` concerns are held back: its sanction is `Hold` or harder, and it has not come to its
 /// end.
@@ -22,12 +25,8 @@ pub fn holds(incident: &Incident) -> bool {
 /// however its own attempt was judged.
 #[must_use]
 pub fn holds_back(incident: &Incident, record: &UsageRecord) -> bool {
-    let status = record.status.as_ref();
-    let is_sealed = status.is_some_and(|status| status.sealed.is_some());
-    let settlement = status.and_then(|status| status.settlement.as_ref());
-    let is_in_a_batch = settlement.is_some_and(|settlement| settlement.batch.is_some());
     let concerns = || incident.spec.usage_records.contains(&record.name_any());
-    is_sealed && !is_in_a_batch && holds(incident) && concerns()
+    seal_in_no_batch(record).is_some() && holds(incident) && concerns()
 }
 
 /// The UsageRecords whose payment is held back, and by which Incident.

@@ -243,9 +243,9 @@ fn lost_while_it_can_be_mined(dice: &mut Dice) -> Vec<Act> {
         acts.extend([pass(), Act::Chain(Weather::Mine(blocks))]);
     }
     acts.extend([pass(), pass(), Act::BackUp, Act::Seal(Kind::Sound, 3)]);
-    acts.extend((0..1 + dice.below(3)).map(|_| pass()));
+    acts.extend((0..=dice.below(3)).map(|_| pass()));
     acts.push(Act::Restore);
-    acts.extend((0..1 + dice.below(5)).map(|_| pass()));
+    acts.extend((0..=dice.below(5)).map(|_| pass()));
     acts.push(Act::Chain(Weather::Mine(1)));
     let mut episode = Vec::new();
     for one in acts {

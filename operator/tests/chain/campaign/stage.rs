@@ -330,7 +330,7 @@ impl Stage {
         let Some(backup) = &self.backup else {
             return;
         };
-        let sent: Vec<u64> = self.sent_and_not_mined().await;
+        let sent = self.sent_and_not_mined().await;
         self.api.restore(&backup.saved);
         let kept = self.api.batches();
         let is_lost = |sequence: &u64| kept.iter().all(|batch| batch.spec.sequence != *sequence);
