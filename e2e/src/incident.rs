@@ -4,9 +4,10 @@ use alloy::primitives::keccak256;
 use anyhow::{Context as _, Result};
 use gridstake_crds::{
     Incident, IncidentStatus, TokenAmount,
-    incident::{Dispute, IncidentState},
+    incident::{Dispute, IncidentState, Sanction},
     names::MANAGED_BY,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
@@ -98,14 +99,26 @@ impl Case {
         .await
     }
 
-    /// States that the provider's node claims devices that it does not have, for which `slash` is to be cut. The Incident is
-    /// removed at the story's end.
+    /// States that the provider's node claims devices that it does not have, for which `slash` is to be cut as a part of the stake.
+    /// The Incident is removed at the story's end.
     pub async fn open(
         world: &World,
         chain: &Chain,
         provider: &Provider,
         name: &str,
         slash: TokenAmount,
+    ) -> Result<Self> {
+        let part = (Sanction::PartialSlash, slash);
+        Self::open_with(world, chain, provider, name, part).await
+    }
+
+    /// The same with a sanction of which it says how much it takes.
+    pub async fn open_with(
+        world: &World,
+        chain: &Chain,
+        provider: &Provider,
+        name: &str,
+        (sanction, slash): (Sanction, TokenAmount),
     ) -> Result<Self> {
         let operator = identity::operator(world)?;
         let incidents: Api<Incident> = Api::all(operator);
@@ -119,7 +132,7 @@ impl Case {
                 "verdict": "Host",
                 "evidenceHash": keccak256(name),
                 "summary": "a story of the end-to-end tests",
-                "sanction": "PartialSlash",
+                "sanction": sanction,
                 "slash": slash,
                 "chain": chain.name,
             },
@@ -162,6 +175,18 @@ impl Case {
     pub async fn until_answered(&self) -> Result<Dispute> {
         watch_until(&self.incidents, &self.name, "its answer is final", |i| {
             i.and_then(|i| i.status.as_ref()?.dispute.clone())
+        })
+        .await
+    }
+
+    /// Waits until it says that the contract refuses its slash with this error.
+    pub async fn until_refused(&self, error: &str) -> Result<()> {
+        let what = format!("the contract refuses it: {error}");
+        watch_until(&self.incidents, &self.name, &what, |incident| {
+            let conditions = &incident?.status.as_ref()?.conditions;
+            let refuses =
+                |c: &&Condition| c.reason == "ContractRefused" && c.message.contains(error);
+            conditions.iter().find(refuses).map(drop)
         })
         .await
     }

@@ -1,8 +1,8 @@
 //! Story 17: an offence costs stake, after time to answer: proposed, 48 h, cut; disputed and not upheld, everything is as
-//! before; stake on its way out is reached, too.
+//! before; stake on its way out is reached, too; and all of it is not to be had by one key.
 
 use alloy::primitives::{B256, U256};
-use gridstake_crds::incident::{CancellationReason, IncidentState};
+use gridstake_crds::incident::{CancellationReason, IncidentState, Sanction};
 use gridstake_e2e::{
     chain::{Chain, DEPLOYER},
     contracts::StakeVault,
@@ -15,6 +15,8 @@ use gridstake_e2e::{
 const TIME_TO_ANSWER: u64 = 172_800;
 const STAKE: u64 = 30_000;
 const SLASH: u64 = 5_000;
+/// A fifth of [`STAKE`]: what the slash key alone may freeze within seven days.
+const CAP: u64 = 6_000;
 
 #[test]
 fn stake_is_cut_48_hours_after_a_proposal_that_nobody_answers_also_while_it_is_on_its_way_out()
@@ -171,6 +173,46 @@ fn a_proposal_that_is_disputed_and_not_upheld_leaves_every_balance_as_it_was_to_
         );
         let after = holdings(chain, &accused).await?;
         ensure!(after == before, "{before:?} became {after:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn of_a_full_slash_the_operators_key_gets_a_fifth_of_the_stake_and_no_more_within_a_week()
+-> Result<()> {
+    paid_story(async |world, tenant, market| {
+        let chain = &market.chain;
+        let [accused] = staked(chain, tenant, ["all"]).await?;
+        let all = (Sanction::FullSlash, tokens(STAKE));
+        let name = format!("{}-{}", tenant.namespace, accused.id);
+        let case = Case::open_with(world, chain, &accused, &name, all).await?;
+        let proposed = case.until(IncidentState::Proposed).await?;
+        let frozen = proposed.proposal.as_ref().map(|proposal| proposal.frozen);
+        ensure!(frozen == Some(tokens(CAP)), "{frozen:?} is frozen");
+        let shown = case.shown().await?;
+        ensure!(
+            shown.iter().any(|word| word == "FullSlash"),
+            "kubectl get incidents shows {shown:?}"
+        );
+
+        // More is to be had from the arbiter alone, and from nobody by stating the same again.
+        let again = format!("{name}-again");
+        let second = Case::open_with(world, chain, &accused, &again, all).await?;
+        second.until_refused("FreezeCapReached").await?;
+
+        let over = StakeVault::slashOfCall {
+            id: Case::slash(&proposed)?,
+        };
+        let until = chain.view(chain.vault, over).await?.disputeUntil;
+        chain.warp_to(until + 1).await?;
+        let cut = case.until(IncidentState::Executed).await?.execution;
+        let cut = cut.context("status.execution")?;
+        ensure!(cut.from_stake == tokens(CAP), "{cut:?}");
+        let left = accused.on_chain(chain).await?;
+        ensure!(
+            left.own == tokens(STAKE - CAP).nano() && left.frozen == 0,
+            "{left:?}"
+        );
         Ok(())
     })
 }

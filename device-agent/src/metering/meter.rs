@@ -6,7 +6,7 @@ use gridstake_crds::usage_record::Evidence;
 use prometheus::{CounterVec, IntGauge};
 use tokio::{
     sync::{Notify, watch},
-    task::spawn_blocking,
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     clock::{Anchor, BootMillis, boot_id},
     holders::KubeletAnswer,
+    kept,
     local_use::Tenants,
     metrics::Metrics,
     nvml::{Observation, describe::DeviceFacts},
@@ -101,10 +102,35 @@ struct Memory {
     stored_at: Instant,
     /// Whether the file holds leases.
     is_stored: bool,
+    /// Whether something is to be kept as soon as the disk is free.
+    is_due: bool,
+    /// Whether what is kept next is to be handed out after that.
+    is_news: bool,
+    /// What the disk is busy with.
+    storing: Option<Storing>,
     /// When it was last looked.
     stepped_at: BootMillis,
     /// How often on end it was looked for the start of a container that was about to; 0 while none is.
     looks_for_start: u32,
+}
+
+/// Evidence by record.
+type Stated = Vec<(String, Arc<Evidence>)>;
+
+/// What is being made durable.
+struct Storing {
+    writing: JoinHandle<Result<(), kept::Error>>,
+    holds_leases: bool,
+    /// What it says, to be handed out when it is durable.
+    stated: Option<Stated>,
+}
+
+/// Ends when the disk has done it; never where it has nothing to do.
+async fn written(storing: &mut Option<Storing>) -> Result<Result<(), kept::Error>, JoinError> {
+    match storing {
+        Some(storing) => (&mut storing.writing).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Meter {
@@ -156,15 +182,21 @@ impl Meter {
             };
             tokio::select! {
                 () = stop.cancelled() => {
-                    self.store(&mut memory).await;
+                    self.store_last(&mut memory).await;
                     return;
+                }
+                written = written(&mut memory.storing) => {
+                    self.stored(&mut memory, written);
+                    // Whatever else has changed is still there to be seen.
+                    self.store(&mut memory);
+                    continue;
                 }
                 Ok(()) = self.sources.latest.changed() => fresh = true,
                 Ok(()) = self.records.changed() => anew = true,
                 Ok(()) = self.sources.key.changed() => {}
                 Ok(()) = self.sources.kubelet.changed() => {}
                 Ok(()) = self.delivered.changed() => {}
-                () = memory.sight.an_exit() => {}
+                () = memory.sight.a_change() => {}
                 // Without NVML processes are metered all the same.
                 () = sleep(patience) => {}
             }
@@ -174,12 +206,9 @@ impl Meter {
             let stated = self.step(&mut memory, fresh);
             let empties = memory.is_stored && memory.state.leases.is_empty();
             let late = memory.stored_at.elapsed() >= STORE_EVERY && !memory.state.leases.is_empty();
-            if stated || late || empties {
-                self.store(&mut memory).await;
-            }
-            if stated || anew {
-                self.want(&memory.state);
-            }
+            memory.is_due |= stated || late || empties;
+            memory.is_news |= stated || anew;
+            self.store(&mut memory);
             self.tell(&memory.state);
         }
     }
@@ -209,6 +238,9 @@ impl Meter {
             boot_id,
             sight: Sight::new(&self.settings.proc_root, &self.settings.pod_logs),
             stored_at: Instant::now(),
+            is_due: false,
+            is_news: false,
+            storing: None,
             stepped_at: BootMillis::now(),
             looks_for_start: 0,
         }
@@ -291,37 +323,86 @@ impl Meter {
         stated
     }
 
-    /// Makes what is known durable. Without that metering goes on, and says so.
-    async fn store(&mut self, memory: &mut Memory) {
-        if !memory.is_stored && memory.state.leases.is_empty() {
+    /// Begins to make durable what is known, if that is due and the disk is free. The disk may take its time: meanwhile it is looked
+    /// on, since a process that nobody saw is in no evidence. What was stated is handed out when it is durable.
+    fn store(&mut self, memory: &mut Memory) {
+        if memory.storing.is_some() {
+            return;
+        }
+        let holds_leases = !memory.state.leases.is_empty();
+        if !std::mem::take(&mut memory.is_due) || !(memory.is_stored || holds_leases) {
+            // All that was stated is durable.
+            if std::mem::take(&mut memory.is_news) {
+                self.want(&stated(&memory.state));
+            }
             return;
         }
         memory.stored_at = Instant::now();
-        let directory = self.settings.state_dir.clone();
-        let stored = match spool::encode(&memory.boot_id, &memory.state) {
-            // The disk may take its time, and the heartbeat must not wait for it.
-            Ok(content) => spawn_blocking(move || spool::store(&directory, &content)).await,
-            Err(error) => Ok(Err(error)),
+        let stated = std::mem::take(&mut memory.is_news).then(|| stated(&memory.state));
+        match spool::encode(&memory.boot_id, &memory.state) {
+            Ok(content) => {
+                let directory = self.settings.state_dir.clone();
+                memory.storing = Some(Storing {
+                    writing: spawn_blocking(move || spool::store(&directory, &content)),
+                    holds_leases,
+                    stated,
+                });
+            }
+            Err(error) => {
+                self.note_spooling(Err(error));
+                if let Some(stated) = stated {
+                    self.want(&stated);
+                }
+            }
+        }
+    }
+
+    /// The disk has done what it was asked, or has not: without it metering goes on, and says so.
+    fn stored(&mut self, memory: &mut Memory, written: Result<Result<(), kept::Error>, JoinError>) {
+        let Some(storing) = memory.storing.take() else {
+            return;
         };
-        let error = match stored {
-            Ok(Ok(())) => {
-                memory.is_stored = !memory.state.leases.is_empty();
+        // Otherwise the runtime ends.
+        if let Ok(written) = written {
+            if written.is_ok() {
+                memory.is_stored = storing.holds_leases;
+            }
+            self.note_spooling(written);
+            if let Some(stated) = storing.stated {
+                self.want(&stated);
+            }
+        }
+    }
+
+    /// Makes durable what is known at the end.
+    async fn store_last(&mut self, memory: &mut Memory) {
+        memory.is_due = true;
+        while memory.is_due || memory.storing.is_some() {
+            self.store(memory);
+            if memory.storing.is_some() {
+                let written = written(&mut memory.storing).await;
+                self.stored(memory, written);
+            }
+        }
+    }
+
+    fn note_spooling(&mut self, outcome: Result<(), kept::Error>) {
+        let said = match outcome {
+            Ok(()) => {
                 self.spooling.success();
                 None
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 self.spooling.failure(&error);
                 Some(chain(&error))
             }
-            // The runtime ends.
-            Err(_) => return,
         };
         self.trouble
-            .send_if_modified(|trouble| trouble.set(|t| &mut t.spool, error));
+            .send_if_modified(|trouble| trouble.set(|t| &mut t.spool, said));
     }
 
     /// Hands out what was stated.
-    fn want(&self, state: &State) {
+    fn want(&self, stated: &Stated) {
         let records = self.records.borrow();
         let published = |record: &str, evidence: &Evidence| {
             let known = records
@@ -329,11 +410,9 @@ impl Meter {
                 .and_then(|all| all.get(record)?.published.as_deref());
             known == Some(evidence)
         };
-        let metered = state
-            .leases
-            .values()
-            .filter_map(|lease| lease.evidence())
-            .map(|(record, evidence)| (record, Arc::new(evidence)));
+        let metered = stated
+            .iter()
+            .map(|(record, evidence)| (record.as_str(), Arc::clone(evidence)));
         let remembered = records
             .iter()
             .flatten()
@@ -372,6 +451,13 @@ impl Meter {
             .collect();
         say(&self.heads, heads);
     }
+}
+
+/// The evidence of all leases.
+fn stated(state: &State) -> Stated {
+    let evidence = state.leases.values().filter_map(|lease| lease.evidence());
+    let owned = evidence.map(|(record, evidence)| (record.to_owned(), Arc::new(evidence)));
+    owned.collect()
 }
 
 /// Notes that for `millis` more than one whole of a GPU was held. The metric must stay 0, also where it has a series.

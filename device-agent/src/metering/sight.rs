@@ -21,8 +21,9 @@ use crate::{
     pod_resources::Assignment,
     process::{
         ProcessId,
+        container_folders::ContainerFolders,
         exits::Exits,
-        pod_names::{PodName, has_container, pod_uids},
+        pod_names::{PodName, folder_of, has_container, pod_uids},
         pods::PodProcesses,
     },
 };
@@ -41,6 +42,7 @@ pub struct Pods {
 /// Looks at the node's pods.
 pub struct Sight {
     logs: PathBuf,
+    folders: ContainerFolders,
     processes: PodProcesses,
     exits: Exits,
     /// The pods of the processes whose exit is waited for.
@@ -51,11 +53,12 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// By the procfs at `proc_root` and the pods' logs in `logs`.
+    /// By the procfs at `proc_root` and the pods' logs in `logs`. To be called in a runtime.
     #[must_use]
     pub fn new(proc_root: &Path, logs: &Path) -> Self {
         Self {
             logs: logs.to_owned(),
+            folders: ContainerFolders::new(logs),
             processes: PodProcesses::new(proc_root),
             exits: Exits::default(),
             pod_of: HashMap::new(),
@@ -64,12 +67,18 @@ impl Sight {
         }
     }
 
-    /// Waits until a process of a pod exits; for ever while none is known.
-    pub async fn an_exit(&mut self) {
-        let Some((process, at)) = self.exits.next().await else {
-            return std::future::pending().await;
+    /// Waits until it is worth looking: a process of a pod exits, or a container is about to start.
+    pub async fn a_change(&mut self) {
+        let exit = async {
+            match self.exits.next().await {
+                Some(exit) => exit,
+                None => std::future::pending().await,
+            }
         };
-        self.take_exit(process, at);
+        tokio::select! {
+            (process, at) = exit => self.take_exit(process, at),
+            () = self.folders.made() => {}
+        }
     }
 
     fn take_exit(&mut self, process: ProcessId, at: BootMillis) {
@@ -98,6 +107,7 @@ impl Sight {
     /// Forgets everything, while there is no lease.
     pub fn close(&mut self) {
         self.processes.forget();
+        self.folders.close();
     }
 
     /// Looks at the pods of `names`, and finds the UIDs of all that hold a device.
@@ -149,10 +159,19 @@ impl Sight {
             }
         }
         let awaited = |name: &&PodName| !known.contains_key(*name);
-        let starts = names.iter().filter(awaited).any(|name| {
-            let mut uids = candidates(name).into_iter();
-            uids.any(|uid| has_container(&self.logs, name, uid))
-        });
+        let awaited: Vec<(&PodName, &String)> = names
+            .iter()
+            .filter(awaited)
+            .flat_map(|name| candidates(name).into_iter().map(move |uid| (name, uid)))
+            .collect();
+        let folders = awaited
+            .iter()
+            .map(|(name, uid)| folder_of(&self.logs, name, uid));
+        // First: what is made while it is looked is told.
+        self.folders.watch(folders);
+        let starts = awaited
+            .iter()
+            .any(|(name, uid)| has_container(&self.logs, name, uid));
         let mut seen = HashMap::new();
         for name in names {
             // Of namesakes that both still run the younger is meant.

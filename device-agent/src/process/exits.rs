@@ -10,7 +10,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::ProcessId;
+use super::{ProcessId, readiness::awaitable};
 use crate::clock::BootMillis;
 
 /// Waits for the ends of some processes. Each is dated when it happens, also while whoever asks for it is busy, as with a disk
@@ -120,13 +120,9 @@ impl Exits {
 }
 
 /// A pid that was used again since procfs was read gives another process' end, at which it is only looked again.
-#[allow(
-    deprecated,
-    reason = "tokio wants a promise, in unsafe code, that the descriptor is not closed behind its back; an OwnedFd is it"
-)]
 fn open(pid: u32) -> Option<AsyncFd<OwnedFd>> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    AsyncFd::new(pidfd_open(pid, PidfdFlags::empty()).ok()?).ok()
+    awaitable(pidfd_open(pid, PidfdFlags::empty()).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -4,12 +4,16 @@
 //! - [`table`]: some processes and their pods, with a cache keyed by (pid, start time), since pids are used again.
 //! - [`pods`]: some pods and the processes of their containers.
 //! - [`pod_names`]: which UIDs a pod's name stands for.
+//! - [`container_folders`]: when a container is about to start.
 //! - [`exits`]: when a process ends.
+//! - [`readiness`]: waits for descriptors.
 
 pub mod cgroup;
+pub mod container_folders;
 pub mod exits;
 pub mod pod_names;
 pub mod pods;
+pub mod readiness;
 pub mod table;
 
 pub use pods::ProcessId;

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// A pod by namespace and name.
@@ -39,11 +39,16 @@ pub fn pod_uids(
     Ok(found)
 }
 
+/// The folder of a pod's logs.
+#[must_use]
+pub fn folder_of(logs: &Path, (namespace, name): &PodName, uid: &str) -> PathBuf {
+    logs.join(format!("{namespace}_{name}_{uid}"))
+}
+
 /// Whether a container of a pod is about to start or has: the kubelet makes its folder of logs once the image is there.
 #[must_use]
-pub fn has_container(logs: &Path, (namespace, name): &PodName, uid: &str) -> bool {
-    let folder = logs.join(format!("{namespace}_{name}_{uid}"));
-    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+pub fn has_container(logs: &Path, pod: &PodName, uid: &str) -> bool {
+    fs::read_dir(folder_of(logs, pod, uid)).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 #[cfg(test)]

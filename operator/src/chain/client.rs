@@ -304,11 +304,21 @@ impl ChainClient {
         .await
     }
 
-    /// How much gas `request` would take now.
-    pub async fn estimate_gas(&self, request: TransactionRequest) -> Result<u64, ClientError> {
+    /// How much gas `request` would take as the next transaction after the block `at`. Without a block a node goes by what it is
+    /// about to mine, and with it by transactions that this one may be meant to replace.
+    pub async fn estimate_gas(
+        &self,
+        request: TransactionRequest,
+        at: B256,
+    ) -> Result<u64, ClientError> {
         self.ask("estimate gas", move |provider| {
             let request = request.clone();
-            async move { Ok(provider.estimate_gas(request).await?) }
+            async move {
+                Ok(provider
+                    .estimate_gas(request)
+                    .block(BlockId::hash(at))
+                    .await?)
+            }
         })
         .await
     }

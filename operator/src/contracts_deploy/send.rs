@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use alloy::{
     consensus::{SignableTransaction as _, TxEip1559, transaction::RlpEcdsaEncodableTx as _},
     eips::{BlockNumberOrTag, eip2930::AccessList},
-    primitives::{Address, Bytes, TxHash, TxKind, U256},
+    primitives::{Address, B256, Bytes, TxHash, TxKind, U256},
     rpc::types::TransactionRequest,
 };
 use gridstake_contracts::{
@@ -182,7 +182,7 @@ impl Sender<'_> {
             return Err(no_coins(1));
         }
         let fee = self.fee(what).await?;
-        let gas_limit = self.gas_limit(&outgoing).await?;
+        let gas_limit = self.gas_limit(&outgoing, head.hash).await?;
         let needs = u128::from(gas_limit)
             .saturating_mul(fee.most)
             .saturating_add(outgoing.value);
@@ -236,7 +236,7 @@ impl Sender<'_> {
         Ok(Fee { most, tip })
     }
 
-    async fn gas_limit(&self, outgoing: &Outgoing) -> Result<u64, SendError> {
+    async fn gas_limit(&self, outgoing: &Outgoing, at: B256) -> Result<u64, SendError> {
         let what = &outgoing.what;
         let request = TransactionRequest {
             from: Some(self.key.address()),
@@ -245,7 +245,7 @@ impl Sender<'_> {
             input: outgoing.input.clone().into(),
             ..TransactionRequest::default()
         };
-        let gas = match self.client.estimate_gas(request).await {
+        let gas = match self.client.estimate_gas(request, at).await {
             Ok(gas) => gas,
             Err(error) => {
                 return Err(match error.revert() {

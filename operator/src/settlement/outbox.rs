@@ -180,7 +180,7 @@ impl Outbox {
             balance: 0,
         };
         if due {
-            facts.gas = match client.estimate_gas(request).await {
+            facts.gas = match client.estimate_gas(request, at.hash).await {
                 Ok(gas) => gas,
                 Err(error) => match error.revert() {
                     Some(data) => return Ok(Progress::Refused(data.clone())),

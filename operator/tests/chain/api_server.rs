@@ -34,6 +34,7 @@ struct Store {
     writes: usize,
     fault: Option<(usize, Fault)>,
     refused: Option<&'static str>,
+    creates_nothing: bool,
 }
 
 /// A backup.
@@ -89,6 +90,11 @@ impl ApiServer {
     /// From now on it takes no writes of objects whose path holds `part`; all again with `None`.
     pub fn refuse_writes(&self, part: Option<&'static str>) {
         self.0.lock().unwrap().refused = part;
+    }
+
+    /// From now on it creates no objects, as where a webhook that is to admit them is away; or it does again.
+    pub fn refuse_creation(&self, refuses: bool) {
+        self.0.lock().unwrap().creates_nothing = refuses;
     }
 
     /// Whether the fault has happened.
@@ -178,6 +184,9 @@ impl Store {
             };
         }
         if self.refused.is_some_and(|part| path.contains(part)) {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
+        }
+        if self.creates_nothing && method == Method::POST {
             return refuse(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
         }
         let fault = self.fault.filter(|(number, _)| *number == self.writes);

@@ -1,7 +1,7 @@
 //! The campaign: the real settlement on a chain in memory, with everything going wrong that can, from a seed.
 //!
 //!     make campaign RUNS=10000 SEED=1      many runs; each has its own seed, counted from SEED
-//!     make campaign RUNS=1 SEED=4711       one run again; with RUST_LOG=debug it says what happens
+//!     make campaign RUNS=1 SEED=4711       one run again, and what is there after each act; RUST_LOG=debug says more
 //!
 //!     bugs.sh                              plants bugs, one per guarantee, and requires the campaign to find each
 //!
@@ -243,8 +243,13 @@ fn campaign_of_the_size_that_is_asked_for() {
     let number = |name: &str, otherwise: u64| {
         std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
     };
-    let enough = number("STOP_AFTER", u64::MAX);
-    let tally = campaign(number("SEED", 1), number("RUNS", 10_000), enough);
+    let (seed, runs) = (number("SEED", 1), number("RUNS", 10_000));
+    if runs == 1 {
+        for line in &play(seed).course {
+            println!("{line}");
+        }
+    }
+    let tally = campaign(seed, runs, number("STOP_AFTER", u64::MAX));
     for (what, runs) in &tally.reached {
         println!("{runs} runs met with {what}");
     }
@@ -258,7 +263,8 @@ fn campaign_of_the_size_that_is_asked_for() {
 
 #[test]
 fn the_model_ends_where_anvil_ends() {
-    compare_seeds(1, 3);
+    // Seed 5 has a transaction in the pool that the log does not know.
+    compare_seeds(1, 5);
 }
 
 /// `make test-long`; RUNS and SEED as above.

@@ -113,6 +113,8 @@ pub enum Act {
     Restart { replica: usize },
     /// The chain cannot be reached, or can be again.
     Away(bool),
+    /// The API server creates nothing, or does again.
+    CreatesNothing(bool),
     /// The API server's data are saved.
     BackUp,
     /// The API server's data are those of the last backup; seals come back from where they are remembered, and some are
@@ -216,37 +218,32 @@ pub fn of_seed(seed: u64) -> Vec<Act> {
     // Some runs are calm, so that what is deep in the machine is reached as well.
     let trouble = dice.below(4);
     let mut script: Vec<Act> = (0..length).map(|_| act(&mut dice, trouble)).collect();
-    if seed % 8 == 5 {
-        let at = usize::try_from(dice.below(length)).unwrap();
-        script.splice(at..at, lost_while_it_can_be_mined(&mut dice));
-    }
+    let episode = match seed % 8 {
+        5 => lost_while_it_can_be_mined(&mut dice),
+        6 => stated_while_nobody_wants_it_any_more(&mut dice),
+        _ => return script,
+    };
+    let at = usize::try_from(dice.below(length)).unwrap();
+    script.splice(at..at, less_or_more(&mut dice, episode));
     script
 }
 
-/// What chance hardly ever makes, because so much has to go well before it: the lane's last batch is final when the data are
-/// saved, the next one is sent, the data are restored, and while replicas settle on, it is mined. Some of it is left out, and
-/// something else comes between.
-fn lost_while_it_can_be_mined(dice: &mut Dice) -> Vec<Act> {
-    let replica = usize::try_from(dice.below(2)).unwrap();
-    let pass = || Act::Pass {
+const CALM: [Act; 4] = [
+    Act::Away(false),
+    Act::Chain(Weather::Pause(false)),
+    Act::Chain(Weather::GasThere),
+    Act::Chain(Weather::BaseFee(1)),
+];
+
+const fn pass(replica: usize) -> Act {
+    Act::Pass {
         replica,
         mishaps: vec![],
-    };
-    let mut acts = vec![
-        Act::Away(false),
-        Act::Chain(Weather::Pause(false)),
-        Act::Chain(Weather::GasThere),
-        Act::Chain(Weather::BaseFee(1)),
-        Act::Seal(Kind::Sound, 1),
-    ];
-    for blocks in [1, 1, 1, FINAL_DEPTH + 2] {
-        acts.extend([pass(), Act::Chain(Weather::Mine(blocks))]);
     }
-    acts.extend([pass(), pass(), Act::BackUp, Act::Seal(Kind::Sound, 3)]);
-    acts.extend((0..=dice.below(3)).map(|_| pass()));
-    acts.push(Act::Restore);
-    acts.extend((0..=dice.below(5)).map(|_| pass()));
-    acts.push(Act::Chain(Weather::Mine(1)));
+}
+
+/// Some of `acts` are left out, and before some something else comes.
+fn less_or_more(dice: &mut Dice, acts: Vec<Act>) -> Vec<Act> {
     let mut episode = Vec::new();
     for one in acts {
         match dice.below(24) {
@@ -256,6 +253,42 @@ fn lost_while_it_can_be_mined(dice: &mut Dice) -> Vec<Act> {
         }
     }
     episode
+}
+
+/// What chance hardly ever makes, because so much has to go well before it: the lane's last batch is final when the data are
+/// saved, the next one is sent, the data are restored, and while replicas settle on, it is mined.
+fn lost_while_it_can_be_mined(dice: &mut Dice) -> Vec<Act> {
+    let replica = usize::try_from(dice.below(2)).unwrap();
+    let mut acts = CALM.to_vec();
+    acts.push(Act::Seal(Kind::Sound, 1));
+    for blocks in [1, 1, 1, FINAL_DEPTH + 2] {
+        acts.extend([pass(replica), Act::Chain(Weather::Mine(blocks))]);
+    }
+    acts.extend([pass(replica), pass(replica), Act::BackUp]);
+    acts.push(Act::Seal(Kind::Sound, 3));
+    acts.extend((0..=dice.below(3)).map(|_| pass(replica)));
+    acts.push(Act::Restore);
+    acts.extend((0..=dice.below(5)).map(|_| pass(replica)));
+    acts.push(Act::Chain(Weather::Mine(1)));
+    acts
+}
+
+/// Neither does it make this: a node shows other GPUs, and the former ones again before the others are stated, and the replica that
+/// sees them stated for good cannot state the former ones again before its end.
+fn stated_while_nobody_wants_it_any_more(dice: &mut Dice) -> Vec<Act> {
+    let replica = usize::try_from(dice.below(2)).unwrap();
+    let shows = |gpus| Act::Declare { node: 0, gpus };
+    let mut acts = CALM.to_vec();
+    acts.push(shows(1));
+    for _ in 0..3 {
+        acts.extend([pass(replica), Act::Chain(Weather::Mine(1))]);
+    }
+    acts.extend([pass(replica), shows(2), pass(replica), pass(replica)]);
+    acts.extend([shows(1), Act::Chain(Weather::Mine(FINAL_DEPTH + 2))]);
+    acts.push(Act::CreatesNothing(true));
+    acts.extend((0..2 + dice.below(4)).map(|_| pass(replica)));
+    acts.extend([Act::Restart { replica }, Act::CreatesNothing(false)]);
+    acts
 }
 
 fn act(dice: &mut Dice, trouble: u64) -> Act {

@@ -475,6 +475,7 @@ impl Stage {
             Act::Chain(weather) => self.nature.be(*weather).await,
             Act::Away(away) => self.nature.go_away(*away),
             Act::Restart { replica } => self.restart(*replica),
+            Act::CreatesNothing(refuses) => self.api.refuse_creation(*refuses),
             Act::BackUp => self.back_up().await,
             Act::Declare { node, gpus } => {
                 let node = format!("n{node}");
@@ -584,6 +585,7 @@ impl Stage {
     /// Fair weather until nothing is left to do.
     async fn settle_down(&mut self) -> bool {
         self.nature.go_away(false);
+        self.api.refuse_creation(false);
         for weather in [
             Weather::BaseFee(5),
             Weather::GasThere,
