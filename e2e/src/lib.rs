@@ -34,6 +34,7 @@ pub mod node_power;
 pub mod offer;
 pub mod operator_process;
 pub mod payer;
+pub mod plugin_user;
 pub mod pod_history;
 pub mod priority_class;
 pub mod prometheus;

@@ -6,6 +6,10 @@ use kube::{Api, ResourceExt as _, api::DeleteParams};
 
 use crate::{
     command::kubectl,
+    job::Job,
+    job_manifest::job,
+    reputation::gpu_of,
+    tenant::Tenant,
     wait::{Look, look_until},
     world::World,
 };
@@ -45,6 +49,18 @@ impl<'a> Simulator<'a> {
     /// Lets the GPU of this UUID fall off the bus.
     pub async fn lose(&self, gpu: &str) -> Result<()> {
         self.break_gpu(self.index_of(gpu).await?, "lost").await
+    }
+
+    /// A job of this name on the node, which fails since its GPU is lost for good; returns it and the GPU's UUID.
+    pub async fn fail_a_job(&self, tenant: &Tenant, name: &str) -> Result<(Job, String)> {
+        let victim = job(name, 1).on_node(&self.node).runs_until_released();
+        let victim = victim.with("/spec/retry", "{infrastructure: 0}")?;
+        let victim = tenant.submit(&victim).await?;
+        victim.until_running().await?;
+        let gpu = gpu_of(self.world, &victim).await?;
+        self.lose(&gpu).await?;
+        victim.until_failed().await?;
+        Ok((victim, gpu))
     }
 
     /// Which of the node's GPUs has this UUID.

@@ -1,12 +1,13 @@
 //! Story 17: an offence costs stake, after time to answer: proposed, 48 h, cut; disputed and not upheld, everything is as
 //! before; stake on its way out is reached, too; and all of it is not to be had by one key.
 
-use alloy::primitives::{B256, U256};
+use alloy::primitives::{B256, U256, keccak256};
 use gridstake_crds::incident::{CancellationReason, IncidentState, Sanction};
 use gridstake_e2e::{
     chain::{Chain, DEPLOYER},
     contracts::StakeVault,
     incident::Case,
+    plugin_user::PluginUser,
     prelude::*,
     provider::{Provider, tokens},
 };
@@ -17,6 +18,8 @@ const STAKE: u64 = 30_000;
 const SLASH: u64 = 5_000;
 /// A fifth of [`STAKE`]: what the slash key alone may freeze within seven days.
 const CAP: u64 = 6_000;
+/// What the provider says to it.
+const ANSWER: &str = "the devices are there: see the photograph of rack 7";
 
 #[test]
 fn stake_is_cut_48_hours_after_a_proposal_that_nobody_answers_also_while_it_is_on_its_way_out()
@@ -142,18 +145,15 @@ fn a_proposal_that_is_disputed_and_not_upheld_leaves_every_balance_as_it_was_to_
             "nothing is frozen"
         );
 
-        let answer = B256::repeat_byte(0xa5);
-        let dispute = StakeVault::disputeSlashCall {
-            id,
-            counterEvidence: answer,
-        };
-        chain
-            .send(accused.operator.address(), chain.vault, dispute)
-            .await?;
+        let user = PluginUser::of(accused.operator.clone())?;
+        let evidence = user.file("evidence");
+        std::fs::write(&evidence, ANSWER)?;
+        let line = format!("dispute {name} --evidence {}", evidence.display());
+        user.sends(chain, &line).await?;
         case.until(IncidentState::Disputed).await?;
         let told = case.until_answered().await?;
         ensure!(
-            told.counter_evidence_hash.parse::<B256>()? == answer,
+            told.counter_evidence_hash.parse::<B256>()? == keccak256(ANSWER),
             "{told:?}"
         );
         // A disputed slash is not cut when the 48 h are over.

@@ -1,17 +1,17 @@
 //! Story 37: a stranger becomes a bonded provider, and a payer's money pays for a job, by the kubectl plugin alone.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use gridstake_crds::{
     StakeBinding, condition,
     stake_binding::{StakeBindingCondition, StakeBindingReason},
 };
 use gridstake_e2e::{
-    account::Account,
     chain::{Chain, DEPLOYER},
     command::{kubectl, plugin},
     contracts::{StakeVault, Token},
     market::until_offered_by,
+    plugin_user::PluginUser,
     prelude::*,
     provider::{remove_binding, tokens, unbind},
     tenant,
@@ -23,59 +23,16 @@ use serde_json::Value;
 /// Longer than all stories together let the chain's clock jump.
 const LONG: &str = "7300d";
 
-/// An account with its key in a file, as a user has it.
-struct User {
-    account: Account,
-    key_file: PathBuf,
-}
-
-impl User {
-    /// With coins for gas and `whole` tokens.
-    async fn new(chain: &Chain, name: &str, whole: u64) -> Result<Self> {
-        let account = chain.account(name).await?;
-        if whole > 0 {
-            let amount = chain.units(tokens(whole)).await?;
-            let to = account.address();
-            let call = Token::transferCall { to, amount };
-            chain.send(DEPLOYER, chain.token, call).await?;
-        }
-        let file = format!(
-            "gridstake-story-37-{}-{}",
-            std::process::id(),
-            name.replace(' ', "-")
-        );
-        let key_file = std::env::temp_dir().join(file);
-        std::fs::write(&key_file, account.key())?;
-        Ok(Self { account, key_file })
+/// Somebody with coins for gas and `whole` tokens.
+async fn user(chain: &Chain, name: &str, whole: u64) -> Result<PluginUser> {
+    let account = chain.account(name).await?;
+    if whole > 0 {
+        let amount = chain.units(tokens(whole)).await?;
+        let to = account.address();
+        let call = Token::transferCall { to, amount };
+        chain.send(DEPLOYER, chain.token, call).await?;
     }
-
-    /// Runs the plugin with this user's key, and returns what it printed.
-    async fn runs(&self, line: &str) -> Result<String> {
-        let key_file = self.key_file.to_string_lossy();
-        let words: Vec<&str> = line.split(' ').chain(["--key-file", &key_file]).collect();
-        let told = plugin(&words).await?;
-        ensure!(told.status == 0, "{line}: {told:?}");
-        Ok(told.printed)
-    }
-
-    /// The same of a command that sends: the first event that its transactions left.
-    async fn sends(&self, chain: &Chain, line: &str) -> Result<Value> {
-        // Which contracts, on which lane, is read from the cluster; its endpoint is not for this machine.
-        let line = format!("{line} --rpc {} --yes -o json", chain.url);
-        let told: Value = serde_json::from_str(&self.runs(&line).await?)?;
-        told.pointer("/transactions")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .find_map(|transaction| transaction.pointer("/events/0").cloned())
-            .with_context(|| format!("{line} left no event: {told}"))
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.key_file);
-    }
+    PluginUser::of(account)
 }
 
 /// The number of an account in an event.
@@ -94,8 +51,8 @@ fn a_stranger_provides_a_node_and_a_payer_pays_for_its_use_by_the_plugin_alone()
         let count = chain
             .view(chain.vault, StakeVault::providerCountCall {})
             .await?;
-        let staker = User::new(chain, &format!("stranger {count}"), 25_000).await?;
-        let operator = User::new(chain, &format!("stranger's operator {count}"), 0).await?;
+        let staker = user(chain, &format!("stranger {count}"), 25_000).await?;
+        let operator = user(chain, &format!("stranger's operator {count}"), 0).await?;
 
         let registered = staker
             .sends(
@@ -143,7 +100,7 @@ fn a_stranger_provides_a_node_and_a_payer_pays_for_its_use_by_the_plugin_alone()
         chain.warp_to(known.payableAt).await?;
         until_offered_by(&world.client, node, provider).await?;
 
-        let payer = User::new(chain, &format!("stranger's payer {count}"), 10).await?;
+        let payer = user(chain, &format!("stranger's payer {count}"), 10).await?;
         let registered = payer.sends(chain, "register payer").await?;
         let number = number(&registered, "payer")?;
         payer

@@ -11,7 +11,6 @@ use gridstake_e2e::{
     fake_fleet::{FAKE, FakeFleet},
     incident,
     prelude::*,
-    reputation::gpu_of,
     simulated_gpus::Simulator,
     wait::watch_until,
 };
@@ -106,24 +105,6 @@ fn a_node_that_refuses_every_pod_is_left_alone_after_three_and_offered_again_whe
     })
 }
 
-/// A job on the one GPU of `node` that is free fails since that is lost; returns the GPU.
-async fn fail_on_the_last_gpu(
-    world: &World,
-    tenant: &Tenant,
-    simulator: &Simulator<'_>,
-    node: &str,
-    name: &str,
-) -> Result<String> {
-    let victim = job(name, 1).on_node(node).runs_until_released();
-    let victim = victim.with("/spec/retry", "{infrastructure: 0}")?;
-    let victim = tenant.submit(&victim).await?;
-    victim.until_running().await?;
-    let gpu = gpu_of(world, &victim).await?;
-    simulator.lose(&gpu).await?;
-    victim.until_failed().await?;
-    Ok(gpu)
-}
-
 /// Waits until the node shows so many usable GPUs.
 async fn until_capacity(world: &World, node: &str, gpus: u32) -> Result<()> {
     let what = format!("{gpus} GPUs are usable");
@@ -144,12 +125,12 @@ fn a_gpu_on_which_two_jobs_failed_is_given_to_nobody_until_it_was_clean_for_its_
         let rest = job("rest", host.gpus - 1).on_node(&host.name);
         let rest = tenant.submit(&rest.runs_until_released()).await?;
         rest.until_running().await?;
-        let first = fail_on_the_last_gpu(world, tenant, &simulator, &host.name, "first").await?;
+        let (_, first) = simulator.fail_a_job(tenant, "first").await?;
         simulator
             .heal_gpu(simulator.index_of(&first).await?)
             .await?;
         until_capacity(world, &host.name, host.gpus).await?;
-        let gpu = fail_on_the_last_gpu(world, tenant, &simulator, &host.name, "second").await?;
+        let (_, gpu) = simulator.fail_a_job(tenant, "second").await?;
         ensure!(gpu == first, "{first} was to fail, and {gpu} did");
 
         // The GPU alone, once its device plugin has withdrawn it: the others are on offer, and what runs on them goes on.

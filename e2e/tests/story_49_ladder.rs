@@ -15,7 +15,6 @@ use gridstake_e2e::{
     prelude::*,
     provider::{ENOUGH_STAKE, nano, tokens},
     release,
-    reputation::gpu_of,
     simulated_gpus::Simulator,
     usage,
 };
@@ -40,16 +39,9 @@ async fn lose(
     world: &World,
     tenant: &Tenant,
     simulator: &Simulator<'_>,
-    node: &str,
     name: &str,
 ) -> Result<UsageRecord> {
-    let victim = job(name, 1).on_node(node).runs_until_released();
-    let victim = victim.with("/spec/retry", "{infrastructure: 0}")?;
-    let victim = tenant.submit(&victim).await?;
-    victim.until_running().await?;
-    let gpu = gpu_of(world, &victim).await?;
-    simulator.lose(&gpu).await?;
-    victim.until_failed().await?;
+    let (victim, _) = simulator.fail_a_job(tenant, name).await?;
     let uid = usage::uid(&victim).await?;
     let record = usage::until(world, &uid, "it is billed", |records| {
         let last = records.last()?;
@@ -95,7 +87,7 @@ fn gpu_after_gpu_lost_under_jobs_leads_from_a_repair_to_a_cut_of_the_stake() -> 
         let mut steps = Vec::new();
         for (number, (sanction, state)) in LADDER.into_iter().enumerate() {
             let name = format!("loses-{number}");
-            let record = lose(world, tenant, &simulator, &host.name, &name).await?;
+            let record = lose(world, tenant, &simulator, &name).await?;
             let case = Case::of_name(world, &downtime(&record.name_any()));
             case.until(state).await?;
             let spec = case.get().await?.spec;

@@ -84,7 +84,7 @@ impl Wire {
         self.state().dead
     }
 
-    async fn fate(&self) -> Fate {
+    async fn fate(&self, method: &str, path: &str) -> Fate {
         let mishap = {
             let mut state = self.state();
             if state.dead {
@@ -92,7 +92,9 @@ impl Wire {
             }
             let number = state.asked;
             state.asked += 1;
-            state.mishaps.remove(&number)
+            let mishap = state.mishaps.remove(&number);
+            tracing::debug!(number, method, path, ?mishap, "asked");
+            mishap
         };
         match mishap {
             None => Fate::Arrives,
@@ -139,7 +141,7 @@ impl Wire {
     }
 
     async fn ask_chain(self, request: SerializedRequest) -> Result<RpcResponse, TransportError> {
-        let fate = self.fate().await;
+        let fate = self.fate(request.method(), "").await;
         if self.nature.is_away() {
             return Err(TransportErrorKind::custom_str("cannot connect"));
         }
@@ -180,7 +182,8 @@ impl Wire {
     }
 
     async fn ask_api(self, request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
-        let fate = self.fate().await;
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        let fate = self.fate(method, path).await;
         let lost = || Err(std::io::Error::other("connection reset"));
         let (parts, body) = request.into_parts();
         match fate {
