@@ -149,7 +149,7 @@ impl State {
         })
     }
 
-    fn is_active(&self, provider: u32) -> bool {
+    pub fn is_active(&self, provider: u32) -> bool {
         self.credits.contains_key(&provider) && !self.cooling.contains(&provider)
     }
 

@@ -68,6 +68,10 @@ pub struct ModelChain {
     branch: u64,
     /// Whether it says of every account that it is there, has plenty and can be paid.
     flatters: bool,
+    /// Stands for people's transactions, of which only the events are seen.
+    person: TxEnvelope,
+    /// What the next block says of one of them.
+    said: Vec<LogData>,
 }
 
 fn quantity(value: impl Into<U256>) -> Value {
@@ -83,7 +87,9 @@ fn missing(what: &str) -> Refusal {
 }
 
 impl ModelChain {
-    pub fn new(terms: Terms, state: State) -> Self {
+    /// It begins with this state; `person` is a transaction that stands for those of people.
+    pub fn new(terms: Terms, state: State, person: &[u8]) -> Self {
+        let mut person = person;
         let mut chain = Self {
             terms,
             blocks: vec![],
@@ -92,6 +98,8 @@ impl ModelChain {
             passed: 0,
             branch: 0,
             flatters: false,
+            person: TxEnvelope::decode_2718(&mut person).unwrap(),
+            said: vec![],
         };
         chain.append(vec![], state, GENESIS);
         chain.mine(30);
@@ -148,7 +156,13 @@ impl ModelChain {
         }
     }
 
-    /// Mines a block in which a person's transaction comes first, and of the pool what is ready.
+    /// Mines a block in which a person's transaction comes first, which leaves an event.
+    pub fn mine_event(&mut self, event: LogData, change: impl FnOnce(&mut State)) {
+        self.said.push(event);
+        self.mine_with(change);
+    }
+
+    /// Mines a block in which something is changed first, and of the pool what is ready.
     pub fn mine_with(&mut self, change: impl FnOnce(&mut State)) {
         let (ready, waiting) = std::mem::take(&mut self.pool)
             .into_iter()
@@ -185,6 +199,20 @@ impl ModelChain {
         ready.retain(|one| one.transaction.max_fee_per_gas() >= self.base_fee);
         ready.sort_by_key(|one| one.transaction.nonce());
         let mut mined = Vec::new();
+        let said = std::mem::take(&mut self.said);
+        if !said.is_empty() {
+            let pooled = Pooled {
+                hash: keccak256(self.head().hash),
+                from: Address::ZERO,
+                transaction: self.person.clone(),
+                ready: true,
+            };
+            mined.push(Mined {
+                pooled,
+                succeeded: true,
+                logs: said,
+            });
+        }
         for pooled in ready {
             let transaction = &pooled.transaction;
             if state.nonces.get(&pooled.from).copied().unwrap_or(0) != transaction.nonce() {

@@ -20,12 +20,14 @@ use gridstake_operator::settlement::{
 };
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
+use tokio::sync::RwLock;
 
 use super::{
     anvil_chain::AnvilChain,
     model_chain::{GWEI, ModelChain, Refusal},
     script::Weather,
 };
+use crate::world::LANE;
 
 /// The payer who has plenty, and the provider that can be paid.
 pub const RICH_PAYER: u32 = 1;
@@ -59,16 +61,18 @@ struct Parts {
     chain: Chain,
     gas: Key,
     away: AtomicBool,
+    /// Nobody asks while something happens.
+    happening: RwLock<()>,
 }
 
 enum Chain {
-    Model(Mutex<ModelChain>),
+    Model(Box<Mutex<ModelChain>>),
     Anvil(Box<AnvilChain>),
 }
 
 impl Nature {
     pub fn of_model(model: ModelChain, gas: Key) -> Self {
-        Self::new(Chain::Model(Mutex::new(model)), gas)
+        Self::new(Chain::Model(Box::new(Mutex::new(model))), gas)
     }
 
     pub fn of_anvil(anvil: AnvilChain) -> Self {
@@ -81,6 +85,7 @@ impl Nature {
             chain,
             gas,
             away: AtomicBool::new(false),
+            happening: RwLock::default(),
         }))
     }
 
@@ -93,6 +98,7 @@ impl Nature {
     }
 
     pub async fn rpc(&self, method: &str, params: &Value, behind: u64) -> Result<Value, Refusal> {
+        let _still = self.0.happening.read().await;
         match &self.0.chain {
             Chain::Model(model) => model.lock().unwrap().rpc(method, params, behind),
             Chain::Anvil(anvil) => anvil.rpc(method, params, behind).await,
@@ -100,6 +106,7 @@ impl Nature {
     }
 
     pub async fn be(&self, weather: Weather) {
+        let _happens = self.0.happening.write().await;
         match &self.0.chain {
             Chain::Model(model) => be(&mut model.lock().unwrap(), &self.0.gas, weather),
             Chain::Anvil(anvil) => anvil.be(weather).await,
@@ -156,25 +163,46 @@ fn be(chain: &mut ModelChain, gas: &Key, weather: Weather) {
         Weather::GasGone => chain.set_wei(account, 1),
         Weather::GasThere => chain.set_wei(account, PLENTY),
         Weather::Pass(seconds) => chain.pass(seconds),
-        Weather::Deposit(nano) => chain.mine_with(|state| {
-            *state.balances.entry(POOR_PAYER).or_default() += nano;
-        }),
+        Weather::Deposit(nano) => deposit(chain, POOR_PAYER, nano),
         Weather::Withdraw => chain.mine_with(|state| {
             state.balances.insert(POOR_PAYER, 0);
         }),
-        Weather::Fund(nano) => chain.mine_with(|state| {
-            *state.balances.entry(REWARD_ACCOUNT).or_default() += nano;
-        }),
+        Weather::Fund(nano) => deposit(chain, REWARD_ACCOUNT, nano),
         Weather::Flatter(flatters) => chain.flatter(flatters),
-        Weather::Pause(paused) => chain.mine_with(|state| state.paused = paused),
-        Weather::Activate => chain.mine_with(|state| {
-            state.cooling.remove(&COOLING_PROVIDER);
-            state.credits.entry(COOLING_PROVIDER).or_default();
-        }),
+        Weather::Pause(true) => {
+            let event = Settlement::PathPaused { path: 0 }.encode_log_data();
+            chain.mine_event(event, |state| state.paused = true);
+        }
+        Weather::Pause(false) => {
+            let event = Settlement::PathUnpaused { path: 0 }.encode_log_data();
+            chain.mine_event(event, |state| state.paused = false);
+        }
+        // The contract refuses to activate one that is active.
+        Weather::Activate if chain.state().is_active(COOLING_PROVIDER) => chain.mine(1),
+        Weather::Activate => {
+            let provider = COOLING_PROVIDER;
+            let event = Settlement::ProviderActivated { provider }.encode_log_data();
+            chain.mine_event(event, |state| {
+                state.cooling.remove(&provider);
+                state.credits.entry(provider).or_default();
+            });
+        }
         Weather::Deactivate => chain.mine_with(|state| {
             state.cooling.insert(COOLING_PROVIDER);
         }),
     }
+}
+
+fn deposit(chain: &mut ModelChain, payer: u32, amount: u64) {
+    let event = Settlement::Deposited {
+        lane: LANE,
+        payer,
+        from: Address::ZERO,
+        amount,
+    };
+    chain.mine_event(event.encode_log_data(), |state| {
+        *state.balances.entry(payer).or_default() += amount;
+    });
 }
 
 /// A transaction of the gas account that the log knows nothing of.

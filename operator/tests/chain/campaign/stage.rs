@@ -40,7 +40,7 @@ use super::{
     model_chain::ModelChain,
     nature::{
         COOLING_PROVIDER, ChainEnd, Nature, PLENTY, POOR_PAYER, POOR_START, PROVIDER, RICH_PAYER,
-        RICH_START,
+        RICH_START, stranger,
     },
     script::{Act, FINAL_DEPTH, Kind, Mishap, WEEK, Weather},
     statements::Statements,
@@ -210,7 +210,8 @@ impl Stage {
             wei: BTreeMap::from([(keys.gas.address(), PLENTY)]),
             ..State::default()
         };
-        let model = ModelChain::new(terms, genesis);
+        let person = stranger(&key(9), 0);
+        let model = ModelChain::new(terms, genesis, &person);
         Self::with(Nature::of_model(model, keys.gas.clone()), keys, chains_file)
     }
 

@@ -113,7 +113,9 @@ impl Wire {
                 Fate::AnswerLost
             }
             Some(Mishap::Before(weather)) => {
-                self.nature.be(weather).await;
+                // Whoever asks may leave off asking meanwhile; what has begun to happen happens.
+                let nature = self.nature.clone();
+                let _ = tokio::spawn(async move { nature.be(weather).await }).await;
                 Fate::Arrives
             }
             Some(Mishap::OtherLeads) => {
