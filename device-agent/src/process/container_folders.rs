@@ -63,19 +63,13 @@ impl ContainerFolders {
             };
             self.watched.insert(folder, watch);
         }
-        for watch in before.into_values() {
-            // The system has removed it with its folder.
-            let _ = inotify::remove_watch(inotify.get_ref(), watch);
-        }
+        end(inotify, before);
     }
 
     /// Forgets all folders, while nobody asks.
     pub fn close(&mut self) {
-        let Some(inotify) = &self.inotify else {
-            return;
-        };
-        for watch in std::mem::take(&mut self.watched).into_values() {
-            let _ = inotify::remove_watch(inotify.get_ref(), watch);
+        if let Some(inotify) = &self.inotify {
+            end(inotify, std::mem::take(&mut self.watched));
         }
     }
 
@@ -94,6 +88,13 @@ impl ContainerFolders {
                 return;
             }
         }
+    }
+}
+
+fn end(inotify: &AsyncFd<OwnedFd>, watches: BTreeMap<PathBuf, i32>) {
+    for watch in watches.into_values() {
+        // The system may have ended it with its folder.
+        let _ = inotify::remove_watch(inotify.get_ref(), watch);
     }
 }
 
