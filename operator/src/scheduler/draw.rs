@@ -8,7 +8,7 @@
 //!   word; the result is `m >> 64`. It is uniform: no modulo bias.
 //! - the winner among weighted nodes in canonical order is the first whose prefix sum exceeds `below(total)`.
 
-use alloy_primitives::{B256, Keccak256, keccak256};
+use alloy_primitives::{B256, keccak256};
 
 use super::request::JobUid;
 
@@ -36,13 +36,14 @@ impl Seed {
     /// encoding.
     #[must_use]
     pub fn derive(&self, job: JobUid, attempt: u32) -> B256 {
-        let mut hasher = Keccak256::new();
-        hasher.update(DRAW_VERSION.as_bytes());
-        hasher.update(self.block_hash);
-        hasher.update(self.previous_decision);
-        hasher.update(job.0);
-        hasher.update(attempt.to_be_bytes());
-        hasher.finalize()
+        // Absorbed at once, which takes less than piece by piece.
+        let mut input = Vec::with_capacity(128);
+        input.extend_from_slice(DRAW_VERSION.as_bytes());
+        input.extend_from_slice(self.block_hash.as_slice());
+        input.extend_from_slice(self.previous_decision.as_slice());
+        input.extend_from_slice(&job.0);
+        input.extend_from_slice(&attempt.to_be_bytes());
+        keccak256(input)
     }
 }
 

@@ -23,7 +23,7 @@ mod tally;
 #[cfg(test)]
 mod properties;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use block::{Block, LANES};
 use class::Classes;
@@ -49,7 +49,7 @@ const FEW: usize = 64;
 pub struct FleetIndex {
     fleet: Snapshot,
     weights: WeightPolicy,
-    positions: BTreeMap<String, usize>,
+    positions: HashMap<String, usize>,
     blocks: Vec<Block>,
     classes: Classes,
     labels: Labels,
@@ -76,7 +76,7 @@ impl FleetIndex {
         let mut index = Self {
             fleet,
             weights,
-            positions: BTreeMap::new(),
+            positions: HashMap::new(),
             blocks: Vec::new(),
             classes: Classes::default(),
             labels: Labels::default(),

@@ -147,7 +147,7 @@ pub fn decide(record: &UsageRecord, seen: &Observed, now: Timestamp) -> Plan {
         Progress::Ends(end) => {
             let bill = bill::bill(record, end.span, end.cause, end.verdict, seen);
             let concerns = |hold: &Hold| {
-                ((bill.owes(record) || may_have_owed(record, hold))
+                ((bill.owes(record) || may_have_owed(record, seen, hold))
                     && hold.concerns(end.span.from_ms))
                     || (matches!(hold, Hold::LogNotCompared | Hold::MayBeMined)
                         && is_remembered(record))
@@ -188,15 +188,26 @@ fn held_by(seen: &Observed) -> Option<&str> {
 
 /// Whether the slice may have been billed something that was paid, although nothing is owed by what is known now: right after a
 /// restore that is what the kubelet says, and the agent has yet to tell what it has stated and what it remembers.
-fn may_have_owed(record: &UsageRecord, hold: &Hold) -> bool {
-    let evidence = record.status.as_ref().and_then(|s| s.evidence.as_ref());
+fn may_have_owed(record: &UsageRecord, seen: &Observed, hold: &Hold) -> bool {
+    if record.spec.payment.is_none() {
+        return false;
+    }
+    let has_evidence = || {
+        let status = record.status.as_ref();
+        status.is_some_and(|status| status.evidence.is_some())
+    };
+    let has_started = || {
+        let pod = seen.pod.as_ref();
+        pod.is_some_and(|pod| pod.member.started_at.is_some())
+    };
     match hold {
-        Hold::InDoubt { .. } => record.spec.payment.is_some(),
-        // What follows another slice has begun, and so has that of which an agent has stated anything.
-        Hold::MayBeLost { .. } => {
-            record.spec.payment.is_some() && (record.spec.from_ms.is_some() || evidence.is_some())
+        Hold::InDoubt { .. } => true,
+        // What follows another slice has begun, and so has that of which an agent has stated anything. That log and chain are not
+        // compared yet may be because of a restore of which nothing is noted yet.
+        Hold::LogNotCompared | Hold::MayBeLost { .. } => {
+            record.spec.from_ms.is_some() || has_evidence() || has_started()
         }
-        Hold::LogNotCompared | Hold::MayBeMined => false,
+        Hold::MayBeMined => false,
     }
 }
 

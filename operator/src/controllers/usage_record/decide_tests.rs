@@ -914,6 +914,8 @@ fn a_slice_that_owes_nothing_by_what_is_known_waits_while_it_may_have_been_paid(
     };
     for (hold, waits) in [
         (IN_DOUBT, true),
+        // Right after a restore nothing is noted of it yet.
+        (Hold::LogNotCompared, true),
         (lost(9_000), true),
         // What has begun since was never paid.
         (lost(8_000), false),
@@ -938,11 +940,17 @@ fn a_slice_that_owes_nothing_by_what_is_known_waits_while_it_may_have_been_paid(
         at(80_000),
     );
     assert_eq!(plan.bill.map(|bill| bill.gpu_millis), Some(0));
-    // A first slice has begun if its agent has stated anything.
+    // A first slice has begun if its agent has stated anything, or if its member has started.
     let mut stated = remembering(&lost_seal(SealCause::MemberEnded));
-    assert!(may_have_owed(&stated, &lost(9_000)));
+    let absent = seen(None);
+    for hold in [lost(9_000), Hold::LogNotCompared] {
+        assert!(may_have_owed(&stated, &absent, &hold));
+        assert!(may_have_owed(&record(), &ended_at_once(hold), &hold));
+    }
     stated.status = None;
-    assert!(!may_have_owed(&stated, &lost(9_000)));
+    for hold in [lost(9_000), Hold::LogNotCompared] {
+        assert!(!may_have_owed(&stated, &absent, &hold));
+    }
 }
 
 fn remembered_waits(sealed: &Sealed, hold: Hold, why: &str) {

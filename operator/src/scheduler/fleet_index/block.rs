@@ -2,8 +2,6 @@
 //!
 //! Lane `i` of a block is the node at position `64 · block + i` of the canonical order.
 
-use std::ops::RangeInclusive;
-
 use crate::scheduler::resources::{Resources, Shortage};
 use crate::scheduler::snapshot::NodeCapacity;
 
@@ -12,6 +10,15 @@ pub const LANES: usize = 64;
 
 /// Free GPUs up to this many have a column of bits each.
 const COUNTED_GPUS: u64 = 8;
+
+/// After so many changes the least of what is left in a block is counted anew. Counting costs about as much as a few changes.
+const RECOUNTED_AFTER: u32 = 32;
+
+/// So many bits of a reputation have a column.
+const REPUTATION_BITS: usize = 10;
+
+/// The highest reputation that columns tell.
+const HIGHEST_REPUTATION: u32 = (1 << REPUTATION_BITS) - 1;
 
 /// Nodes that are compared at once.
 const STEP: usize = 8;
@@ -33,25 +40,70 @@ pub struct Block {
     pub tainted: u64,
     /// At place `n − 1`: they have at least `n` free GPUs.
     free_gpus: [u64; 8],
-    /// The highest of the prices.
+    /// Reputations in thousandths, the bits of like worth of all of them side by side; [`HIGHEST_REPUTATION`] stands for that
+    /// much or more.
+    reputations: [u64; REPUTATION_BITS],
+    /// The lowest and the highest of the prices.
+    cheapest: i32,
     dearest: i32,
     /// Prices in nano-tokens per GPU-second; [`i32::MAX`] stands for that much or more.
     prices: [i32; LANES],
-    /// Reputations in thousandths; [`i16::MAX`] stands for that much or more.
-    reputations: [i16; LANES],
+    weights: [u64; LANES],
     rooms: [Room; LANES],
+    /// No node with a free GPU has less left than this, of CPU, memory, scratch space and pod slots.
+    least: Room,
+    /// How often `least` has been lowered, or left too low, since it was last counted.
+    loosened: u32,
 }
 
-/// What is left of one node, and its weight. They are looked at for the few nodes that the columns leave, and then all
-/// of them: side by side they are in one line of the cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What is left of one node. It is looked at for the few nodes that the columns leave, and then all of it: side by side it
+/// is in one line of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Room {
     gpus: u64,
     cpu_milli: u64,
     memory_bytes: u64,
     ephemeral_storage_bytes: u64,
     pods: u64,
-    weight: u64,
+}
+
+impl Room {
+    const NONE: Self = Self {
+        gpus: 0,
+        cpu_milli: 0,
+        memory_bytes: 0,
+        ephemeral_storage_bytes: 0,
+        pods: 0,
+    };
+
+    const ENDLESS: Self = Self {
+        gpus: u64::MAX,
+        cpu_milli: u64::MAX,
+        memory_bytes: u64::MAX,
+        ephemeral_storage_bytes: u64::MAX,
+        pods: u64::MAX,
+    };
+
+    /// The least of both, of each.
+    fn least(self, other: Self) -> Self {
+        Self {
+            gpus: self.gpus.min(other.gpus),
+            cpu_milli: self.cpu_milli.min(other.cpu_milli),
+            memory_bytes: self.memory_bytes.min(other.memory_bytes),
+            ephemeral_storage_bytes: self
+                .ephemeral_storage_bytes
+                .min(other.ephemeral_storage_bytes),
+            pods: self.pods.min(other.pods),
+        }
+    }
+
+    #[inline]
+    fn holds_all_but_gpus(&self, asked: &Resources) -> bool {
+        self.cpu_milli >= asked.cpu_milli
+            && self.memory_bytes >= asked.memory_bytes
+            && self.ephemeral_storage_bytes >= asked.ephemeral_storage_bytes
+            && self.pods >= asked.pods
+    }
 }
 
 impl Default for Block {
@@ -64,10 +116,14 @@ impl Default for Block {
             closing: 0,
             tainted: 0,
             free_gpus: [0; 8],
+            reputations: [0; REPUTATION_BITS],
+            cheapest: 0,
             dearest: 0,
             prices: [0; LANES],
-            reputations: [0; LANES],
-            rooms: [Room::default(); LANES],
+            weights: [0; LANES],
+            rooms: [Room::NONE; LANES],
+            least: Room::ENDLESS,
+            loosened: 0,
         }
     }
 }
@@ -81,10 +137,14 @@ impl Block {
         put(&mut self.closing, lane, facts.closes_in.is_some());
         put(&mut self.tainted, lane, tainted);
         put(&mut self.weighted, lane, node.weight() > 0);
-        self.rooms[lane % LANES].weight = node.weight();
+        self.weights[lane % LANES] = node.weight();
         self.prices[lane % LANES] = i32::try_from(facts.price.nano()).unwrap_or(i32::MAX);
+        self.cheapest = self.prices.iter().copied().min().unwrap_or(0);
         self.dearest = self.prices.iter().copied().max().unwrap_or(i32::MAX);
-        self.reputations[lane % LANES] = i16::try_from(facts.reputation).unwrap_or(i16::MAX);
+        let reputation = facts.reputation.min(HIGHEST_REPUTATION);
+        for (bit, column) in self.reputations.iter_mut().enumerate() {
+            put(column, lane, reputation >> bit & 1 == 1);
+        }
     }
 
     /// Writes down what is free of a node.
@@ -94,15 +154,45 @@ impl Block {
         for (least, column) in (1..).zip(&mut self.free_gpus) {
             put(column, lane, free.gpus >= least);
         }
-        let room = &mut self.rooms[lane % LANES];
-        *room = Room {
+        let room = Room {
             gpus: free.gpus,
             cpu_milli: free.cpu_milli,
             memory_bytes: free.memory_bytes,
             ephemeral_storage_bytes: free.ephemeral_storage_bytes,
             pods: free.pods,
-            weight: room.weight,
         };
+        self.rooms[lane % LANES] = room;
+        self.loosened += 1;
+        if self.loosened >= RECOUNTED_AFTER {
+            self.count_least();
+        } else if room.gpus > 0 {
+            self.least = self.least.least(room);
+        }
+    }
+
+    /// What was the least may have been given back, or be of a node without a free GPU now.
+    fn count_least(&mut self) {
+        self.loosened = 0;
+        self.least = set_bits(self.free_gpus[0]).fold(Room::ENDLESS, |least, lane| {
+            least.least(self.rooms[lane % LANES])
+        });
+    }
+
+    /// With the least as it is, which may be higher than it is known to be.
+    #[cfg(test)]
+    pub fn counted(mut self) -> Self {
+        let known = self.least;
+        self.count_least();
+        assert_eq!(known.least(self.least), known, "some node has less left");
+        self
+    }
+
+    /// Whether every node with so many free GPUs has room for all else that is asked for, as far as is known without a look at
+    /// each: it may be so and not be known.
+    #[inline]
+    #[must_use]
+    pub fn all_have_room(&self, asked: &Resources) -> bool {
+        (1..=COUNTED_GPUS).contains(&asked.gpus) && self.least.holds_all_but_gpus(asked)
     }
 
     /// The nodes with at least so many free GPUs; for more than [`COUNTED_GPUS`], those with at least that many.
@@ -122,11 +212,14 @@ impl Block {
     #[must_use]
     pub fn priced_at_most(&self, most: u128, lanes: u64) -> (u64, u64) {
         match i32::try_from(most) {
-            // Neighbours are often of one model, and then a price is often high enough for all of them.
+            // Neighbours are often of one model, and then a price is often high enough for all of them, or for none.
             Ok(most) if self.dearest <= most && most < i32::MAX => (lanes, 0),
-            Ok(most) if most < i32::MAX => (compare(&self.prices, lanes, |price| price <= most), 0),
+            Ok(most) if most < self.cheapest => (0, 0),
+            Ok(most) if most < i32::MAX => {
+                (compare(&self.prices, |price| price <= most) & lanes, 0)
+            }
             _ => {
-                let told = compare(&self.prices, lanes, |price| price < i32::MAX);
+                let told = compare(&self.prices, |price| price < i32::MAX) & lanes;
                 (told, lanes & !told)
             }
         }
@@ -137,17 +230,24 @@ impl Block {
     #[inline]
     #[must_use]
     pub fn reputed_at_least(&self, least: u32, lanes: u64) -> (u64, u64) {
-        match i16::try_from(least) {
-            Ok(least) => (
-                compare(&self.reputations, lanes, |reputation| reputation >= least),
-                0,
-            ),
-            Err(_) => (
-                0,
-                compare(&self.reputations, lanes, |reputation| {
-                    reputation == i16::MAX
-                }),
-            ),
+        let known = least.min(HIGHEST_REPUTATION);
+        let passed = self
+            .reputations
+            .iter()
+            .enumerate()
+            .fold(lanes, |at_least, (bit, column)| {
+                // Of two numbers that differ in this bit the one that has it is higher, whatever the bits below it say.
+                if known >> bit & 1 == 1 {
+                    at_least & column
+                } else {
+                    at_least | column
+                }
+            })
+            & lanes;
+        if least < HIGHEST_REPUTATION {
+            (passed, 0)
+        } else {
+            (0, passed)
         }
     }
 
@@ -156,11 +256,7 @@ impl Block {
     #[must_use]
     pub fn has_room(&self, lane: usize, asked: &Resources) -> bool {
         let room = &self.rooms[lane % LANES];
-        room.gpus >= asked.gpus
-            && room.cpu_milli >= asked.cpu_milli
-            && room.memory_bytes >= asked.memory_bytes
-            && room.ephemeral_storage_bytes >= asked.ephemeral_storage_bytes
-            && room.pods >= asked.pods
+        room.gpus >= asked.gpus && room.holds_all_but_gpus(asked)
     }
 
     /// What a node without that room has too little of.
@@ -207,7 +303,7 @@ impl Block {
     #[inline]
     #[must_use]
     pub fn weight(&self, lane: usize) -> u64 {
-        self.rooms[lane % LANES].weight
+        self.weights[lane % LANES]
     }
 }
 
@@ -247,14 +343,12 @@ fn put(column: &mut u64, lane: usize, value: bool) {
     }
 }
 
-/// Those of `lanes` whose value in the column passes. Eight at a time: compilers make vector instructions of that.
-fn compare<T: Copy>(column: &[T; LANES], lanes: u64, passes: impl Fn(T) -> bool) -> u64 {
+/// Those whose value in the column passes. Eight at a time: compilers make vector instructions of that. All of them, whoever is
+/// asked about: to guess wrongly where to end takes longer.
+fn compare<T: Copy>(column: &[T; LANES], passes: impl Fn(T) -> bool) -> u64 {
     let mut mask = 0;
     let (eights, _) = column.as_chunks::<STEP>();
-    for step in steps(lanes) {
-        let Some(eight) = eights.get(step) else {
-            continue;
-        };
+    for (step, eight) in eights.iter().enumerate() {
         let mut flags = [0_u8; STEP];
         for (flag, value) in flags.iter_mut().zip(eight) {
             *flag = u8::from(passes(*value));
@@ -263,16 +357,7 @@ fn compare<T: Copy>(column: &[T; LANES], lanes: u64, passes: impl Fn(T) -> bool)
         let bits = u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56;
         mask |= bits << (step * STEP);
     }
-    mask & lanes
-}
-
-/// The eights that hold some of `lanes`, from the first to the last.
-fn steps(lanes: u64) -> RangeInclusive<usize> {
-    if lanes == 0 {
-        return RangeInclusive::new(1, 0);
-    }
-    let eight_of = |lane: u32| usize::try_from(lane).unwrap_or(0) / STEP;
-    eight_of(lanes.trailing_zeros())..=eight_of(lanes.ilog2())
+    mask
 }
 
 #[cfg(test)]
@@ -283,10 +368,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_column_is_compared_as_if_one_by_one(values in prop::collection::vec(-3_i32..3, LANES), lanes: u64, most in -3_i32..3) {
+        fn a_column_is_compared_as_if_one_by_one(values in prop::collection::vec(-3_i32..3, LANES), most in -3_i32..3) {
             let column: [i32; LANES] = values.clone().try_into().unwrap();
             let one_by_one: u64 = values.iter().enumerate().filter(|(_, value)| **value <= most).map(|(lane, _)| 1 << lane).sum();
-            prop_assert_eq!(compare(&column, lanes, |value| value <= most), one_by_one & lanes);
+            prop_assert_eq!(compare(&column, |value| value <= most), one_by_one);
         }
 
         #[test]

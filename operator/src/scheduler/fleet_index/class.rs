@@ -4,7 +4,7 @@
 //! Labels and names are no part of it ([`super::labels`]), for they would make a class of nearly every node; nor are
 //! taints, which come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use super::run::Runs;
@@ -67,7 +67,7 @@ impl Dimension {
 /// What texts of requests mean, by the number of the answer. Comparing texts costs more than all the rest of a decision,
 /// and the same few come again and again.
 #[derive(Clone, Debug, Default)]
-struct Meanings(BTreeMap<String, Vec<bool>>);
+struct Meanings(HashMap<String, Vec<bool>>);
 
 impl Meanings {
     /// Marks the answers that `text` means.
@@ -78,19 +78,24 @@ impl Meanings {
         means: impl Fn(&A, &str) -> bool,
         marked: &mut [bool],
     ) {
-        if !self.0.contains_key(text) {
-            if self.0.len() >= REMEMBERED {
-                self.0.clear();
-            }
-            self.0.insert(text.to_owned(), Vec::new());
-        }
-        if let Some(meant) = self.0.get_mut(text) {
-            let new = answers.iter().skip(meant.len());
-            meant.extend(new.map(|answer| means(answer, text)));
-            for (marked, meant) in marked.iter_mut().zip(meant.iter()) {
+        let mark = |marked: &mut [bool], meant: &[bool]| {
+            for (marked, meant) in marked.iter_mut().zip(meant) {
                 *marked |= meant;
             }
+        };
+        if let Some(meant) = self.0.get_mut(text) {
+            if meant.len() < answers.len() {
+                let new = answers.iter().skip(meant.len());
+                meant.extend(new.map(|answer| means(answer, text)));
+            }
+            return mark(marked, meant);
         }
+        if self.0.len() >= REMEMBERED {
+            self.0.clear();
+        }
+        let new: Vec<bool> = answers.iter().map(|answer| means(answer, text)).collect();
+        mark(marked, &new);
+        self.0.insert(text.to_owned(), new);
     }
 }
 
@@ -366,17 +371,18 @@ impl Classes {
             );
         }
         let is_wanted = |model: &usize| self.wanted_models.get(*model).copied().unwrap_or(false);
-        let misses = |(answer, models): (&NodeFacts, &Vec<usize>)| {
-            if !models.iter().all(is_wanted) {
-                return Some(Property::Model);
-            }
-            [Property::GpuMemory, Property::ComputeCapability]
-                .into_iter()
-                .find(|property| !property.suits(answer, request))
-        };
+        let misses =
+            |models: &Vec<usize>| (!models.iter().all(is_wanted)).then_some(Property::Model);
         self.gpu_misses.clear();
-        self.gpu_misses
-            .extend(self.gpus.answers.iter().zip(&self.models_of).map(misses));
+        self.gpu_misses.extend(self.models_of.iter().map(misses));
+        for property in [Property::GpuMemory, Property::ComputeCapability] {
+            let kinds = self.gpu_misses.iter_mut().zip(&self.gpus.answers);
+            for (missed, answer) in kinds.filter(|(missed, _)| missed.is_none()) {
+                if !property.suits(answer, request) {
+                    *missed = Some(property);
+                }
+            }
+        }
     }
 }
 

@@ -208,19 +208,22 @@ impl Place<'_> {
         found
             .tally
             .add_lanes(Reason::InsufficientGpus, lanes & !enough);
-        let mut part = Part {
-            block: self.number,
-            lanes: 0,
-            partly_used: 0,
-            total: 0,
-            total_partly_used: 0,
-        };
+        let left = lanes & enough;
+        if self.query.held.is_empty() && member.other.is_empty() && block.all_have_room(member) {
+            if left != 0 {
+                let mut part = Part::none(self.number);
+                set_bits(left).for_each(|lane| part.add(block, lane));
+                found.parts.push(part);
+            }
+            return;
+        }
+        let mut part = Part::none(self.number);
         let held = if self.query.held.is_empty() {
             0
         } else {
             self.among(&self.query.held)
         };
-        for lane in set_bits(lanes & enough) {
+        for lane in set_bits(left) {
             if !block.has_room(lane, member) {
                 found.tally.add_short(block.shortage(lane, member));
                 continue;
@@ -267,6 +270,16 @@ impl Place<'_> {
 }
 
 impl Part {
+    fn none(block: usize) -> Self {
+        Self {
+            block,
+            lanes: 0,
+            partly_used: 0,
+            total: 0,
+            total_partly_used: 0,
+        }
+    }
+
     fn add(&mut self, block: &Block, lane: usize) {
         let bit = 1 << lane;
         let weight = block.weight(lane);
