@@ -7,6 +7,7 @@ pub mod census;
 pub mod failures;
 pub mod heartbeats;
 mod last_held;
+mod listed;
 pub mod prune;
 mod ready_nodes;
 mod record_index;
@@ -15,7 +16,7 @@ pub mod triggers;
 mod unfit_gpus;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use gridstake_crds::{
     ComputeJob, GpuNode, Incident, StakeBinding, UsageRecord,
@@ -41,6 +42,7 @@ use self::{
     failures::{Failure, Failures},
     heartbeats::Heartbeats,
     last_held::LastHeld,
+    listed::Listed,
     ready_nodes::ReadyNodes,
     record_index::RecordIndex,
     shown_gpus::ShownGpus,
@@ -102,6 +104,7 @@ pub struct Caches {
     signers: Signers,
     windows: RememberedWindows,
     last_held: LastHeld,
+    listed: Listed,
     reclaims: Reclaims,
     waiting_first: WaitingFirst,
     owner_cuts: OwnerCuts,
@@ -145,6 +148,7 @@ impl Caches {
         let record_index = RecordIndex::default();
         let failures = Failures::default();
         let last_held = LastHeld::default();
+        let listed = Listed::default();
         let shown_gpus = ShownGpus::default();
         // Two watches instead of one on all pods: of strangers' pods, ended ones never enter memory.
         let of_jobs = everything().labels(LABEL_JOB);
@@ -160,6 +164,7 @@ impl Caches {
                     $api,
                     $config,
                     $prune,
+                    listed.clone(),
                     health.clone(),
                     metrics.clone(),
                     $on_change,
@@ -277,6 +282,7 @@ impl Caches {
             signers: Signers::default(),
             windows: RememberedWindows::default(),
             last_held,
+            listed,
             reclaims: Reclaims::default(),
             waiting_first: WaitingFirst::default(),
             owner_cuts: OwnerCuts::default(),
@@ -307,6 +313,12 @@ impl Caches {
             self.priority_classes.wait_until_ready(),
             self.namespaces.wait_until_ready(),
         );
+    }
+
+    /// When anything was last listed anew: what is seen since may be of an API server that was restored from a backup.
+    #[must_use]
+    pub fn listed_at(&self) -> Option<Instant> {
+        self.listed.at()
     }
 
     /// GpuNodes to look at: changed, or whose Node, pods, heartbeat or StakeBinding changed.

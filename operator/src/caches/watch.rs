@@ -13,6 +13,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
+use super::listed::Listed;
 use crate::{error::watch_words, health::Health, metrics::Metrics};
 
 /// How many objects a list asks for at once: bounds the memory of the first list.
@@ -38,11 +39,13 @@ pub fn everything() -> watcher::Config {
 ///
 /// The future never ends by itself. Each watch is to run on a task of its own: a watch that backs off must not keep
 /// another one from being polled.
+#[allow(clippy::too_many_arguments, reason = "one call, by a macro")]
 pub fn watch<K>(
     kind: &'static str,
     api: Api<K>,
     config: watcher::Config,
     prune: fn(&mut K),
+    listed: Listed,
     health: Health,
     metrics: Metrics,
     on_change: impl Fn(Seen<'_, K>) + Send,
@@ -59,6 +62,11 @@ where
         let mut events = watcher(api, config)
             .default_backoff()
             .modify(prune)
+            .inspect(move |event| {
+                if matches!(event, Ok(Event::InitDone)) {
+                    listed.now();
+                }
+            })
             .reflect(writer)
             .boxed();
         let mut failing = false;

@@ -35,6 +35,7 @@ pub const LEASE: &str = "gridstake-operator";
 #[derive(Clone, Debug)]
 pub struct Leadership {
     until: watch::Receiver<Option<Instant>>,
+    renewed: watch::Receiver<Option<Instant>>,
     lapse: watch::Receiver<Option<Lapse>>,
 }
 
@@ -51,6 +52,7 @@ impl Leadership {
         let far = Instant::now() + Duration::from_hours(24 * 365 * 100);
         Self {
             until: watch::channel(Some(far)).1,
+            renewed: watch::channel(Some(far)).1,
             lapse: watch::channel(lapse).1,
         }
     }
@@ -59,6 +61,13 @@ impl Leadership {
     #[must_use]
     pub fn lapse(&self) -> Option<Lapse> {
         *self.lapse.borrow()
+    }
+
+    /// Whether the lease was renewed after this moment (`None`: at all), and so a lapse until then is told by [`Self::lapse`].
+    #[must_use]
+    pub fn is_renewed_since(&self, moment: Option<Instant>) -> bool {
+        let renewed = *self.renewed.borrow();
+        renewed.is_some_and(|renewed| moment.is_none_or(|moment| moment < renewed))
     }
 
     /// Whether this replica leads at this instant. Ask before a write that two leaders must not both make.
@@ -118,6 +127,8 @@ pub struct Elector {
     /// A lapse that was seen in the lease of another, and that it does not tell of yet.
     unsaid: Option<Lapse>,
     leads_until: watch::Sender<Option<Instant>>,
+    /// When the last renewal was sent that was written.
+    renewed: watch::Sender<Option<Instant>>,
     lapse: watch::Sender<Option<Lapse>>,
 }
 
@@ -135,6 +146,7 @@ impl Elector {
             known: None,
             unsaid: None,
             leads_until: watch::channel(None).0,
+            renewed: watch::channel(None).0,
             lapse: watch::channel(None).0,
         }
     }
@@ -144,6 +156,7 @@ impl Elector {
     pub fn leadership(&self) -> Leadership {
         Leadership {
             until: self.leads_until.subscribe(),
+            renewed: self.renewed.subscribe(),
             lapse: self.lapse.subscribe(),
         }
     }
@@ -250,6 +263,7 @@ impl Elector {
             Ok(lease) => {
                 // Before anything is done as the leader.
                 self.tell_of_lapse(Lapse::of(&wanted));
+                self.renewed.send_replace(Some(sent));
                 self.known = lapse::renewal(&lease);
                 self.unsaid = None;
                 self.see(Some(lease));

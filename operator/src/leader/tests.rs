@@ -185,13 +185,18 @@ async fn a_leader_that_finds_the_lease_as_it_was_long_ago_says_so_in_the_write_b
         lapse.text()
     );
 
-    // The API server is restored under it, from a backup that is younger than a change of leaders takes.
+    // The API server is restored under it, from a backup that is younger than a change of leaders takes. What is seen of it
+    // counts once a renewal has been written since.
+    let listed = Some(Instant::now());
+    assert!(leadership.is_renewed_since(None));
     answer(&mut server, Method::PUT, refusal(409, "Conflict")).await;
     answer(&mut server, Method::GET, ok(renewed("me", "5", 20))).await;
+    assert!(!leadership.is_renewed_since(listed));
     let put = answer(&mut server, Method::PUT, ok(renewed("me", "10", 0))).await;
     assert!(put["metadata"]["annotations"][ANNOTATION_LAPSE].is_string());
     // Its next write comes after that one was understood.
     answer(&mut server, Method::PUT, ok(renewed("me", "11", 0))).await;
+    assert!(leadership.is_renewed_since(listed));
     let second = leadership.lapse().unwrap();
     assert!(second.until > lapse.until);
     assert_eq!(second.length().as_secs(), 20);

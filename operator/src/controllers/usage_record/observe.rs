@@ -52,8 +52,14 @@ pub fn observe(ctx: &Context, record: &UsageRecord) -> Observed {
     );
     let pod = pod(ctx, record, now);
     let lane = ctx.lanes.of(record);
+    // Read after it is known that the lease was renewed since: that tells of a lapse first.
+    let is_confirmed = ctx.leadership.is_renewed_since(ctx.caches.listed_at());
     let lapse = ctx.leadership.lapse();
-    let (hold, remembered) = lane.map_or((None, None), |lane| in_doubt(lane, lapse, record, now));
+    let (hold, remembered) = match lane {
+        None => (None, None),
+        Some(_) if !is_confirmed => (Some(Hold::LogNotCompared), None),
+        Some(lane) => in_doubt(lane, lapse, record, now),
+    };
     let stage = attempt_stage(ctx, record);
     let evidence = judgement(ctx, record, pod.as_ref());
     Observed {
