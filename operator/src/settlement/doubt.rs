@@ -162,21 +162,32 @@ impl Settler {
         Ok(())
     }
 
-    /// The numbers that a final batch holds and has paid nothing under, since the contract left them out. Where one was paid by another
-    /// batch, before or after, that one tells.
+    /// The numbers that a batch holds and has paid nothing under: those that the contract left out of a final one, and all of one
+    /// whose place another batch has taken that is final. Where one was paid by another batch, before or after, that one tells.
     async fn left_out_of(
         &self,
         batch: &SettlementBatch,
         view: &ChainView,
     ) -> Result<BTreeSet<u64>, PassError> {
-        let state = batch.status.as_ref().and_then(|status| status.state);
-        if state != Some(BatchState::Final) {
-            return Ok(BTreeSet::new());
+        let state = |batch: &SettlementBatch| batch.status.as_ref().and_then(|status| status.state);
+        match state(batch) {
+            Some(BatchState::Final) => {
+                let found = observe::find(&self.lane, batch, &view.head).await?;
+                let skipped = found.into_iter().flat_map(|found| found.settled.skipped);
+                let unpaid = skipped.filter(|(_, reason)| *reason != SkipReason::AlreadyPaid);
+                Ok(unpaid.map(|(number, _)| number).collect())
+            }
+            Some(BatchState::Superseded) => {
+                let (client, sequence) = (&self.context.client, batch.spec.sequence);
+                let instead = observe::batch(client, &self.lane, sequence).await?;
+                if instead.as_ref().and_then(state) != Some(BatchState::Final) {
+                    return Ok(BTreeSet::new());
+                }
+                let entries = observe::content(batch)?.entries;
+                Ok(entries.iter().map(|entry| entry.job_no).collect())
+            }
+            _ => Ok(BTreeSet::new()),
         }
-        let found = observe::find(&self.lane, batch, &view.head).await?;
-        let skipped = found.into_iter().flat_map(|found| found.settled.skipped);
-        let unpaid = skipped.filter(|(_, reason)| *reason != SkipReason::AlreadyPaid);
-        Ok(unpaid.map(|(number, _)| number).collect())
     }
 
     /// Tells those of `records` that were sealed again after the batch that has paid them became final.
