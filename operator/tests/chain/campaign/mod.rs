@@ -206,9 +206,9 @@ fn nothing_is_paid_twice_lost_or_stuck_whatever_goes_wrong() {
     }
 }
 
-/// Seeds of large campaigns that went wrong once, each for a bug that is mended: a slice that the contract had left out of a lost batch
-/// stayed in doubt for ever.
-const WENT_WRONG: [u64; 4] = [20_261_276, 20_261_523, 20_262_210, 20_262_232];
+/// Seeds of large campaigns that went wrong once, each for a bug that is mended: a slice that the contract had left out of a lost batch,
+/// or that a batch held which lost its place to another one, stayed in doubt for ever.
+const WENT_WRONG: [u64; 5] = [3_233, 20_261_276, 20_261_523, 20_262_210, 20_262_232];
 
 #[test]
 fn seeds_that_went_wrong_once_go_well() {
